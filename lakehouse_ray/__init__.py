@@ -1,0 +1,1 @@
+"""A crypto market-data lakehouse on Ray."""

@@ -1,0 +1,1 @@
+"""Not built yet: keys, tokens, roles, masking, quotas and audit."""

@@ -1,0 +1,1 @@
+"""Not built yet: pure functions on frames (indicators, resampling, gaps, quality)."""

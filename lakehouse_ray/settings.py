@@ -1,0 +1,262 @@
+"""Every setting, its default and where its value came from.
+
+Precedence: command line > environment > `lakehouse.toml` > default. Settings are values; they are
+read once, in `assembly`, and components are made from them.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from lakehouse_ray.errors import InvalidError
+
+ENV_PREFIX = "LAKEHOUSE_"
+CONFIG_FILE = "lakehouse.toml"
+REAL_ARCHIVE_URL = "https://data.binance.vision"
+REAL_LISTING_URL = "https://s3-ap-northeast-1.amazonaws.com/data.binance.vision"
+
+ProfileName = Literal["small", "medium", "large", "xlarge"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BinanceSettings(_Section):
+    """The exchange's addresses."""
+
+    archive_url: str = Field(REAL_ARCHIVE_URL, description="Where the archive's objects are read.")
+    listing_url: str = Field(
+        "",
+        description="Where the archive's bucket is listed. Empty: the real archive's S3 endpoint, "
+        "or `archive_url` where that is not the real archive.",
+    )
+    spot_url: str = Field("https://api.binance.com", description="REST, spot.")
+    um_url: str = Field("https://fapi.binance.com", description="REST, USD-M futures.")
+    cm_url: str = Field("https://dapi.binance.com", description="REST, COIN-M futures.")
+    stream_url: str = Field("wss://data-stream.binance.vision", description="Websocket, spot.")
+
+    @model_validator(mode="after")
+    def _listing_follows_archive(self) -> BinanceSettings:
+        if not self.listing_url:
+            real = self.archive_url.rstrip("/") == REAL_ARCHIVE_URL
+            object.__setattr__(self, "listing_url", REAL_LISTING_URL if real else self.archive_url)
+        for name in type(self).model_fields:
+            value = str(getattr(self, name))
+            if not value.startswith(("http://", "https://", "ws://", "wss://")):
+                raise ValueError(f"{name} must start with http:// or https://, not {value!r}")
+            object.__setattr__(self, name, value.rstrip("/"))
+        return self
+
+
+class S3Settings(_Section):
+    """How an S3 store is reached. Empty values fall back to the AWS environment and profiles."""
+
+    endpoint_url: str = Field("", description="Empty: AWS itself.")
+    region: str = Field("", description="Empty: from the AWS environment.")
+    access_key_id: str = Field("", description="Empty: from the AWS environment.")
+    secret_access_key: SecretStr = Field(SecretStr(""), description="Never printed.")
+
+
+class StorageSettings(_Section):
+    root: str = Field(
+        "", description="A path or s3://bucket/prefix. Empty: `$LAKEHOUSE_HOME/data`."
+    )
+    s3: S3Settings = S3Settings()
+
+
+class CatalogSettings(_Section):
+    uri: str = Field(
+        "",
+        description="sqlite:///… or postgresql://…. Empty: `sqlite:///$LAKEHOUSE_HOME/catalog.db`.",
+    )
+
+
+class IngestSettings(_Section):
+    requests_in_flight: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="HTTP requests at once, per worker; raise it with the latency.",
+    )
+    listing_requests_in_flight: int = Field(
+        16, ge=1, le=256, description="Listing requests at once."
+    )
+    request_timeout_s: float = Field(
+        60.0, gt=0, description="One request without any byte for so long fails."
+    )
+    retry_attempts_max: int = Field(8, ge=1, le=100, description="Times one request is tried.")
+    retry_budget_s: float = Field(
+        180.0, gt=0, description="Time one request may spend on waiting between its attempts."
+    )
+    quarantine_attempts_max: int = Field(
+        3,
+        ge=1,
+        description="Runs that fetch a refused object again before it is left alone until it changes.",
+    )
+    unit_bytes_max: int = Field(
+        32 << 20,
+        ge=1 << 16,
+        description="Compressed bytes a unit of work may hold, if it has more than one symbol.",
+    )
+    units_per_commit: int = Field(32, ge=1, description="Finished units that share one snapshot.")
+    unit_attempts_max: int = Field(3, ge=1, description="Times a unit is tried on other workers.")
+    unit_deadline_s: float = Field(
+        1800.0, gt=0, description="A unit that takes longer is given to another worker."
+    )
+    large_object_bytes: int = Field(
+        64 << 20, ge=1 << 16, description="Objects larger than this pass through disk, not memory."
+    )
+    csv_bytes_in_memory: int = Field(
+        192 << 20,
+        ge=1 << 20,
+        description="CSV bytes of one symbol decoded in memory; beyond that, in pieces.",
+    )
+    inflated_bytes_max: int = Field(
+        64 << 30, ge=1 << 20, description="A member that says it inflates beyond this is refused."
+    )
+    inflate_ratio_max: int = Field(
+        200, ge=2, description="So is one that inflates by more than this."
+    )
+
+
+class ComputeSettings(_Section):
+    """Resource profiles: CPUs and GiB of memory of one worker."""
+
+    profile: ProfileName | Literal[""] = Field("", description="Empty: the allocator chooses.")
+    actors: int = Field(0, ge=0, description="Workers. 0: the allocator chooses.")
+    small: tuple[float, float] = (1, 2)
+    medium: tuple[float, float] = (2, 4)
+    large: tuple[float, float] = (4, 8)
+    xlarge: tuple[float, float] = (8, 16)
+    local_bytes_max: int = Field(
+        4 << 20,
+        ge=0,
+        description="Plans of fewer compressed bytes run without Ray, in this process.",
+    )
+    object_store_mb: int = Field(
+        128,
+        ge=75,
+        description="Shared memory of an own local Ray. Results are small; data goes to the store.",
+    )
+
+    def profiles(self) -> dict[str, tuple[float, float]]:
+        return {name: getattr(self, name) for name in get_args(ProfileName)}
+
+
+class RaySettings(_Section):
+    address: str = Field(
+        "", description="A cluster to join, such as ray://… or auto. Empty: an own local Ray."
+    )
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(BaseSettings):
+    """All settings of one process. Frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        toml_file=CONFIG_FILE,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+    )
+
+    home: Path = Field(Path(".lakehouse"), description="Where a lake on this machine lives.")
+    binance: BinanceSettings = BinanceSettings()
+    storage: StorageSettings = StorageSettings()
+    catalog: CatalogSettings = CatalogSettings()
+    ingest: IngestSettings = IngestSettings()
+    compute: ComputeSettings = ComputeSettings()
+    ray: RaySettings = RaySettings()
+    log: LogSettings = LogSettings()
+
+    @property
+    def storage_root(self) -> str:
+        return self.storage.root or str(self.home.absolute() / "data")
+
+    @property
+    def catalog_uri(self) -> str:
+        return self.catalog.uri or f"sqlite:///{self.home.absolute() / 'catalog.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings of this process.
+
+    overrides: Values from the command line, nested like the settings themselves.
+
+    Raises InvalidError where a value or a name is wrong.
+    """
+    try:
+        return Settings(**(overrides or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidError(
+            f"setting {where}: {first['msg']}", "`lakehouse config show` lists every setting"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidError(f"{CONFIG_FILE} is not valid TOML: {error}") from error
+
+
+def flatten(model: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Return `{"storage.root": value, …}` for every leaf, secrets masked by their own type."""
+    leaves: dict[str, Any] = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            leaves |= flatten(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves
+
+
+def origin(name: str, overrides: Mapping[str, Any] | None = None) -> str:
+    """Say where the value of the dotted setting `name` came from."""
+    parts = name.split(".")
+    if _has(overrides or {}, parts):
+        return "command line"
+    variable = ENV_PREFIX + "__".join(parts).upper()
+    if variable in {key.upper() for key in os.environ}:
+        return f"environment {variable}"
+    path = Path(CONFIG_FILE)
+    if path.is_file() and _has(tomllib.loads(path.read_text()), parts):
+        return CONFIG_FILE
+    return "default"
+
+
+def _has(tree: Mapping[str, Any], parts: list[str]) -> bool:
+    node: Any = tree
+    for part in parts:
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return True
