@@ -1,0 +1,221 @@
+"""Iceberg tables: their schemas from `model`, and the catalog that holds them.
+
+Everything the rest of the lake knows of pyiceberg goes through here, `parquet`, `files` and
+`committer`. pyiceberg is bounded to 0.12: the calls in `committer` carry no promise beyond it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+)
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table as IcebergTable
+from pyiceberg.transforms import (
+    BucketTransform,
+    DayTransform,
+    IdentityTransform,
+    MonthTransform,
+    Transform,
+    YearTransform,
+)
+from pyiceberg.types import (
+    BooleanType,
+    DoubleType,
+    IcebergType,
+    IntegerType,
+    LongType,
+    NestedField,
+    StringType,
+    TimestamptzType,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
+from lakehouse_ray.model.table import Partition, Table
+from lakehouse_ray.storage.paths import TABLES
+
+BUCKETS = 16
+# SQLite waits so long for another process's commit before it gives up.
+SQLITE_TIMEOUT_S = 60
+
+_TYPES: Mapping[str, IcebergType] = {
+    "string": StringType(),
+    "long": LongType(),
+    "int": IntegerType(),
+    "double": DoubleType(),
+    "boolean": BooleanType(),
+    "timestamp": TimestamptzType(),
+}
+
+
+def iceberg_schema(table: Table) -> Schema:
+    """Field ids are positions from 1, so a column may only be added at the end."""
+    fields = [
+        NestedField(i, column.name, _TYPES[column.type], required=column.required, doc=column.doc)
+        for i, column in enumerate(table.columns, start=1)
+    ]
+    ids = [1 + table.names.index(name) for name in table.key]
+    # Iceberg allows no floating point among the identifying fields.
+    exact = [i for i in ids if not isinstance(fields[i - 1].field_type, DoubleType)]
+    whole = len(exact) == len(ids) and all(fields[i - 1].required for i in ids)
+    return Schema(*fields, identifier_field_ids=ids if whole else [])
+
+
+def partition_spec(table: Table) -> PartitionSpec:
+    return PartitionSpec(
+        *(
+            PartitionField(
+                source_id=1 + table.names.index(partition.column),
+                field_id=1000 + i,
+                transform=_transform(partition),
+                name=_partition_name(partition),
+            )
+            for i, partition in enumerate(table.partitions)
+        )
+    )
+
+
+def _transform(partition: Partition) -> Transform[Any, Any]:
+    transforms: dict[str, Transform[Any, Any]] = {
+        "identity": IdentityTransform(),
+        "year": YearTransform(),
+        "month": MonthTransform(),
+        "day": DayTransform(),
+        "bucket16": BucketTransform(num_buckets=BUCKETS),
+    }
+    return transforms[partition.transform]
+
+
+def _partition_name(partition: Partition) -> str:
+    if partition.transform == "identity":
+        return partition.column
+    return f"{partition.column}_{partition.transform.rstrip('0123456789')}"
+
+
+def bucket_of(text: str) -> int:
+    """Iceberg's bucket transform of a string."""
+    value = BucketTransform(num_buckets=BUCKETS).transform(StringType())(text)
+    assert value is not None
+    return value
+
+
+def table_properties(table: Table) -> dict[str, str]:
+    properties = {
+        # The committer checks and retries itself: it knows which files each request has seen.
+        "commit.retry.num-retries": "0",
+        "write.parquet.compression-codec": "zstd",
+        "write.metadata.delete-after-commit.enabled": "true",
+        "write.metadata.previous-versions-max": "20",
+        # Statistics of prices prune nothing and fatten manifests.
+        "write.metadata.metrics.default": "none",
+        "commit.manifest.min-count-to-merge": "50",
+        "commit.manifest-merge.enabled": "true",
+    }
+    pruning = {partition.column for partition in table.partitions} | {table.sort[0], table.time}
+    for name in sorted(pruning):
+        properties[f"write.metadata.metrics.column.{name}"] = "full"
+    return properties
+
+
+@dataclass(frozen=True)
+class CatalogAccess:
+    """What opens the catalog in any process.
+
+    uri: sqlite:///… (on this machine's disk only) or another SQLAlchemy address.
+    warehouse: Root of the lake's store.
+    """
+
+    uri: str
+    warehouse: str
+    properties: Mapping[str, str]
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        return (
+            Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+        )
+
+
+class TableCatalog:
+    """The lake's tables by name. Tables are made when first opened for writing."""
+
+    def __init__(self, access: CatalogAccess) -> None:
+        """Raises DeniedError, UnavailableError or InvalidError where the catalog cannot be opened."""
+        self._access = access
+        uri = access.uri
+        path = access.sqlite_path
+        if path is not None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DeniedError(
+                    f"cannot make the folder of the catalog {path}: {error}"
+                ) from error
+            uri = f"{uri}?timeout={SQLITE_TIMEOUT_S}"
+        root = access.warehouse
+        warehouse = f"{root}/{TABLES}" if "://" in root else f"file://{root}/{TABLES}"
+        try:
+            self._catalog: Catalog = SqlCatalog(
+                "lakehouse", **{"uri": uri, "warehouse": warehouse, **access.properties}
+            )
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            raise UnavailableError(
+                f"the catalog {access.uri} cannot be opened: {error}. "
+                "Check catalog.uri and the rights on it."
+            ) from error
+        except ValueError as error:
+            raise InvalidError(f"catalog.uri {access.uri!r}: {error}") from error
+
+    def find(self, name: str) -> IcebergTable | None:
+        """Return the table as it is now, or None."""
+        try:
+            return self._catalog.load_table(name)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            return None
+        except SQLAlchemyError as error:
+            raise UnavailableError(f"the catalog did not answer: {error}") from error
+
+    def open(self, table: Table) -> IcebergTable:
+        """Return the table as it is now; makes it where it is missing."""
+        found = self.find(table.name)
+        if found is not None:
+            return found
+        schema, _, _ = table.name.partition(".")
+        with contextlib.suppress(NamespaceAlreadyExistsError):
+            self._catalog.create_namespace(schema)
+        try:
+            return self._catalog.create_table(
+                table.name,
+                iceberg_schema(table),
+                partition_spec=partition_spec(table),
+                properties=table_properties(table),
+            )
+        except TableAlreadyExistsError:
+            return self._catalog.load_table(table.name)
+        except SQLAlchemyError as error:
+            raise UnavailableError(f"the catalog did not answer: {error}") from error
+
+    def names(self) -> list[str]:
+        """Names of all tables, sorted."""
+        try:
+            return sorted(
+                f"{space}.{name}"
+                for (space,) in self._catalog.list_namespaces()
+                for _, name in self._catalog.list_tables(space)
+            )
+        except SQLAlchemyError as error:
+            raise UnavailableError(f"the catalog did not answer: {error}") from error

@@ -1,0 +1,219 @@
+"""Turning written files into snapshots, one committer per table.
+
+Requests say which files they add, which they remove, and which files they have *seen* in the
+regions they write to. A request is committed only if, in the very snapshot that it changes, every
+file it removes is still there and no file lies in its regions that it has not seen. Else another
+writer was first: the request comes back as a conflict and is merged again by whoever knows how.
+So two committers (of two runs, or of a run that was killed and its successor) are as safe as one,
+only slower.
+
+A request that is committed already is recognised by the files it adds, so asking twice is safe:
+that is how an unknown outcome is resolved.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table as IcebergTable
+from sqlalchemy.exc import SQLAlchemyError
+
+from lakehouse_ray.clock import Clock, SystemClock
+from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
+from lakehouse_ray.storage.files import FileEntry, FileIndex, Region, data_files, file_entry
+from lakehouse_ray.storage.objects import explain
+
+ATTEMPTS_MAX = 20
+UNIT_IDS_PROPERTY = "lakehouse.units"
+RUN_ID_PROPERTY = "lakehouse.run"
+
+
+@dataclass(frozen=True)
+class CommitRequest:
+    """What one unit of work wants of one table.
+
+    id: Of the unit; kept in the snapshot's summary.
+    regions: Where its rows lie. Empty for a log: appending to it conflicts with nothing.
+    seen: Paths of the files in these regions whose rows have been taken into account.
+    """
+
+    id: str
+    added: tuple[DataFile, ...]
+    removed: tuple[str, ...] = ()
+    regions: tuple[Region, ...] = ()
+    seen: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def empty(self) -> bool:
+        return not self.added and not self.removed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request.
+
+    snapshot_id: Where its files became visible; None: a conflict, or nothing to do.
+    """
+
+    id: str
+    committed: bool
+    snapshot_id: int | None = None
+
+
+class Committer:
+    """The only writer of a table's snapshots in a run. Not safe for several threads."""
+
+    def __init__(
+        self,
+        access: CatalogAccess,
+        table: Table,
+        run_id: str,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._shape = table
+        self._run_id = run_id
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+        self._catalog = TableCatalog(access)
+        self._table: IcebergTable = self._catalog.open(table)
+        self._index = FileIndex()
+        self._files: dict[str, DataFile] = {}
+        self._indexed: int | None = None
+        self._refresh()
+
+    def snapshot_id(self) -> int | None:
+        """The table's current snapshot, as this committer last saw it."""
+        return self._indexed
+
+    def commit(self, requests: Sequence[CommitRequest]) -> list[Outcome]:
+        """Make the requests visible in one snapshot, except those that conflict.
+
+        Safe to repeat. Raises UnavailableError where the catalog or the store does not answer, or
+        other writers keep coming first; what was committed is then found by asking again.
+        """
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            outcomes, wanted = self._sort_out(requests)
+            if not wanted:
+                return [outcomes[request.id] for request in requests]
+            try:
+                snapshot_id = self._write_snapshot(wanted)
+            except CommitFailedException:
+                # Someone else moved the table between our check and our commit: look again.
+                self._clock.sleep(self._rng.uniform(0, min(2.0, 0.02 * 2**attempt)))
+                self._refresh()
+                continue
+            except CommitStateUnknownException:
+                self._refresh()
+                continue
+            except (SQLAlchemyError, ConnectionError) as error:
+                raise UnavailableError(
+                    f"commit to {self._shape.name}: the catalog did not answer: {error}"
+                ) from error
+            except OSError as error:
+                raise explain(error, f"committing to {self._shape.name}") from error
+            for request in wanted:
+                outcomes[request.id] = Outcome(request.id, True, snapshot_id)
+            return [outcomes[request.id] for request in requests]
+        raise UnavailableError(
+            f"commit to {self._shape.name}: other writers came first {ATTEMPTS_MAX} times"
+        )
+
+    def _sort_out(
+        self, requests: Sequence[CommitRequest]
+    ) -> tuple[dict[str, Outcome], list[CommitRequest]]:
+        """Tell the requests that can be committed now from conflicts and from those done before."""
+        outcomes: dict[str, Outcome] = {}
+        wanted: list[CommitRequest] = []
+        # What earlier requests of this batch add is as unseen as any other file.
+        batch = FileIndex()
+        gone: set[str] = set()
+        schema = self._table.schema()
+        for request in requests:
+            if request.empty:
+                outcomes[request.id] = Outcome(request.id, True)
+                continue
+            added = [file.file_path for file in request.added]
+            if added and all(path in self._index for path in added):
+                outcomes[request.id] = Outcome(request.id, True, self._indexed)
+                continue
+            if self._conflicts(request, batch, gone):
+                outcomes[request.id] = Outcome(request.id, False)
+                continue
+            wanted.append(request)
+            gone.update(request.removed)
+            if request.regions:
+                for file in request.added:
+                    batch.add(file_entry(self._shape, schema, file))
+        return outcomes, wanted
+
+    def _conflicts(self, request: CommitRequest, batch: FileIndex, gone: set[str]) -> bool:
+        if any(path not in self._index or path in gone for path in request.removed):
+            return True
+        return any(
+            entry.path not in request.seen or entry.path in gone
+            for region in request.regions
+            for index in (self._index, batch)
+            for entry in index.overlapping(region)
+        )
+
+    def _write_snapshot(self, requests: list[CommitRequest]) -> int:
+        properties = {
+            RUN_ID_PROPERTY: self._run_id,
+            UNIT_IDS_PROPERTY: ",".join(request.id for request in requests),
+        }
+        removed = [path for request in requests for path in request.removed]
+        added = [file for request in requests for file in request.added]
+        with self._table.transaction() as transaction:
+            update = transaction.update_snapshot(snapshot_properties=properties)
+            # Both producers commit only on top of the snapshot that the check above looked at
+            # (the table's property commit.retry.num-retries is 0): there is no blind rebase.
+            producer = update.overwrite() if removed else update.merge_append()
+            with producer:
+                for path in removed:
+                    producer.delete_data_file(self._files[path])
+                for file in added:
+                    producer.append_data_file(file)
+        self._apply(added, removed)
+        assert self._indexed is not None
+        return self._indexed
+
+    def _apply(self, added: list[DataFile], removed: list[str]) -> None:
+        schema = self._table.schema()
+        for path in removed:
+            self._index.remove(path)
+            del self._files[path]
+        for file in added:
+            self._remember(file, file_entry(self._shape, schema, file))
+        snapshot = self._table.current_snapshot()
+        self._indexed = snapshot.snapshot_id if snapshot else None
+
+    def _refresh(self) -> None:
+        """Read the table's files anew if it has moved."""
+        try:
+            self._table.refresh()
+            snapshot = self._table.current_snapshot()
+            current = snapshot.snapshot_id if snapshot else None
+            if current == self._indexed:
+                return
+            self._index, self._files = FileIndex(), {}
+            schema = self._table.schema()
+            for file in data_files(self._table):
+                self._remember(file, file_entry(self._shape, schema, file))
+            self._indexed = current
+        except SQLAlchemyError as error:
+            raise UnavailableError(f"the catalog did not answer: {error}") from error
+
+    def _remember(self, file: DataFile, entry: FileEntry) -> None:
+        # Files just written know no spec id until they are read back; the table has one spec.
+        if getattr(file, "_spec_id", None) is None:
+            file.spec_id = self._table.spec().spec_id
+        self._index.add(entry)
+        self._files[entry.path] = file

@@ -1,0 +1,61 @@
+"""Where each thing of the lake lives, relative to its root. The one place that spells a path.
+
+bronze/<venue>/<key of the object, without .zip>@<sha256>.zip
+tables/<schema>/<table>/{data,metadata}/…       kept by the table format
+tmp/                                            written aside, then moved
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lakehouse_ray.errors import InvalidError
+
+TABLES = "tables"
+BRONZE = "bronze"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Unicode symbols are real (币安人生USDT); separators, dots alone and control characters are not.
+_SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f@]{1,200}")
+_VENUE = re.compile(r"[a-z0-9_]{1,32}")
+
+
+def validate_key(key: str) -> str:
+    """Return the archive's key if it can name a file below the root.
+
+    Raises InvalidError for one that could lead elsewhere (`..`, absolute, control characters).
+    """
+    if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
+        raise InvalidError(f"not the key of an object: {key!r}")
+    return key
+
+
+@dataclass(frozen=True)
+class BronzePath:
+    """Where one version of one object is kept, byte for byte."""
+
+    venue: str
+    key: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        validate_key(self.key)
+        if not _VENUE.fullmatch(self.venue):
+            raise InvalidError(f"not a venue: {self.venue!r}")
+        if not _SHA256.fullmatch(self.sha256):
+            raise InvalidError(f"not a sha256: {self.sha256!r}")
+        if not self.key.endswith(".zip"):
+            raise InvalidError(f"not the key of a zip: {self.key!r}")
+
+    def __str__(self) -> str:
+        return f"{BRONZE}/{self.venue}/{self.key.removesuffix('.zip')}@{self.sha256}.zip"
+
+    @classmethod
+    def parse(cls, path: str) -> BronzePath:
+        schema, _, rest = path.partition("/")
+        venue, _, tail = rest.partition("/")
+        stem, _, name = tail.rpartition("@")
+        if schema != BRONZE or not name.endswith(".zip"):
+            raise InvalidError(f"not a path of bronze: {path!r}")
+        return cls(venue, f"{stem}.zip", name.removesuffix(".zip"))
