@@ -1,0 +1,20 @@
+"""The replica exchange: data.binance.vision on loopback, with every known defect on a switch.
+
+It shares no code with the readers it tests.
+"""
+
+from lakehouse_ray.testing.exchange.archive import Archive, Blob, FolderArchive, Head, walk
+from lakehouse_ray.testing.exchange.faults import FAULTS, Faults, Rule
+from lakehouse_ray.testing.exchange.server import ReplicaExchange
+
+__all__ = [
+    "FAULTS",
+    "Archive",
+    "Blob",
+    "Faults",
+    "FolderArchive",
+    "Head",
+    "ReplicaExchange",
+    "Rule",
+    "walk",
+]

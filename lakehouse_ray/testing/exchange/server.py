@@ -1,0 +1,352 @@
+"""The replica exchange as an HTTP server: the bucket of data.binance.vision on loopback.
+
+Objects and listings are answered at the root and, as S3 does with path-style addresses, below the
+bucket's name. Two routes are the replica's own; no key begins with their prefix, and they answer
+loopback alone:
+
+    GET  /_control/requests    {"requests": {key: count}, "total": n}; listings as "?prefix=..."
+    POST /_control/faults      replaces the rules; the body is a fault file as JSON
+    POST /_control/republish   {"match": glob, "then": defect}: new content from now on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import json
+import os
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from urllib.parse import parse_qsl, unquote
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from lakehouse_ray.clock import Clock, SystemClock
+from lakehouse_ray.errors import InvalidError, UnavailableError
+from lakehouse_ray.testing.exchange import answers
+from lakehouse_ray.testing.exchange.answers import xml_response
+from lakehouse_ray.testing.exchange.archive import Archive, Blob, Head
+from lakehouse_ray.testing.exchange.conditions import http_date, select
+from lakehouse_ray.testing.exchange.faults import Faults, Rule
+from lakehouse_ray.testing.exchange.faulty import FaultyArchive
+from lakehouse_ray.testing.exchange.listing import (
+    BUCKET,
+    BadQueryError,
+    ListQuery,
+    error_xml,
+    list_page,
+    no_such_key_xml,
+    render,
+)
+
+CONTROL = "_control/"
+CACHE_BYTES_MAX = 256 * 2**20
+# Bodies are written in pieces of this size: large enough to be few, small enough that a slow
+# client holds little of a large object in the socket's buffer.
+PIECE_BYTES = 2**20
+# Different keys that are counted; a run over the whole archive stays far below.
+COUNTED_KEYS_MAX = 1_000_000
+CONTROL_BODY_BYTES_MAX = 2**20
+THREADS = 4
+
+
+class BlobCache:
+    """The bodies asked for last, up to a total size. Used by one thread alone."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._blobs: OrderedDict[str, tuple[Hashable, Blob]] = OrderedDict()
+
+    def get(self, key: str, version: Hashable) -> Blob | None:
+        found = self._blobs.get(key)
+        if found is None or found[0] != version:
+            return None
+        self._blobs.move_to_end(key)
+        return found[1]
+
+    def put(self, key: str, version: Hashable, blob: Blob) -> None:
+        old = self._blobs.pop(key, None)
+        self._bytes -= len(old[1].body) if old else 0
+        if blob.file is not None or len(blob.body) > self._bytes_max // 4:
+            return
+        self._blobs[key] = (version, blob)
+        self._bytes += len(blob.body)
+        while self._bytes > self._bytes_max:
+            _, (_, dropped) = self._blobs.popitem(last=False)
+            self._bytes -= len(dropped.body)
+
+
+class ReplicaExchange:
+    """Serves an archive over HTTP from a thread of its own, until the context is left.
+
+        with ReplicaExchange(FolderArchive(root)) as exchange:
+            requests.get(f"{exchange.url}/data/spot/...")
+
+    host: Only a loopback address keeps the replica to this machine.
+    port: 0 takes a free one; `url` tells which.
+    cache_bytes_max: Memory for the bodies asked for last.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        faults: Faults | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        clock: Clock | None = None,
+        cache_bytes_max: int = CACHE_BYTES_MAX,
+    ) -> None:
+        self._archive = FaultyArchive(archive, faults or Faults(), clock or SystemClock())
+        self._host = host
+        self._port = port
+        self._cache = BlobCache(cache_bytes_max)
+        self._requests: Counter[str] = Counter()
+        self._workers = ThreadPoolExecutor(THREADS, thread_name_prefix="replica-exchange")
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        self._runner: web.ServerRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers, without a final "/"; known once it was started."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    def start(self) -> ReplicaExchange:
+        """Answer from now on. Raises UnavailableError where the address cannot be had."""
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="replica-exchange", daemon=True
+        )
+        self._thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+        except OSError as error:
+            self.stop()
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"failed: {error.strerror}"
+            raise UnavailableError(
+                f"the replica exchange cannot listen at {self._host}:{self._port}: the address "
+                f"{reason}; choose another --port, or 0 for any free one"
+            ) from error
+        return self
+
+    def stop(self) -> None:
+        """Close all connections and end the thread. Stopping twice is harmless."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        thread.join()
+        self._workers.shutdown()
+        self._loop.close()
+
+    def __enter__(self) -> ReplicaExchange:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def requests(self) -> dict[str, int]:
+        """How often each key was asked for (GET and HEAD); listings under "?prefix=<prefix>"."""
+        return dict(self._requests)
+
+    def set_faults(self, faults: Faults) -> None:
+        """Replace the rules and forget what they counted."""
+        self._archive.set_faults(faults)
+
+    def republish(self, match: str, then: str = "stale_values") -> None:
+        """From now on serve other content under the zips that match: new ETag, date, CHECKSUM.
+
+        then: The content defect that makes the new version of the old; empty for the backend's own.
+        """
+        self._archive.republish(match, then)
+
+    async def _listen(self) -> None:
+        # Clients that keep a connection open are not waited for.
+        self._runner = web.ServerRunner(
+            web.Server(self._answer, access_log=None), shutdown_timeout=0.0
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port, backlog=1024).start()
+        self._port = self._runner.addresses[0][1]
+
+    async def _close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        raw, _, query = request.raw_path.partition("?")
+        key = unquote(raw).removeprefix("/")
+        if key.startswith(CONTROL):
+            return await self._control(request, key.removeprefix(CONTROL))
+        if request.method not in ("GET", "HEAD"):
+            message = "The specified method is not allowed against this resource."
+            return xml_response(405, error_xml("MethodNotAllowed", message))
+        if key in ("", BUCKET, f"{BUCKET}/"):
+            return await self._list(request, dict(parse_qsl(query, keep_blank_values=True)))
+        key = key.removeprefix(f"{BUCKET}/")
+        rule = self._archive.answer_rule(key)
+        self._count(key)
+        faulty = None if rule is None else await answers.instead(rule, key)
+        return await self._object(request, key, rule) if faulty is None else faulty
+
+    async def _list(self, request: web.BaseRequest, query: dict[str, str]) -> web.StreamResponse:
+        name = f"?prefix={query.get('prefix', '')}"
+        rule = self._archive.answer_rule(name)
+        self._count(name)
+        faulty = None if rule is None else await answers.instead(rule, name)
+        if faulty is not None:
+            return faulty
+        try:
+            asked = ListQuery.parse(query)
+        except BadQueryError as error:
+            return xml_response(400, error_xml("InvalidArgument", str(error)))
+        page = await self._loop.run_in_executor(self._workers, list_page, self._archive, asked)
+        body = render(asked, page).encode()
+        if rule is not None:
+            return await answers.write(rule, request, 200, _xml_headers(), body)
+        return web.Response(body=body, headers=_xml_headers())
+
+    async def _object(
+        self, request: web.BaseRequest, key: str, rule: Rule | None
+    ) -> web.StreamResponse:
+        blob = await self._blob(key)
+        if blob is None:
+            return xml_response(404, no_such_key_xml(key))
+        if request.method == "GET":
+            self._archive.delivered(key)
+        headers = _object_headers(key, blob.head)
+        part = select(request.headers, blob.head)
+        if part.status == 416:
+            message = "The requested range is not satisfiable"
+            response = xml_response(416, error_xml("InvalidRange", message))
+            response.headers["Content-Range"] = f"bytes */{blob.head.size_bytes}"
+            return response
+        if part.status == 412:
+            message = "At least one of the pre-conditions you specified did not hold"
+            return xml_response(412, error_xml("PreconditionFailed", message))
+        if part.status == 304:
+            del headers["Content-Type"]
+            return web.Response(status=304, headers=headers)
+        if part.status == 206:
+            headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{blob.head.size_bytes}"
+        headers["Content-Length"] = str(part.end - part.start)
+        if request.method == "HEAD":
+            return web.Response(status=part.status, headers=headers)
+        if blob.file is not None and rule is None:
+            return await self._stream_file(request, blob, part.status, part.start, headers)
+        body = blob.bytes()[part.start : part.end]
+        if rule is not None:
+            return await answers.write(rule, request, part.status, headers, body)
+        if len(body) > PIECE_BYTES:
+            return await _stream(request, part.status, headers, body)
+        return web.Response(status=part.status, headers=headers, body=body)
+
+    async def _blob(self, key: str) -> Blob | None:
+        version = self._archive.version(key)
+        if version is None:
+            return None
+        blob = self._cache.get(key, version)
+        if blob is None:
+            blob = await self._loop.run_in_executor(self._workers, self._archive.read, key)
+            if blob is not None:
+                self._cache.put(key, version, blob)
+        return blob
+
+    async def _stream_file(
+        self,
+        request: web.BaseRequest,
+        blob: Blob,
+        status: int,
+        start: int,
+        headers: CIMultiDict[str],
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=status, headers=headers)
+        await response.prepare(request)
+        left = int(headers["Content-Length"])
+        assert blob.file is not None
+        descriptor = os.open(blob.file, os.O_RDONLY)
+        try:
+            while left > 0:
+                piece = await self._loop.run_in_executor(
+                    self._workers, os.pread, descriptor, min(PIECE_BYTES, left), start
+                )
+                if not piece:  # the file shrank: end short, as a broken transfer would
+                    break
+                await response.write(piece)
+                start += len(piece)
+                left -= len(piece)
+        finally:
+            os.close(descriptor)
+        return response
+
+    async def _control(self, request: web.BaseRequest, route: str) -> web.StreamResponse:
+        if not _from_loopback(request):
+            return web.json_response({"error": "loopback only"}, status=403)
+        if (request.method, route) == ("GET", "requests"):
+            total = sum(self._requests.values())
+            return web.json_response({"requests": self._requests, "total": total})
+        if request.method != "POST" or route not in ("faults", "republish"):
+            return web.json_response({"error": f"no such control route: {route}"}, status=404)
+        body = await request.content.read(CONTROL_BODY_BYTES_MAX)
+        try:
+            if route == "faults":
+                self.set_faults(Faults.parse(body.decode(), "json"))
+            else:
+                asked = json.loads(body)
+                self.republish(asked["match"], asked.get("then", "stale_values"))
+        except InvalidError as error:
+            return web.json_response({"error": str(error), "hint": error.hint}, status=400)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return web.json_response({"error": f"not understood: {error!r}"}, status=400)
+        return web.json_response({"ok": True})
+
+    def _count(self, key: str) -> None:
+        if key in self._requests or len(self._requests) < COUNTED_KEYS_MAX:
+            self._requests[key] += 1
+
+
+async def _stream(
+    request: web.BaseRequest, status: int, headers: CIMultiDict[str], body: bytes
+) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers=headers)
+    await response.prepare(request)
+    view = memoryview(body)
+    for start in range(0, len(body), PIECE_BYTES):
+        await response.write(view[start : start + PIECE_BYTES])
+    return response
+
+
+def _object_headers(key: str, head: Head) -> CIMultiDict[str]:
+    return CIMultiDict(
+        {
+            "ETag": f'"{head.etag}"',
+            "Last-Modified": http_date(head.modified_s),
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/zip" if key.endswith(".zip") else "binary/octet-stream",
+            "Server": "AmazonS3",
+        }
+    )
+
+
+def _xml_headers() -> CIMultiDict[str]:
+    return CIMultiDict({"Content-Type": "application/xml", "Server": "AmazonS3"})
+
+
+def _from_loopback(request: web.BaseRequest) -> bool:
+    try:
+        return ipaddress.ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False
