@@ -30,6 +30,9 @@ OBJECT_LOG = Table(
         Column("state", "string", "built (its rows are in silver) or quarantined", True, _DICT),
         Column("reason", "string", "Why it was quarantined", False, _DICT),
         Column("detail", "string", "The same in words"),
+        Column(
+            "days_short", "string", "Days of a monthly file that it does not fully cover, by commas"
+        ),
         Column("rows", "long", "Rows read from it", False, "delta"),
         Column("rows_quarantined", "long", "Rows of it that were refused", False, "delta"),
         Column("decoder_version", "int", "Rules by which it was read", True, "delta"),

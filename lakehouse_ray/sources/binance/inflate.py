@@ -1,0 +1,157 @@
+"""Opening the archive's zips: one CSV each, and nothing trusted that the zip says of itself."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from isal import igzip_lib, isal_zlib
+
+from lakehouse_ray.errors import BadDataError
+
+# Its stubs do not say that it is an exception.
+_ISAL_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
+
+# Small files are no danger however well they pack.
+_RATIO_CHECKED_FROM_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the one CSV of a zip lies.
+
+    offset: Of its compressed bytes.
+    """
+
+    name: str
+    offset: int
+    compressed_bytes: int
+    inflated_bytes: int
+    crc: int
+    deflated: bool
+
+
+def find_member(
+    file: io.BufferedIOBase, key: str, *, inflated_bytes_max: int, inflate_ratio_max: int
+) -> Member:
+    """Find the one CSV in a zip, before a byte of it is inflated.
+
+    Raises BadDataError: ZIP_CORRUPT, ZIP_MEMBERS (not exactly one, `__MACOSX/` not counted),
+    ZIP_MEMBER_NAME, ZIP_BOMB, or NOT_A_ZIP (an error page saved under the name of a zip).
+    """
+    start = file.read(4)
+    if start[:2] != b"PK":
+        raise BadDataError("NOT_A_ZIP", f"begins with {(start + file.read(60))!r}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            infos = [i for i in archive.infolist() if not i.filename.startswith("__MACOSX/")]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
+        raise BadDataError("ZIP_CORRUPT", str(error)) from error
+    if len(infos) != 1:
+        names = ", ".join(info.filename for info in infos[:5])
+        raise BadDataError("ZIP_MEMBERS", f"{len(infos)} members instead of one: {names}")
+    info = infos[0]
+    expected = key.rpartition("/")[2].removesuffix(".zip") + ".csv"
+    if info.filename != expected:
+        raise BadDataError("ZIP_MEMBER_NAME", f"{info.filename!r} instead of {expected!r}")
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadDataError(
+            "ZIP_CORRUPT", f"compression {info.compress_type}, flags {info.flag_bits}"
+        )
+    ratio = info.file_size / max(1, info.compress_size)
+    if info.file_size > inflated_bytes_max or (
+        info.file_size > _RATIO_CHECKED_FROM_BYTES and ratio > inflate_ratio_max
+    ):
+        raise BadDataError(
+            "ZIP_BOMB",
+            f"says it inflates from {info.compress_size:,} to {info.file_size:,} bytes; the limits "
+            f"are {inflated_bytes_max:,} bytes and a ratio of {inflate_ratio_max}",
+        )
+    file.seek(info.header_offset)
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise BadDataError("ZIP_CORRUPT", "no local header where the directory says")
+    name_bytes, extra_bytes = struct.unpack_from("<HH", header, 26)
+    return Member(
+        info.filename,
+        info.header_offset + 30 + name_bytes + extra_bytes,
+        info.compress_size,
+        info.file_size,
+        info.CRC,
+        info.compress_type == zipfile.ZIP_DEFLATED,
+    )
+
+
+def inflate(data: bytes, key: str, *, inflated_bytes_max: int, inflate_ratio_max: int) -> bytes:
+    """Return the CSV inside a zip that fits into memory.
+
+    Raises BadDataError as `find_member` does, and ZIP_CORRUPT where size or CRC differ.
+    """
+    member = find_member(
+        io.BytesIO(data),
+        key,
+        inflated_bytes_max=inflated_bytes_max,
+        inflate_ratio_max=inflate_ratio_max,
+    )
+    packed = memoryview(data)[member.offset : member.offset + member.compressed_bytes]
+    if member.deflated:
+        # One byte more than promised is enough to see that the promise was false.
+        machine = isal_zlib.decompressobj(-15)
+        try:
+            content: bytes = machine.decompress(packed, member.inflated_bytes + 1)
+        except _ISAL_ERROR as error:
+            raise BadDataError("ZIP_CORRUPT", str(error)) from error
+    else:
+        content = bytes(packed)
+    if len(content) != member.inflated_bytes or isal_zlib.crc32(content) != member.crc:
+        raise BadDataError(
+            "ZIP_CORRUPT", f"size or CRC of {member.name} differ from the zip's directory"
+        )
+    return content
+
+
+def inflate_pieces(file: io.BufferedIOBase, member: Member, piece_bytes: int) -> Iterator[bytes]:
+    """Yield the CSV of an open zip in pieces that end with a line, in bounded memory.
+
+    A piece is about `piece_bytes` long. Raises BadDataError (ZIP_CORRUPT), the last piece at the
+    latest: nothing of the file may be used before the iterator has ended.
+    """
+    file.seek(member.offset)
+    machine = isal_zlib.decompressobj(-15) if member.deflated else None
+    left, inflated, crc, rest = member.compressed_bytes, 0, 0, b""
+    packed = b""
+    while left or packed:
+        if not packed:
+            packed = file.read(min(left, 1 << 20))
+            left -= len(packed)
+            if not packed:
+                break
+        try:
+            if machine is None:
+                content, packed = packed, b""
+            else:
+                content = machine.decompress(packed, piece_bytes)
+                packed = machine.unconsumed_tail
+        except _ISAL_ERROR as error:
+            raise BadDataError("ZIP_CORRUPT", str(error)) from error
+        if not content and not packed and not left:
+            break
+        inflated += len(content)
+        crc = isal_zlib.crc32(content, crc)
+        if inflated > member.inflated_bytes:
+            break
+        rest += content
+        if len(rest) >= piece_bytes:
+            end = rest.rfind(b"\n") + 1
+            if end:
+                yield rest[:end]
+                rest = rest[end:]
+    if inflated != member.inflated_bytes or crc != member.crc:
+        raise BadDataError(
+            "ZIP_CORRUPT", f"size or CRC of {member.name} differ from the zip's directory"
+        )
+    if rest:
+        yield rest

@@ -1,0 +1,250 @@
+"""HTTP that keeps trying within limits.
+
+429, 5xx, resets, timeouts and torn bodies are tried again with exponential backoff and jitter inside
+a budget; `Retry-After` is honoured by every request of the client. What the exchange says is final
+(403, 404) comes back at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import hashlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import stamina
+
+from lakehouse_ray.clock import Clock
+from lakehouse_ray.errors import DeniedError, NotFoundError, UnavailableError
+from lakehouse_ray.model.timespan import from_us
+
+R = TypeVar("R")
+
+USER_AGENT = "lakehouse_ray"
+_WAIT_INITIAL_S = 0.2
+_WAIT_MAX_S = 20.0
+# A server that sends less than this is not worth the place it takes.
+_BYTES_PER_S_MIN = 16 << 10
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """attempts_max: Times a request is sent. budget_s: Time it may spend between attempts."""
+
+    attempts_max: int = 8
+    budget_s: float = 180.0
+
+
+@dataclass(frozen=True)
+class Response:
+    """A whole answer with status 200."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A body that went to a file.
+
+    sha256: Of all its bytes, in hexadecimal.
+    """
+
+    url: str
+    headers: Mapping[str, str]
+    size_bytes: int
+    sha256: str
+
+
+class HttpClient:
+    """One connection pool of one event loop. Close it in that loop."""
+
+    def __init__(
+        self, in_flight_max: int, timeout_s: float, retry: RetryPolicy, clock: Clock
+    ) -> None:
+        """timeout_s: Time without a byte after which an attempt has failed."""
+        self._retry = retry
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._quiet_until_s = 0.0
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False,
+            connector=aiohttp.TCPConnector(limit=in_flight_max),
+            read_bufsize=1 << 20,
+            headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT},
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def get(self, url: str, *, fresh: bool = False, size_hint: int = 0) -> Response:
+        """Return the answer to a GET.
+
+        fresh: Ask caches on the way to look again.
+        size_hint: Bytes expected, for the time the whole answer may take.
+
+        Raises NotFoundError for 404 and 410, DeniedError for 401, 403 and 451, UnavailableError
+        for anything that kept failing.
+        """
+        headers = {"Cache-Control": "no-cache"} if fresh else {}
+        total_s = self._timeout_s + size_hint / _BYTES_PER_S_MIN
+        timeout = aiohttp.ClientTimeout(
+            total=total_s, sock_connect=min(15.0, self._timeout_s), sock_read=self._timeout_s
+        )
+
+        async def once() -> Response:
+            async with self._session.get(url, headers=headers, timeout=timeout) as answer:
+                await self._check(answer)
+                return Response(str(answer.url), answer.headers, await answer.read())
+
+        return await self._keep_trying(url, once)
+
+    async def download(self, url: str, file: Path, *, fresh: bool = False) -> Downloaded:
+        """Stream a body to a file; a torn transfer goes on where it stopped if the object is the same.
+
+        Raises as `get` does; the file may then hold a part.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=min(15.0, self._timeout_s), sock_read=self._timeout_s
+        )
+        state = _Transfer(file)
+
+        async def once() -> Downloaded:
+            headers = {"Cache-Control": "no-cache"} if fresh else {}
+            if state.size_bytes and state.etag:
+                headers |= {"Range": f"bytes={state.size_bytes}-", "If-Range": state.etag}
+            async with self._session.get(url, headers=headers, timeout=timeout) as answer:
+                await self._check(answer)
+                if answer.status != 206:
+                    state.restart(answer.headers.get("ETag", ""))
+                started = time.monotonic()
+                received = 0
+                async for chunk in answer.content.iter_chunked(1 << 20):
+                    state.write(chunk)
+                    received += len(chunk)
+                    spent = time.monotonic() - started
+                    if spent > self._timeout_s and received < spent * _BYTES_PER_S_MIN:
+                        raise TimeoutError(f"under {_BYTES_PER_S_MIN} bytes a second")
+                return Downloaded(
+                    str(answer.url), answer.headers, state.size_bytes, state.sha256.hexdigest()
+                )
+
+        try:
+            return await self._keep_trying(url, once)
+        finally:
+            state.close()
+
+    async def _keep_trying(self, url: str, once: Callable[[], Awaitable[R]]) -> R:
+        """Send it once; only a failure pays for the machinery of trying again."""
+        try:
+            await self._wait_for_quiet()
+            return await once()
+        except (aiohttp.ClientError, TimeoutError, UnavailableError, ConnectionError) as error:
+            first = error
+        attempts = 1
+        try:
+            if self._retry.attempts_max < 2:
+                raise first
+            async for attempt in stamina.retry_context(
+                on=_wait_for,
+                attempts=self._retry.attempts_max - 1,
+                timeout=self._retry.budget_s,
+                wait_initial=_WAIT_INITIAL_S,
+                wait_max=_WAIT_MAX_S,
+            ):
+                with attempt:
+                    attempts += 1
+                    if attempts == 2:
+                        await asyncio.sleep(_pause_s(first))
+                    await self._wait_for_quiet()
+                    return await once()
+        except (aiohttp.ClientError, TimeoutError, UnavailableError, ConnectionError) as error:
+            message = f"{url}: {_describe(error)}; gave up after {attempts} attempts"
+            after = error.retry_after_s if isinstance(error, UnavailableError) else None
+            raise UnavailableError(message, after) from error
+        raise AssertionError("unreachable: the loop above returns or raises")
+
+    async def _check(self, answer: aiohttp.ClientResponse) -> None:
+        if answer.status in (200, 206):
+            return
+        if answer.status in (404, 410):
+            raise NotFoundError(f"{answer.url}: not there ({answer.status})")
+        if answer.status in (401, 403, 451):
+            raise DeniedError(f"{answer.url}: refused ({answer.status} {answer.reason})")
+        wait_s = _retry_after_s(answer.headers.get("Retry-After"), self._clock)
+        if wait_s is not None:
+            # Everybody waits, not only the request that was told.
+            self._quiet_until_s = max(self._quiet_until_s, time.monotonic() + wait_s)
+        if answer.status in _RETRIED or answer.status >= 500:
+            raise UnavailableError(f"{answer.status} {answer.reason}", wait_s)
+        raise NotFoundError(f"{answer.url}: unexpected answer {answer.status} {answer.reason}")
+
+    async def _wait_for_quiet(self) -> None:
+        while (left_s := self._quiet_until_s - time.monotonic()) > 0:
+            if left_s > self._retry.budget_s:
+                raise UnavailableError(
+                    f"the server asks for {left_s:.0f} s of quiet, more than the budget of "
+                    f"{self._retry.budget_s:.0f} s",
+                    left_s,
+                )
+            await asyncio.sleep(left_s)
+
+
+class _Transfer:
+    """A file being filled, its hash kept in step."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by `close`
+        self.restart("")
+
+    def restart(self, etag: str) -> None:
+        os.ftruncate(self._file.fileno(), 0)
+        self._file.seek(0)
+        self.etag = etag
+        self.size_bytes = 0
+        self.sha256 = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+        self.sha256.update(chunk)
+        self.size_bytes += len(chunk)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _wait_for(error: Exception) -> bool | float:
+    """Tell stamina whether to try again, and how long the server asked to wait."""
+    if isinstance(error, UnavailableError):
+        return error.retry_after_s if error.retry_after_s else True
+    return isinstance(error, aiohttp.ClientError | TimeoutError | ConnectionError)
+
+
+def _pause_s(error: Exception) -> float:
+    asked = error.retry_after_s if isinstance(error, UnavailableError) else None
+    return asked if asked is not None else _WAIT_INITIAL_S
+
+
+def _describe(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _retry_after_s(header: str | None, clock: Clock) -> float | None:
+    """Seconds from a Retry-After header: a number or an HTTP date (RFC 9110, 10.2.3)."""
+    if header is None:
+        return None
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, (moment - from_us(clock.now_us())).total_seconds())

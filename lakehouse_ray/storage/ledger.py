@@ -1,0 +1,111 @@
+"""What the lake has of each object: a log of events, read as the latest state per key.
+
+The log is appended to after the rows of an object are visible in silver. A run that dies between
+the two finds the rows there already when it is repeated, and only the log is completed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+from pyiceberg.expressions import And, BooleanExpression, EqualTo
+
+from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.model.lake import OBJECT_LOG
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.storage.catalog import TableCatalog
+from lakehouse_ray.storage.committer import CommitRequest
+from lakehouse_ray.storage.files import PartitionKey
+from lakehouse_ray.storage.objects import ObjectStore
+from lakehouse_ray.storage.parquet import TableWriter
+
+_TIME = pl.Datetime("us", "UTC")
+_POLARS_TYPES: dict[str, pl.DataType] = {
+    "string": pl.String(),
+    "long": pl.Int64(),
+    "int": pl.Int32(),
+    "double": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "timestamp": _TIME,
+}
+
+
+def frame_schema(table: Table) -> pl.Schema:
+    return pl.Schema({column.name: _POLARS_TYPES[column.type] for column in table.columns})
+
+
+def log_request(
+    table: Table, store: ObjectStore, rows: pl.DataFrame, partition: PartitionKey, request_id: str
+) -> CommitRequest:
+    """Write rows of a log, all of one partition, to a file and ask for its commit."""
+    rows = rows.select(frame_schema(table).names()).sort(table.sort)
+    with TableWriter(table, store, partition) as writer:
+        arrow = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+        writer.write(
+            pa.Table.from_arrays(
+                [arrow.column(field.name).cast(field.type) for field in writer.schema],
+                schema=writer.schema,
+            )
+        )
+    return CommitRequest(request_id, writer.files)
+
+
+def read_object_log(
+    catalog: TableCatalog, market: str, dataset: str, interval: str | None
+) -> pl.DataFrame:
+    """All events of a data set, oldest first."""
+    table = catalog.find(OBJECT_LOG.name)
+    if table is None:
+        return frame_schema(OBJECT_LOG).to_frame()
+    where: BooleanExpression = And(
+        EqualTo(term="market", value=market), EqualTo(term="dataset", value=dataset)
+    )
+    if interval is not None:
+        where = And(where, EqualTo(term="interval", value=interval))
+    try:
+        arrow = table.scan(row_filter=where).to_arrow()
+    except OSError as error:
+        raise UnavailableError(f"the ledger could not be read: {error}") from error
+    frame = pl.from_arrow(arrow)
+    assert isinstance(frame, pl.DataFrame)
+    return frame.cast(frame_schema(OBJECT_LOG)).sort("seen_at", maintain_order=True)
+
+
+def latest_by_key(log: pl.DataFrame) -> pl.DataFrame:
+    """One row per key: its last event, with what planning needs of the earlier ones.
+
+    Adds `attempts` (runs that refused the object as it is listed now) and `last_seen`; where the
+    last event is a refusal, `built_*` tell of the version before it that is in silver.
+    """
+    same = ["key", "etag", "checksum_etag"]
+    refused = (
+        log.filter(state="quarantined").group_by(same).agg(attempts=pl.col("run_id").n_unique())
+    )
+    built = (
+        log.filter(state="built")
+        .group_by("key", maintain_order=True)
+        .agg(
+            built_sha256=pl.col("sha256").last(),
+            built_version=pl.col("version").last(),
+            built_path=pl.col("path").last(),
+            built_decoder=pl.col("decoder_version").last(),
+        )
+    )
+    return (
+        log.group_by("key", maintain_order=True)
+        .last()
+        .join(refused, on=same, how="left", nulls_equal=True)
+        .join(built, on="key", how="left")
+        .with_columns(pl.col("attempts").fill_null(0), last_seen=pl.col("seen_at"))
+    )
+
+
+def events(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
+    """Rows of the object log from plain values; times in microseconds."""
+    schema = frame_schema(OBJECT_LOG)
+    plain = pl.Schema(
+        {name: pl.Int64() if kind == _TIME else kind for name, kind in schema.items()}
+    )
+    return pl.DataFrame(rows, schema=plain, orient="row").cast(schema)
