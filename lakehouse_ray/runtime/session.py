@@ -1,0 +1,314 @@
+"""The connection of this process to Ray: an own local one, or a cluster's.
+
+Reads and sets environment variables of Ray alone: that is how Ray is told what its API has no
+argument for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import ray
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
+from lakehouse_ray.runtime.cluster import ClusterView, NodeView
+
+# Ray's smallest is 75 MiB. Results of work are small manifests; data goes to the store.
+OBJECT_STORE_BYTES = 128 << 20
+
+# Set by Ray in the environment of a job's entrypoint, with the job's runtime environment in it.
+_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+_ADDRESS = "RAY_ADDRESS"
+_AUTH_MODE = "RAY_AUTH_MODE"
+_AUTH_TOKEN = "RAY_AUTH_TOKEN"
+_AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+
+# Sockets live in the temporary folder and their paths may have 107 bytes, of which Ray's own part
+# takes about 65.
+_TEMP_DIR_LENGTH_MAX = 40
+_TEMP_PREFIX = "lake-ray-"
+
+# How an HTTP/2 client says hello (RFC 9113, section 3.4), with an empty SETTINGS frame, and the type
+# of the frame that every server must answer with.
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+_HTTP2_SETTINGS = 4
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """A live connection.
+
+    own: Whether Ray was started here and ends with this session.
+    inside_job: Whether this process is the entrypoint of a Ray job.
+    address: GCS address of the cluster.
+    node_id: The node this process runs on.
+    dashboard_url: Empty where there is none.
+    inherited_env: Environment that every worker of an own local Ray has without asking.
+    """
+
+    own: bool
+    inside_job: bool
+    address: str
+    node_id: str
+    dashboard_url: str = ""
+    inherited_env: Mapping[str, str] = field(default_factory=dict)
+
+    def view(self) -> ClusterView:
+        return view_cluster()
+
+
+def inside_job() -> bool:
+    """Whether this process is the entrypoint of a Ray job (`ray job submit`)."""
+    return _JOB_MARK in os.environ
+
+
+@contextmanager
+def connect(
+    address: str = "",
+    *,
+    num_cpus: int | None = None,
+    object_store_bytes: int = OBJECT_STORE_BYTES,
+    include_dashboard: bool = False,
+    log_to_driver: bool = False,
+    worker_env: Mapping[str, str] | None = None,
+    timeout_s: float = 15.0,
+) -> Iterator[RaySession]:
+    """Connect this process to Ray for as long as the context lasts.
+
+    address: `host:port` of a cluster's GCS, `ray://host:port` of its client server, `auto` for the
+        cluster on this machine. Empty or `local`: the cluster that runs this job, else an own local
+        Ray. A connection that this process has already is used and left as it is.
+    num_cpus, object_store_bytes, include_dashboard, worker_env: Of an own local Ray alone.
+        `worker_env` is what its workers find in their environment from birth.
+    log_to_driver: Show the workers' output on stderr.
+    timeout_s: Time a cluster has to answer. Starting an own local Ray has Ray's own limits.
+
+    An own local Ray lives in a folder of its own that is removed at the end, and is guarded by a
+    random token that only this user can read. Raises UnavailableError where the cluster does not
+    answer or Ray does not start, DeniedError where it refuses the token, InvalidError where
+    `address` is no address.
+    """
+    if ray.is_initialized():
+        yield _describe(own=False, inherited_env={})
+    elif address in ("", "local") and not inside_job():
+        with _own_ray(
+            worker_env or {},
+            num_cpus=num_cpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=include_dashboard,
+            log_to_driver=log_to_driver,
+        ) as session:
+            yield session
+    else:
+        with _joined(_resolve(address), log_to_driver, timeout_s) as session:
+            yield session
+
+
+def view_cluster() -> ClusterView:
+    """The nodes of the cluster this process is connected to, the dead ones included."""
+    nodes: list[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return ClusterView(tuple(_node_view(node) for node in nodes))
+
+
+@contextmanager
+def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySession]:
+    _remove_leftovers()
+    with contextlib.ExitStack() as stack:
+        temp_dir = _make_temp_dir()
+        stack.callback(shutil.rmtree, temp_dir, ignore_errors=True)
+        token = temp_dir / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        auth = {_AUTH_MODE: "token", _AUTH_TOKEN_PATH: str(token), _AUTH_TOKEN: None}
+        stack.enter_context(_authenticated_by(auth))
+        stack.callback(ray.shutdown)
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        try:
+            # Whatever is in the environment while Ray starts, its workers inherit. The process
+            # itself gets its own back: Polars, for one, must not be narrowed here.
+            with _environment({**quiet, **worker_env}), _kept_sigterm():
+                ray.init(
+                    address="local",
+                    _temp_dir=str(temp_dir),
+                    logging_level=logging.ERROR,
+                    **options,  # type: ignore[arg-type]
+                )
+        except (OSError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+            raise UnavailableError(
+                f"Ray did not start on this machine: {error}. "
+                "`lakehouse doctor` checks what it needs"
+            ) from error
+        yield _describe(own=True, inherited_env=worker_env)
+
+
+@contextmanager
+def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[RaySession]:
+    _check_answers(address, timeout_s)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_authenticated_by(_auth_of_environment()))
+        stack.callback(ray.shutdown)
+        try:
+            with _kept_sigterm():
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
+        except ray.exceptions.AuthenticationError as error:
+            raise DeniedError(
+                f"the Ray cluster at {address} refuses the token ({error}). Set {_AUTH_MODE}=token "
+                f"and {_AUTH_TOKEN_PATH} to a file that holds the cluster's token"
+            ) from error
+        except (OSError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+            raise UnavailableError(f"no Ray cluster to join at {address}: {error}") from error
+        yield _describe(own=False, inherited_env={})
+
+
+def _resolve(address: str) -> str:
+    """The address to join: what was asked for, or the cluster that runs this job."""
+    if address in ("", "local", "auto"):
+        return os.environ.get(_ADDRESS, "") or "auto"
+    if not re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", address):
+        raise InvalidError(
+            f"{address!r} is no address of a Ray cluster",
+            "host:port of its GCS (6379 by default), ray://host:port, or auto",
+        )
+    return address
+
+
+def _check_answers(address: str, timeout_s: float) -> None:
+    """Raise UnavailableError where nothing like a GCS answers at `address` in time.
+
+    ray.init waits for minutes and then ends the process (2.60), so it must not be asked.
+    """
+    if address == "auto":
+        return  # the address comes from this machine's own files; a miss is an error at once
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s) as talk:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return  # its certificates are Ray's business
+            talk.settimeout(timeout_s)
+            talk.sendall(_HTTP2_HELLO)
+            answer = talk.recv(9)
+    except OSError as error:
+        raise UnavailableError(f"no Ray cluster answers at {address}: {error}") from error
+    if len(answer) < 4 or answer[3] != _HTTP2_SETTINGS:
+        raise UnavailableError(f"what answers at {address} is no Ray cluster")
+
+
+def _auth_of_environment() -> dict[str, str | None]:
+    """Make explicit how to authenticate, so that no file in the home folder decides it."""
+    if os.environ.get(_AUTH_MODE):
+        return {}
+    told = os.environ.get(_AUTH_TOKEN) or os.environ.get(_AUTH_TOKEN_PATH)
+    return {_AUTH_MODE: "token" if told else "disabled"}
+
+
+@contextmanager
+def _authenticated_by(changes: Mapping[str, str | None]) -> Iterator[None]:
+    try:
+        with _environment(changes):
+            _reload_auth()
+            yield
+    finally:
+        # What this process connects to next must not see this token.
+        _reload_auth()
+
+
+def _reload_auth() -> None:
+    """Make Ray read its authentication variables again: it keeps what it saw first."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _describe(*, own: bool, inherited_env: Mapping[str, str]) -> RaySession:
+    context = ray.get_runtime_context()
+    node = ray._private.worker._global_node
+    url = node.webui_url if node is not None else None
+    return RaySession(
+        own=own,
+        inside_job=inside_job(),
+        address=context.gcs_address,
+        node_id=context.get_node_id(),
+        dashboard_url=f"http://{url}" if url else "",
+        inherited_env=dict(inherited_env),
+    )
+
+
+def _node_view(node: Mapping[str, Any]) -> NodeView:
+    resources = node["Resources"]
+    return NodeView(
+        node_id=str(node["NodeID"]),
+        cpus=float(resources.get("CPU", 0)),
+        memory_bytes=int(resources.get("memory", 0)),
+        alive=bool(node["Alive"]),
+        ip=str(node["NodeManagerAddress"]),
+        object_store_bytes=int(resources.get("object_store_memory", 0)),
+    )
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Set (None: remove) environment variables and put back what was there."""
+    before = {name: os.environ.get(name) for name in changes}
+    _set_environment(changes)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _kept_sigterm() -> Iterator[None]:
+    """Keep the process's own SIGTERM handler, which ray.init replaces.
+
+    Where it has none, Ray's stays: it exits in order, so that contexts are left and Ray ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, before)
+
+
+def _make_temp_dir() -> Path:
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > _TEMP_DIR_LENGTH_MAX - len(_TEMP_PREFIX) - len("1234567-abcdefgh"):
+        base = Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=base))
+
+
+def _remove_leftovers() -> None:
+    """Remove the folders of own local Rays whose process was killed."""
+    for base in {tempfile.gettempdir(), "/tmp"}:
+        for left in Path(base).glob(f"{_TEMP_PREFIX}*-*"):
+            pid = left.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
+            with contextlib.suppress(OSError):
+                mine = left.stat().st_uid == os.getuid()
+                if mine and pid.isdigit() and not psutil.pid_exists(int(pid)):
+                    shutil.rmtree(left, ignore_errors=True)
