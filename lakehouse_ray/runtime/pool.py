@@ -375,4 +375,5 @@ def _short(error: Exception) -> str:
     text = str(error)
     found = re.search(r"(?:Worker exit detail|cause|reason): *(.+)", text)
     line = found.group(1) if found else text.strip().partition("\n")[0]
+    line = line.partition(" Some common causes")[0]  # five lines of advice, the same each time
     return f"{type(error).__name__}: {line[:200]}"

@@ -137,12 +137,12 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
         token.write_text(secrets.token_hex(32))
         auth = {_AUTH_MODE: "token", _AUTH_TOKEN_PATH: str(token), _AUTH_TOKEN: None}
         stack.enter_context(_authenticated_by(auth))
+        stack.enter_context(_stdout_left_alone())
         stack.callback(ray.shutdown)
-        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         try:
             # Whatever is in the environment while Ray starts, its workers inherit. The process
             # itself gets its own back: Polars, for one, must not be narrowed here.
-            with _environment({**quiet, **worker_env}), _kept_sigterm():
+            with _environment(worker_env), _kept_sigterm():
                 ray.init(
                     address="local",
                     _temp_dir=str(temp_dir),
@@ -162,6 +162,7 @@ def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[Ray
     _check_answers(address, timeout_s)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_authenticated_by(_auth_of_environment()))
+        stack.enter_context(_stdout_left_alone())
         stack.callback(ray.shutdown)
         try:
             with _kept_sigterm():
@@ -277,6 +278,25 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@contextmanager
+def _stdout_left_alone() -> Iterator[None]:
+    """Send to stderr what Ray (2.60) would print on stdout: output of workers, reports of deaths.
+
+    `log_to_driver=False` silences the workers but not the reports, and a report in the middle of a
+    JSON document on stdout breaks it.
+    """
+    original = ray._private.worker.print_to_stdstream
+
+    def on_stderr(data: dict[str, Any], ignore_prefix: bool) -> None:
+        original({**data, "is_err": True}, ignore_prefix)
+
+    ray._private.worker.print_to_stdstream = on_stderr
+    try:
+        yield
+    finally:
+        ray._private.worker.print_to_stdstream = original
 
 
 @contextmanager
