@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
+from datetime import date
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -13,7 +13,16 @@ from typing import Annotated
 import typer
 
 from lakehouse_ray.errors import InvalidError
-from lakehouse_ray.testing.exchange import Archive, Faults, FolderArchive, ReplicaExchange
+from lakehouse_ray.testing.exchange import (
+    Archive,
+    Faults,
+    FolderArchive,
+    ReplicaExchange,
+    SyntheticArchive,
+)
+
+_MARKETS = "spot,um,cm"
+_START, _END = "2024-05-01", "2025-02-11"
 
 
 def exchange(
@@ -21,6 +30,9 @@ def exchange(
         Path | None,
         typer.Option(help="Serve this folder, laid out as data.binance.vision (it holds 'data')."),
     ] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Serve a deterministic market made on the fly.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
     host: Annotated[
         str, typer.Option(help="Address to listen at; only loopback keeps it to this machine.")
@@ -28,24 +40,65 @@ def exchange(
     faults: Annotated[
         Path | None, typer.Option(help="Defects to show: a .toml or .json file of rules.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Say where on stdout, as JSON.")] = False,
+    symbols: Annotated[
+        str,
+        typer.Option(help="Synthetic: A,B,C, or how many per market; one of each kind if empty."),
+    ] = "",
+    markets: Annotated[str, typer.Option(help="Synthetic: which markets.")] = _MARKETS,
+    start: Annotated[str, typer.Option(help="Synthetic: first day (or month).")] = _START,
+    end: Annotated[str, typer.Option(help="Synthetic: the day after the last one.")] = _END,
+    seed: Annotated[int, typer.Option(help="Synthetic: another seed, another market.")] = 0,
+    trades_per_minute: Annotated[
+        int, typer.Option(min=1, help="Synthetic: at most this many, per symbol.")
+    ] = 4,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Say on stdout, as one JSON document, where it answers.")
+    ] = False,
 ) -> None:
     """Serve an archive as the exchange does: listings, zips, checksums, and defects on request."""
-    if root is None:
-        raise InvalidError("nothing to serve", "give --root DIR")
-    archive: Archive = FolderArchive(root)
+    if (root is None) != synthetic:
+        raise InvalidError("there must be one archive to serve", "give --root DIR or --synthetic")
     rules = Faults.load(faults) if faults is not None else Faults()
+    archive: Archive
+    if root is not None:
+        archive, what = FolderArchive(root), str(root)
+    else:
+        archive = SyntheticArchive(
+            seed,
+            _symbols(symbols),
+            _listed(markets),
+            _day("--start", start),
+            _day("--end", end),
+            trades_per_minute=trades_per_minute,
+        )
+        what = f"a synthetic market of {len(archive.instruments)} symbols"
     stopped = threading.Event()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         stopped.set()
 
+    # Before the server starts, so that who reads its address can stop it at once.
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     with ReplicaExchange(archive, rules, host, port) as server:
         if as_json:
-            document = {"url": server.url, "archive": str(root)}
-            typer.echo(json.dumps(document, ensure_ascii=False))
-            sys.stdout.flush()
-        typer.echo(f"serving {root} at {server.url}", err=True)
+            typer.echo(json.dumps({"url": server.url, "serving": what}, ensure_ascii=False))
+        typer.echo(f"serving {what} at {server.url}", err=True)
         stopped.wait()
+
+
+def _symbols(text: str) -> list[str] | int | None:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    return _listed(text) or None
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _day(option: str, text: str) -> date:
+    try:
+        return date.fromisoformat(f"{text}-01" if len(text) == len("2024-01") else text)
+    except ValueError as error:
+        raise InvalidError(f"{option} is {text!r}: give a day such as 2024-01-05") from error

@@ -5,7 +5,10 @@ It shares no code with the readers it tests.
 
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, FolderArchive, Head, walk
 from lakehouse_ray.testing.exchange.faults import FAULTS, Faults, Rule
+from lakehouse_ray.testing.exchange.market import Instrument
+from lakehouse_ray.testing.exchange.materialise import Written, write_archive
 from lakehouse_ray.testing.exchange.server import ReplicaExchange
+from lakehouse_ray.testing.exchange.synthetic import SyntheticArchive
 
 __all__ = [
     "FAULTS",
@@ -14,7 +17,11 @@ __all__ = [
     "Faults",
     "FolderArchive",
     "Head",
+    "Instrument",
     "ReplicaExchange",
     "Rule",
+    "SyntheticArchive",
+    "Written",
     "walk",
+    "write_archive",
 ]

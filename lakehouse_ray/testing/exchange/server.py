@@ -17,8 +17,7 @@ import ipaddress
 import json
 import os
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Hashable
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from urllib.parse import parse_qsl, unquote
@@ -31,6 +30,7 @@ from lakehouse_ray.errors import InvalidError, UnavailableError
 from lakehouse_ray.testing.exchange import answers
 from lakehouse_ray.testing.exchange.answers import xml_response
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, Head
+from lakehouse_ray.testing.exchange.cache import BoundedCache
 from lakehouse_ray.testing.exchange.conditions import http_date, select
 from lakehouse_ray.testing.exchange.faults import Faults, Rule
 from lakehouse_ray.testing.exchange.faulty import FaultyArchive
@@ -53,33 +53,6 @@ PIECE_BYTES = 2**20
 COUNTED_KEYS_MAX = 1_000_000
 CONTROL_BODY_BYTES_MAX = 2**20
 THREADS = 4
-
-
-class BlobCache:
-    """The bodies asked for last, up to a total size. Used by one thread alone."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._blobs: OrderedDict[str, tuple[Hashable, Blob]] = OrderedDict()
-
-    def get(self, key: str, version: Hashable) -> Blob | None:
-        found = self._blobs.get(key)
-        if found is None or found[0] != version:
-            return None
-        self._blobs.move_to_end(key)
-        return found[1]
-
-    def put(self, key: str, version: Hashable, blob: Blob) -> None:
-        old = self._blobs.pop(key, None)
-        self._bytes -= len(old[1].body) if old else 0
-        if blob.file is not None or len(blob.body) > self._bytes_max // 4:
-            return
-        self._blobs[key] = (version, blob)
-        self._bytes += len(blob.body)
-        while self._bytes > self._bytes_max:
-            _, (_, dropped) = self._blobs.popitem(last=False)
-            self._bytes -= len(dropped.body)
 
 
 class ReplicaExchange:
@@ -106,7 +79,7 @@ class ReplicaExchange:
         self._archive = FaultyArchive(archive, faults or Faults(), clock or SystemClock())
         self._host = host
         self._port = port
-        self._cache = BlobCache(cache_bytes_max)
+        self._cache: BoundedCache[Blob] = BoundedCache(cache_bytes_max)
         self._requests: Counter[str] = Counter()
         self._workers = ThreadPoolExecutor(THREADS, thread_name_prefix="replica-exchange")
         self._loop = asyncio.new_event_loop()
@@ -261,8 +234,8 @@ class ReplicaExchange:
         blob = self._cache.get(key, version)
         if blob is None:
             blob = await self._loop.run_in_executor(self._workers, self._archive.read, key)
-            if blob is not None:
-                self._cache.put(key, version, blob)
+            if blob is not None and blob.file is None:
+                self._cache.put(key, version, blob, len(blob.body))
         return blob
 
     async def _stream_file(
