@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ class _State:
 
     faults: Faults
     since_s: int
+    generation: int = 0
     answers: Counter[tuple[int, str]] = field(default_factory=Counter)
     zips_delivered: Counter[str] = field(default_factory=Counter)
     delivered: Counter[str] = field(default_factory=Counter)
@@ -52,7 +54,8 @@ class FaultyArchive:
         self._state = _State(faults, self._now_s())
 
     def set_faults(self, faults: Faults) -> None:
-        self._state = _State(faults, self._now_s())
+        with self._lock:
+            self._state = _State(faults, self._now_s(), self._state.generation + 1)
 
     def republish(self, match: str, then: str) -> None:
         rule = Rule(match, "republished", params={"then": then, "after": 0})
@@ -114,7 +117,8 @@ class FaultyArchive:
         if any(change.defect == "missing_checksum" for change in changes):
             return None
         zip_version = self._inner.version(key.removesuffix(CHECKSUM))
-        return (inner, zip_version, id(state), *((c.number, c.defect) for c in changes))
+        done = tuple((change.number, change.defect) for change in changes)
+        return (inner, zip_version, state.generation, done)
 
     def head(self, key: str) -> Head | None:
         state = self._state
@@ -190,7 +194,11 @@ class FaultyArchive:
             else:
                 params = change.rule.params
             rng = state.faults.draw(change.number, f"{name}#{change.defect}")
-            body = alter(change.defect, key, body, params, rng)
+            try:
+                body = alter(change.defect, key, body, params, rng)
+            except (zipfile.BadZipFile, IndexError):
+                # No zip to begin with, or none any more after the rule before: bad enough.
+                continue
         return body
 
     def _checksum(self, state: _State, key: str, published: bytes, changes: list[_Change]) -> bytes:

@@ -198,8 +198,6 @@ class ReplicaExchange:
         blob = await self._blob(key)
         if blob is None:
             return xml_response(404, no_such_key_xml(key))
-        if request.method == "GET":
-            self._archive.delivered(key)
         headers = _object_headers(key, blob.head)
         part = select(request.headers, blob.head)
         if part.status == 416:
@@ -218,6 +216,7 @@ class ReplicaExchange:
         headers["Content-Length"] = str(part.end - part.start)
         if request.method == "HEAD":
             return web.Response(status=part.status, headers=headers)
+        self._archive.delivered(key)
         if blob.file is not None and rule is None:
             return await self._stream_file(request, blob, part.status, part.start, headers)
         body = blob.bytes()[part.start : part.end]
