@@ -196,6 +196,10 @@ class Settings(BaseSettings):
     def catalog_uri(self) -> str:
         return self.catalog.uri or f"sqlite:///{self.home.absolute() / 'catalog.db'}"
 
+    def resolved(self) -> Settings:
+        """The same with an absolute home, for processes that work in other folders."""
+        return self.model_copy(update={"home": self.home.absolute()})
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import polars as pl
@@ -95,3 +96,81 @@ class ObjectSource(Protocol):
     def object_url(self, key: str) -> str: ...
 
     def checksum_url(self, key: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """The inflated bytes of one file, and what its name promises.
+
+    period: The day or month of the file.
+    """
+
+    key: str
+    symbol: str
+    period: TimeRange
+    data: bytes
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that was refused.
+
+    line: From 1, the header counted.
+    """
+
+    line: int
+    reason: str
+    detail: str
+    raw: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Rows of the files asked for, in the files' order.
+
+    frame: The data set's own columns; times in UTC microseconds. Keys are unique in each file.
+    rows: Rows of each file in `frame`.
+    bad: Refused rows of each file.
+    ordered: All rows are in strict order of time and key, across the files too.
+    duplicates: Rows dropped in each file because another of its rows is the same in every cell.
+    """
+
+    frame: pl.DataFrame
+    rows: tuple[int, ...]
+    bad: tuple[tuple[BadRow, ...], ...]
+    duplicates: tuple[int, ...]
+    ordered: bool = False
+
+
+class ObjectDecoder(Protocol):
+    """Reads the objects of a source.
+
+    version: Raised whenever the same bytes could be read differently.
+    """
+
+    version: int
+
+    def unpack(self, key: str, data: bytes) -> bytes:
+        """Return the CSV in an object's bytes. Raises BadDataError where there is none."""
+
+    def check(self, dataset: Dataset, market: Market, key: str, csv: bytes) -> None:
+        """Raises BadDataError where the CSV as a whole is not of the data set."""
+
+    def decode(self, dataset: Dataset, market: Market, files: Sequence[CsvFile]) -> list[Decoded]:
+        """Decode checked files of one symbol, in the order given; one result per run of files."""
+
+    def decode_pieces(
+        self,
+        dataset: Dataset,
+        market: Market,
+        key: str,
+        symbol: str,
+        period: TimeRange,
+        file: Path,
+        piece_bytes: int,
+    ) -> Iterator[Decoded]:
+        """Decode one object too large for memory, in pieces of about `piece_bytes` of CSV.
+
+        Keys are unique in each piece only. Raises BadDataError, at the end at the latest: nothing
+        of the object may be used before.
+        """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -17,7 +18,9 @@ from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import Market
+from lakehouse_ray.sources.binance.inflate import find_member, inflate, inflate_pieces
 from lakehouse_ray.sources.binance.layouts import Cell, Layout, layout_of
+from lakehouse_ray.sources.source import BadRow, CsvFile, Decoded
 
 # Raised whenever a change here could read the same bytes differently: objects read by an older
 # version are read again from bronze.
@@ -27,48 +30,6 @@ DECODER_VERSION = 1
 # 10^15 µs is September 2001.
 _MICROSECONDS_FROM = 10**15
 _RAW_CHARACTERS_MAX = 1000
-
-
-@dataclass(frozen=True)
-class CsvFile:
-    """The inflated bytes of one file, and what its name promises.
-
-    period: The day or month of the file.
-    """
-
-    key: str
-    symbol: str
-    period: TimeRange
-    data: bytes
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that was refused.
-
-    line: From 1, the header counted.
-    """
-
-    line: int
-    reason: str
-    detail: str
-    raw: str
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Rows of the files asked for, in the files' order.
-
-    frame: The data set's own columns; times in UTC microseconds. Keys are unique in each file.
-    rows: Rows of each file in `frame`.
-    bad: Refused rows of each file.
-    duplicates: Rows dropped in each file because another of its rows is the same in every cell.
-    """
-
-    frame: pl.DataFrame
-    rows: tuple[int, ...]
-    bad: tuple[tuple[BadRow, ...], ...]
-    duplicates: tuple[int, ...]
 
 
 def decode(dataset: Dataset, market: Market, files: Sequence[CsvFile]) -> list[Decoded]:
@@ -83,6 +44,58 @@ def decode(dataset: Dataset, market: Market, files: Sequence[CsvFile]) -> list[D
         quick = _decode_quickly(dataset, layout, run)
         results += [quick] if quick else [_decode_carefully(dataset, layout, file) for file in run]
     return results
+
+
+class BinanceDecoder:
+    """Reads the archive's zips. `sources.source.ObjectDecoder`."""
+
+    version = DECODER_VERSION
+
+    def __init__(self, *, inflated_bytes_max: int, inflate_ratio_max: int) -> None:
+        self._bytes_max = inflated_bytes_max
+        self._ratio_max = inflate_ratio_max
+
+    def unpack(self, key: str, data: bytes) -> bytes:
+        return inflate(
+            data, key, inflated_bytes_max=self._bytes_max, inflate_ratio_max=self._ratio_max
+        )
+
+    def check(self, dataset: Dataset, market: Market, key: str, csv: bytes) -> None:
+        sniff(dataset, market, key, csv)
+
+    def decode(self, dataset: Dataset, market: Market, files: Sequence[CsvFile]) -> list[Decoded]:
+        return decode(dataset, market, files)
+
+    def decode_pieces(
+        self,
+        dataset: Dataset,
+        market: Market,
+        key: str,
+        symbol: str,
+        period: TimeRange,
+        file: Path,
+        piece_bytes: int,
+    ) -> Iterator[Decoded]:
+        with file.open("rb") as opened:
+            member = find_member(
+                opened, key, inflated_bytes_max=self._bytes_max, inflate_ratio_max=self._ratio_max
+            )
+            layout: Layout | None = None
+            lines = 0
+            for body in inflate_pieces(opened, member, piece_bytes):
+                header = False
+                if layout is None:
+                    layout, header = sniff(dataset, market, key, body)
+                rest = body[body.index(b"\n") + 1 :] if header else body
+                if not rest.endswith(b"\n"):
+                    rest += b"\n"
+                lines += int(header)
+                part = _Run(CsvFile(key, symbol, period, b""), rest, rest.count(b"\n"), lines)
+                lines += part.rows
+                quick = _decode_quickly(dataset, layout, [part])
+                yield quick or _decode_carefully(dataset, layout, part)
+            if layout is None:
+                raise BadDataError("EMPTY", f"{key}: no rows")
 
 
 def sniff(dataset: Dataset, market: Market, key: str, data: bytes) -> tuple[Layout, bool]:
@@ -188,40 +201,44 @@ def _decode_quickly(dataset: Dataset, layout: Layout, run: list[_Run]) -> Decode
         return None
     frame = _complete(dataset, frame)
     counts = tuple(part.rows for part in run)
-    if not _keys_and_times_hold(dataset, frame, run):
+    order = _keys_and_times_hold(dataset, frame, run)
+    if order is None:
         return None
-    return Decoded(frame, counts, tuple(() for _ in run), tuple(0 for _ in run))
+    return Decoded(frame, counts, tuple(() for _ in run), tuple(0 for _ in run), order)
 
 
-def _keys_and_times_hold(dataset: Dataset, frame: pl.DataFrame, run: list[_Run]) -> bool:
+def _keys_and_times_hold(dataset: Dataset, frame: pl.DataFrame, run: list[_Run]) -> bool | None:
+    """None: a time lies outside its file's period, or a file has a key twice.
+
+    Else whether the rows of all files together are in strict order of their time and key.
+    """
     time = frame[dataset.time]
     if time.null_count():
-        return False
+        return None
     micro = time.dt.epoch("us")
+    sorted_by_time = bool(micro.is_sorted())
     at = 0
-    ordered = bool(time.is_sorted())
     for part in run:
         if not part.rows:
             continue
         piece = micro.slice(at, part.rows)
-        first, last = (piece[0], piece[-1]) if ordered else (piece.min(), piece.max())
+        first, last = (piece[0], piece[-1]) if sorted_by_time else (piece.min(), piece.max())
         end = part.file.period.end_us + dataset.slack_us
         if first < part.file.period.start_us or last >= end:  # type: ignore[operator]
-            return False
+            return None
         at += part.rows
     if len(dataset.key) == 1:
         key = frame[dataset.key[0]]
         key = key.dt.epoch("us") if key.dtype.is_temporal() else key
         if frame.height < 2 or bool((key.diff(null_behavior="drop") > 0).all()):
-            return True
+            return sorted_by_time
     # Not in strict order: unique all the same? Only inside each file matters here.
     at = 0
     for part in run:
-        keys = frame.select(dataset.key).slice(at, part.rows)
-        if keys.is_duplicated().any():
-            return False
+        if frame.select(dataset.key).slice(at, part.rows).is_duplicated().any():
+            return None
         at += part.rows
-    return True
+    return False
 
 
 _CSV_TYPES: dict[str, type[pl.DataType]] = {

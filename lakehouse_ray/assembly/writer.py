@@ -1,0 +1,96 @@
+"""From settings to the components that write: source, store, catalog, committers, HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from lakehouse_ray.clock import Clock, SystemClock
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.settings import Settings
+from lakehouse_ray.sources.binance.archive import BinanceArchive
+from lakehouse_ray.sources.binance.decode import BinanceDecoder
+from lakehouse_ray.sources.http import HttpClient, RetryPolicy
+from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
+from lakehouse_ray.storage.committer import Committer
+from lakehouse_ray.storage.objects import ObjectStore, S3Access, open_store
+
+
+def s3_access(settings: Settings) -> S3Access:
+    s3 = settings.storage.s3
+    return S3Access(
+        s3.endpoint_url, s3.region, s3.access_key_id, s3.secret_access_key.get_secret_value()
+    )
+
+
+def catalog_access(settings: Settings) -> CatalogAccess:
+    return CatalogAccess(
+        settings.catalog_uri, settings.storage_root, s3_access(settings).iceberg_properties()
+    )
+
+
+def make_committer(access: CatalogAccess, table: Table, run_id: str) -> Committer:
+    return Committer(access, table, run_id)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Everything that writing needs. Pickles, so that each worker makes its own components."""
+
+    settings: Settings
+
+    @cached_property
+    def clock(self) -> Clock:
+        return SystemClock()
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        return open_store(self.settings.storage_root, s3_access(self.settings))
+
+    @property
+    def access(self) -> CatalogAccess:
+        return catalog_access(self.settings)
+
+    @cached_property
+    def catalog(self) -> TableCatalog:
+        return TableCatalog(self.access)
+
+    @property
+    def retry(self) -> RetryPolicy:
+        ingest = self.settings.ingest
+        return RetryPolicy(ingest.retry_attempts_max, ingest.retry_budget_s)
+
+    @cached_property
+    def archive(self) -> BinanceArchive:
+        settings = self.settings
+        return BinanceArchive(
+            settings.binance.archive_url,
+            settings.binance.listing_url,
+            in_flight_max=settings.ingest.listing_requests_in_flight,
+            timeout_s=settings.ingest.request_timeout_s,
+            retry=self.retry,
+            clock=self.clock,
+        )
+
+    def http_client(self) -> HttpClient:
+        """A client of the running event loop."""
+        ingest = self.settings.ingest
+        return HttpClient(
+            ingest.requests_in_flight, ingest.request_timeout_s, self.retry, self.clock
+        )
+
+    @property
+    def decoder(self) -> BinanceDecoder:
+        ingest = self.settings.ingest
+        return BinanceDecoder(
+            inflated_bytes_max=ingest.inflated_bytes_max,
+            inflate_ratio_max=ingest.inflate_ratio_max,
+        )
+
+    def committer_factory(self, table: Table, run_id: str) -> Callable[[], Committer]:
+        """What makes the table's committer, here or in a process of its own."""
+        return partial(make_committer, self.access, table, run_id)
+
+    def __reduce__(self) -> tuple[type[Writer], tuple[Settings]]:
+        return Writer, (self.settings,)

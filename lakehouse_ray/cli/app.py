@@ -1,0 +1,82 @@
+"""The command `lakehouse`. A command's module is loaded when it is called, so that help is quick."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+# Name of each command: its module and function, and its line of help.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("demo", "demo", "Show the whole way, offline: archive, bronze, silver, an answer."),
+    "exchange": ("exchange", "exchange", "Run the replica exchange."),
+    "ingest": ("ingest", "ingest", "Bring the archive's files into the lake."),
+    "sql": ("sql", "sql", "Ask the lake in SQL."),
+    "get": ("get", "get", "Print bars or other rows of one symbol."),
+    "datasets": ("datasets", "datasets", "List the data sets and what the lake has of them."),
+    "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
+    "doctor": ("doctor", "doctor", "Say what is wrong with this installation and how to mend it."),
+    "config": ("config", "config", "Show every setting, its value and where it came from."),
+}
+
+_USAGE = """Usage: lakehouse COMMAND [OPTIONS]
+
+A crypto market-data lakehouse on Ray. Data goes to stdout, all else to stderr.
+Times are ISO and UTC; ranges are half-open, [start, end): --end 2024-02 ends with January.
+
+Commands:
+{commands}
+
+Examples:
+  lakehouse demo
+  lakehouse ingest --market spot --dataset klines --interval 1m --symbols BTCUSDT --start 2024-01
+  lakehouse sql "select symbol, count(*) from silver.klines group by symbol"
+  lakehouse COMMAND --help
+
+Exit codes: 0 ok, 1 unexpected, 2 usage, 3 partial, 4 not found, 5 quality, 6 permission,
+7 unavailable, 8 conflict, 75 no room, 130 interrupted, 143 terminated."""
+
+
+def usage() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = (f"  {name:<{width}}  {entry[2]}" for name, entry in COMMANDS.items())
+    return _USAGE.format(commands="\n".join(lines))
+
+
+def main() -> NoReturn:
+    """Run the command line; every end has an exit code and every error a message."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(dispatch(sys.argv[1:]))
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run one command with its arguments and return its exit code."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("--help", "-h", "help"):
+        print(usage())  # noqa: T201
+        return 0
+    if name == "--version":
+        print(importlib.metadata.version("lakehouse-ray"))  # noqa: T201
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`lakehouse --help` lists the commands"
+        print(f"error: no command {name!r}\nhint: {hint}", file=sys.stderr)  # noqa: T201
+        return 2
+    module_name, function_name, _ = COMMANDS[name]
+    endings = importlib.import_module("lakehouse_ray.cli.endings")
+    code: int = endings.run(
+        lambda: getattr(importlib.import_module(f"lakehouse_ray.cli.{module_name}"), function_name),
+        name,
+        arguments[1:],
+    )
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # As an exception, so that commits in progress end and children are ended.
+    raise SystemExit(128 + number)

@@ -1,0 +1,120 @@
+"""How a command ends: exit codes, and errors as people and machines read them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+import typer.main
+
+from lakehouse_ray.errors import (
+    BadDataError,
+    ConflictError,
+    DeniedError,
+    InvalidError,
+    LakehouseError,
+    NotFoundError,
+    ResourceError,
+    UnavailableError,
+)
+
+OK = 0
+UNEXPECTED = 1
+USAGE = 2
+PARTIAL = 3
+NOT_FOUND = 4
+QUALITY = 5
+DENIED = 6
+UNAVAILABLE = 7
+CONFLICT = 8
+NO_ROOM = 75
+INTERRUPTED = 130
+
+# Typer carries its own copy of click, whose base of usage errors has no public name.
+_USAGE_ERROR: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+# The first class that fits decides.
+_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (NotFoundError, NOT_FOUND),
+    (InvalidError, USAGE),
+    (DeniedError, DENIED),
+    (ResourceError, NO_ROOM),
+    (UnavailableError, UNAVAILABLE),
+    (ConflictError, CONFLICT),
+    (BadDataError, PARTIAL),
+    (PermissionError, DENIED),
+)
+
+
+def exit_code(error: BaseException) -> int:
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return UNEXPECTED
+
+
+def run(load: Callable[[], Any], name: str, arguments: list[str]) -> int:
+    """Load a command, run it to its end and return its exit code.
+
+    load: Returns the command's function, or an app of sub-commands.
+    """
+    try:
+        command = _as_command(load(), name)
+        result = command.main(args=arguments, prog_name=f"lakehouse {name}", standalone_mode=False)
+        return result if isinstance(result, int) else OK
+    except typer.Exit as ended:
+        return ended.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted; what was committed stays, run it again to go on", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+    except _USAGE_ERROR as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        _tell(message, USAGE, "UsageError", f"`lakehouse {name} --help` shows how it is called")
+        return USAGE
+    except LakehouseError as error:
+        code = exit_code(error)
+        _tell(str(error), code, type(error).__name__, error.hint)
+        return code
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; the interpreter must not flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:  # noqa: BLE001 - the last border: reported, never swallowed
+        if "--debug" in arguments:
+            traceback.print_exc()
+        _tell(
+            f"unexpected {type(error).__name__}: {error}",
+            UNEXPECTED,
+            type(error).__name__,
+            "run it again with --debug for the traceback, and report it",
+        )
+        return UNEXPECTED
+
+
+def _as_command(function: Any, name: str) -> Any:
+    if isinstance(function, typer.Typer):
+        return typer.main.get_command(function)
+    single = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    single.command(name)(function)
+    return typer.main.get_command(single)
+
+
+def _tell(message: str, code: int, kind: str, hint: str) -> None:
+    """Say it on stderr; with --json the one document on stdout says it too."""
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)  # noqa: T201
+    if "--json" in sys.argv:
+        document = {"error": {"code": code, "title": kind, "detail": message, "hint": hint}}
+        print(json.dumps(document))  # noqa: T201

@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.settings import Settings, load_settings
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Tracebacks of unexpected errors.")]
+AddressOption = Annotated[
+    str, typer.Option("--address", help="A Ray cluster to use instead of an own local Ray.")
+]
+HomeOption = Annotated[str, typer.Option("--home", help="Where the lake lives on this machine.")]
+
+
+def settings_of(*, home: str = "", address: str = "", **sections: dict[str, Any]) -> Settings:
+    """Settings of a command, its own options first, with an absolute home."""
+    overrides: dict[str, Any] = {name: values for name, values in sections.items() if values}
+    if home:
+        overrides["home"] = home
+    if address:
+        overrides["ray"] = {**overrides.get("ray", {}), "address": address}
+    settings = load_settings(overrides)
+    if os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        _refuse_relative_home(settings)
+    return settings.resolved()
+
+
+def _refuse_relative_home(settings: Settings) -> None:
+    """A job's working folder is a copy that Ray throws away."""
+    local_data = not settings.storage.root or (
+        "://" not in settings.storage.root and not settings.storage.root.startswith("/")
+    )
+    if not settings.home.is_absolute() and (local_data or not settings.catalog.uri):
+        raise InvalidError(
+            f"inside a Ray job the lake's home must be absolute, not {str(settings.home)!r}",
+            "set LAKEHOUSE_HOME, or LAKEHOUSE_STORAGE__ROOT and LAKEHOUSE_CATALOG__URI, in the "
+            "job's runtime environment",
+        )

@@ -1,0 +1,304 @@
+"""Workflow 1: from the archive to bronze and silver.
+
+    listing + ledger -> plan -> units -> workers (fetch, decode, merge, write) -> commits -> ledger
+
+Workers hand back descriptions of the files they wrote; one committer per table makes them visible.
+A unit's rows, then its refusals, then its ledger entries are committed, in this order: whoever dies
+in between leaves work that is found done when it is repeated.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.bronze.fetch import Fetcher
+from lakehouse_ray.bronze.plan import FreqPolicy, Plan, make_units, plan_objects
+from lakehouse_ray.errors import DeniedError, InvalidError, LakehouseError, ResourceError
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.venue import FREQS, Freq
+from lakehouse_ray.model.work import ObjectResult, Unit
+from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
+from lakehouse_ray.pipeline.report import IngestReport, Observer, Silent
+from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.runtime.cluster import ClusterView, this_machine
+from lakehouse_ray.runtime.executor import Done, Executor, LocalExecutor
+from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
+from lakehouse_ray.runtime.session import connect
+from lakehouse_ray.silver.build import Built, SilverBuilder, span_of
+from lakehouse_ray.silver.regions import regions_of
+from lakehouse_ray.sources.source import Selection
+from lakehouse_ray.storage.files import FileEntry, FileIndex, index_files
+from lakehouse_ray.storage.ledger import latest_by_key, read_object_log
+
+# Times a unit is merged anew because another writer came first.
+CONFLICT_ROUNDS_MAX = 10
+
+
+@dataclass(frozen=True)
+class IngestRequest:
+    """What to ingest. freq: `auto` takes monthly files for closed months and daily for the rest."""
+
+    selection: Selection
+    freq: FreqPolicy = "auto"
+
+    @property
+    def freqs(self) -> tuple[Freq, ...]:
+        return FREQS if self.freq == "auto" else (self.freq,)
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """A unit, and the files of its table that its rows may have to be merged with."""
+
+    unit: Unit
+    seen: tuple[FileEntry, ...]
+    run_id: str
+
+
+class IngestWorker:
+    """What a worker process has: a downloader, a builder, and as many lanes as it has CPUs."""
+
+    def __init__(self, writer: Writer, lanes: int) -> None:
+        settings = writer.settings.ingest
+        self._clock = writer.clock
+        self._fetcher = Fetcher(
+            writer.archive,
+            writer.store,
+            writer.http_client,
+            in_flight_max=settings.requests_in_flight,
+            large_bytes=settings.large_object_bytes,
+        )
+        self._builder = SilverBuilder(
+            writer.store,
+            writer.decoder,
+            DATASETS,
+            csv_bytes_in_memory=settings.csv_bytes_in_memory,
+        )
+        # While one unit computes, the next one's downloads run beside it.
+        self._lanes = threading.Semaphore(lanes)
+
+    def process(self, task: UnitTask) -> Built:
+        unit = task.unit
+        raw = self._fetcher.fetch([o for o in unit.objects if o.role != "candidate"])
+        with self._lanes:
+            return self._builder.build(
+                unit,
+                raw,
+                task.seen,
+                self._fetcher.fetch,
+                run_id=task.run_id,
+                now_us=self._clock.now_us(),
+            )
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """Makes a worker's component; pickles."""
+
+    writer: Writer
+    lanes: int
+
+    def __call__(self) -> IngestWorker:
+        return IngestWorker(self.writer, self.lanes)
+
+
+def _process(worker: IngestWorker, task: UnitTask) -> Built:
+    return worker.process(task)
+
+
+def plan_ingestion(
+    writer: Writer, request: IngestRequest, observer: Observer | None = None
+) -> Plan:
+    """List the archive, read the ledger, and say what is missing. Writes nothing."""
+    selection = request.selection
+    freqs = selection.dataset.archive.get(selection.market, ())
+    if not set(freqs) & set(request.freqs):
+        raise InvalidError(
+            f"the archive has no {request.freq} {selection.dataset.name} of {selection.market}",
+            f"it has {', '.join(freqs) or 'none'}",
+        )
+    listing = writer.archive.list_objects(selection, request.freqs, (observer or Silent()).listing)
+    log = read_object_log(
+        writer.catalog, selection.market, selection.dataset.name, selection.interval
+    )
+    return plan_objects(
+        selection.dataset,
+        selection.market,
+        selection.interval,
+        listing.objects,
+        latest_by_key(log),
+        freq=request.freq,
+        decoder_version=writer.decoder.version,
+        attempts_max=writer.settings.ingest.quarantine_attempts_max,
+        now_us=writer.clock.now_us(),
+        unrecognised=listing.unrecognised,
+    )
+
+
+def allocate_ingestion(writer: Writer, plan: Plan, view: ClusterView) -> Allocation:
+    """Choose executor, workers and unit size for a plan."""
+    compute = writer.settings.compute
+    return allocate(
+        Workload(
+            kind="ingest",
+            files=plan.todo.height,
+            compressed_bytes=plan.compressed_bytes,
+            units=plan.todo.select(pl.struct("symbol", "_month").n_unique()).item() or 1,
+            unit_bytes_max=writer.settings.ingest.unit_bytes_max,
+        ),
+        view,
+        compute.profiles(),
+        profile=compute.profile,
+        actors=compute.actors,
+        local_bytes_max=compute.local_bytes_max,
+    )
+
+
+def ingest(
+    writer: Writer, request: IngestRequest, observer: Observer | None = None
+) -> IngestReport:
+    """Bring silver up to what the archive has; running it again changes nothing.
+
+    Raises LakehouseError for what concerns the whole run (disk full, no permission, listing out of
+    reach); what concerns single objects is in the report.
+    """
+    observer = observer or Silent()
+    started_s = time.monotonic()
+    plan = plan_ingestion(writer, request, observer)
+    run = _Run(writer, plan, observer)
+    with ExitStack() as stack:
+        executor, allocation = _open_executor(writer, plan, stack)
+        observer.planned(plan, allocation)
+        run.execute(executor, allocation, local=allocation.executor == "local")
+    run.report.seconds = time.monotonic() - started_s
+    return run.report
+
+
+def _open_executor(writer: Writer, plan: Plan, stack: ExitStack) -> tuple[Executor, Allocation]:
+    """Ray is started only for a plan that is worth it."""
+    settings = writer.settings
+    allocation = allocate_ingestion(writer, plan, this_machine())
+    if allocation.executor == "local" and not settings.ray.address:
+        return LocalExecutor(), allocation
+    env = default_worker_env(allocation.cpus_per_actor)
+    session = stack.enter_context(
+        connect(
+            settings.ray.address,
+            object_store_bytes=settings.compute.object_store_mb << 20,
+            worker_env=env,
+        )
+    )
+    view = session.view()
+    allocation = replace(allocate_ingestion(writer, plan, view), executor="ray")
+    return RayExecutor(inherited_env=session.inherited_env), allocation
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(self, writer: Writer, plan: Plan, observer: Observer) -> None:
+        self._writer = writer
+        self._plan = plan
+        self._observer = observer
+        self._table = plan.dataset.table(plan.interval)
+        self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
+        self.report = IngestReport(
+            run_id=self._run_id,
+            market=plan.market,
+            dataset=plan.dataset.name,
+            interval=plan.interval,
+            skipped=plan.skipped,
+            left_alone=plan.left_alone,
+            unrecognised=len(plan.unrecognised),
+        )
+
+    def execute(self, executor: Executor, allocation: Allocation, *, local: bool) -> None:
+        plan, report = self._plan, self.report
+        report.executor, report.actors = allocation.executor, allocation.actors
+        if plan.todo.is_empty() and plan.sightings.is_empty():
+            return
+        before_s = time.monotonic()
+        settings = self._writer.settings.ingest
+        spec = allocation.spec(
+            attempts_max=settings.unit_attempts_max, deadline_s=settings.unit_deadline_s
+        )
+        lanes = max(1, int(allocation.cpus_per_actor))
+        with ExitStack() as stack:
+            committers = stack.enter_context(self._committers(local))
+            queue = stack.enter_context(self._queue(committers))
+            if not plan.sightings.is_empty():
+                queue.note_sightings(plan.sightings)
+            if plan.todo.is_empty():
+                return
+            pool = stack.enter_context(executor.pool(_Setup(self._writer, lanes), _process, spec))
+            report.start_seconds = time.monotonic() - before_s
+            self._observer.started(report.start_seconds)
+            work_started_s = time.monotonic()
+            units: Iterator[Unit] | Sequence[Unit] = make_units(
+                plan,
+                bytes_max=allocation.batch_bytes,
+                decoder_version=self._writer.decoder.version,
+            )
+            for _ in range(CONFLICT_ROUNDS_MAX):
+                for done in pool.map_unordered(self._tasks(units)):
+                    self._take(done, queue)
+                units = queue.drain()
+                if not units:
+                    break
+            for unit in units:
+                self._give_up(unit, "CONFLICT", "other writers kept coming first")
+            report.work_seconds = time.monotonic() - work_started_s
+
+    def _committers(self, local: bool) -> AbstractContextManager[Committers]:
+        return open_committers(self._writer, self._table, self._run_id, local=local)
+
+    def _queue(self, committers: Committers) -> CommitQueue:
+        return CommitQueue(
+            self._writer,
+            committers,
+            self._plan,
+            self._run_id,
+            self.report,
+            on_committed=self._committed,
+        )
+
+    def _tasks(self, units: Iterator[Unit] | Sequence[Unit]) -> Iterator[UnitTask]:
+        index = index_files(self._table, self._writer.catalog.find(self._table.name))
+        for unit in units:
+            yield UnitTask(unit, self._seen(unit, index), self._run_id)
+
+    def _seen(self, unit: Unit, index: FileIndex) -> tuple[FileEntry, ...]:
+        span = span_of(self._plan.dataset, unit)
+        regions = regions_of(self._table, unit.market, unit.interval, unit.symbols, span)
+        found = {e.path: e for region in regions for e in index.overlapping(region)}
+        return tuple(found.values())
+
+    def _take(self, done: Done[UnitTask, Built], queue: CommitQueue) -> None:
+        if done.error is not None:
+            if isinstance(done.error, LakehouseError) and _concerns_all(done.error):
+                raise done.error
+            self._give_up(done.task.unit, type(done.error).__name__, str(done.error))
+            return
+        assert done.result is not None
+        queue.put(done.result)
+
+    def _give_up(self, unit: Unit, reason: str, detail: str) -> None:
+        for task in unit.objects:
+            self.report.count(ObjectResult(task, "failed", reason=reason, detail=detail))
+        self._observer.advanced(self.report, len(unit.objects))
+
+    def _committed(self, built: Built) -> None:
+        self._observer.advanced(self.report, len(built.unit.objects))
+
+
+def _concerns_all(error: LakehouseError) -> bool:
+    """Disk full or no permission: every other unit would fail in the same way."""
+    return isinstance(error, DeniedError | ResourceError)

@@ -1,0 +1,421 @@
+"""Building silver from the objects of one unit.
+
+Symbol by symbol: open, decode, merge with what the table has, write. Nothing is visible until the
+request that comes back is committed; a repeated build of the same objects changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+
+from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.lake import QUARANTINE
+from lakehouse_ray.model.timespan import DAY_US, TimeRange, days_of, from_us
+from lakehouse_ray.model.venue import INTERVALS
+from lakehouse_ray.model.work import ObjectResult, ObjectTask, RawObject, Unit
+from lakehouse_ray.silver import large
+from lakehouse_ray.silver.columns import to_arrow, with_origin, with_sources
+from lakehouse_ray.silver.existing import Existing
+from lakehouse_ray.silver.quarantine import Refusals
+from lakehouse_ray.silver.regions import partition_of, regions_of, split_by_partition
+from lakehouse_ray.silver.resolve import merge_versions, resolve
+from lakehouse_ray.sources.source import CsvFile, Decoded, ObjectDecoder
+from lakehouse_ray.storage.committer import CommitRequest
+from lakehouse_ray.storage.files import FileEntry, PartitionKey
+from lakehouse_ray.storage.ledger import log_request
+from lakehouse_ray.storage.objects import ObjectStore
+from lakehouse_ray.storage.parquet import TableWriter
+
+# Rows of one row group; a symbol with more in a partition has several.
+ROW_GROUP_ROWS_MAX = 1_000_000
+
+FetchMore = Callable[[Sequence[ObjectTask]], list[RawObject]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of a unit.
+
+    silver, quarantine: To be committed, silver first.
+    results: One per object.
+    rows: Rows whose key is new to silver.
+    rows_replaced: Rows written whose key was there before.
+    """
+
+    unit: Unit
+    silver: CommitRequest
+    quarantine: CommitRequest
+    results: tuple[ObjectResult, ...]
+    rows: int = 0
+    rows_replaced: int = 0
+
+
+@dataclass
+class _Tally:
+    results: list[ObjectResult] = field(default_factory=list)
+    rows: int = 0
+    rows_replaced: int = 0
+
+
+class SilverBuilder:
+    """Builds units with one store and one set of decoding rules. Keeps nothing between units."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        decoder: ObjectDecoder,
+        datasets: dict[str, Dataset],
+        *,
+        csv_bytes_in_memory: int,
+    ) -> None:
+        self._store = store
+        self._decoder = decoder
+        self._datasets = datasets
+        self._csv_bytes_in_memory = csv_bytes_in_memory
+
+    def build(
+        self,
+        unit: Unit,
+        raw: Sequence[RawObject],
+        seen: Sequence[FileEntry],
+        fetch_more: FetchMore,
+        *,
+        run_id: str,
+        now_us: int,
+    ) -> Built:
+        """Return the files of a unit, written but not visible.
+
+        raw: The unit's objects but for its candidates, whatever became of them.
+        seen: Files of the table that overlap the unit's regions.
+        fetch_more: Brings candidates that turn out to be needed.
+        """
+        dataset = self._datasets[unit.dataset]
+        work = _UnitWork(self, dataset, unit, seen, fetch_more, Refusals(unit, run_id, now_us))
+        by_symbol: dict[str, list[RawObject]] = defaultdict(list)
+        for item in raw:
+            by_symbol[item.result.task.symbol].append(item)
+        with ExitStack() as stack:
+            for symbol in unit.symbols:
+                work.add_symbol(symbol, by_symbol[symbol], stack)
+            work.rewrite_files(stack)
+        return work.built()
+
+    def open_objects(
+        self, dataset: Dataset, unit: Unit, items: Sequence[RawObject], refusals: Refusals
+    ) -> tuple[list[tuple[ObjectResult, bytes]], list[ObjectResult]]:
+        """Inflate objects held in memory: those that could be read, and the results of the rest."""
+        opened: list[tuple[ObjectResult, bytes]] = []
+        closed: list[ObjectResult] = []
+        for item in items:
+            result = item.result
+            if item.data is None:
+                if result.state == "quarantined":
+                    refusals.refuse_object(result)
+                closed.append(result)
+                continue
+            try:
+                csv = self._decoder.unpack(result.task.key, item.data)
+                self._decoder.check(dataset, unit.market, result.task.key, csv)
+            except BadDataError as error:
+                result = replace(
+                    result, state="quarantined", reason=error.reason, detail=error.detail
+                )
+                refusals.refuse_object(result)
+                closed.append(result)
+                continue
+            opened.append((replace(result, csv_bytes=len(csv)), csv))
+        return opened, closed
+
+    @property
+    def store(self) -> ObjectStore:
+        return self._store
+
+    @property
+    def decoder(self) -> ObjectDecoder:
+        return self._decoder
+
+    @property
+    def csv_bytes_in_memory(self) -> int:
+        return self._csv_bytes_in_memory
+
+
+class _UnitWork:
+    """The state of one build."""
+
+    def __init__(
+        self,
+        builder: SilverBuilder,
+        dataset: Dataset,
+        unit: Unit,
+        seen: Sequence[FileEntry],
+        fetch_more: FetchMore,
+        refusals: Refusals,
+    ) -> None:
+        self._builder = builder
+        self._dataset = dataset
+        self._unit = unit
+        self._table = dataset.table(unit.interval)
+        self._fetch_more = fetch_more
+        self._refusals = refusals
+        self._seen = seen
+        self._span = span_of(dataset, unit)
+        self._existing = Existing(self._table, builder.store, seen, self._span)
+        self._writers: dict[PartitionKey, TableWriter] = {}
+        self._dropped: dict[str, list[pl.DataFrame]] = defaultdict(list)
+        self._removed: list[str] = []
+        self._finished: list[TableWriter] = []
+        self._tally = _Tally()
+
+    def add_symbol(self, symbol: str, items: Sequence[RawObject], stack: ExitStack) -> None:
+        """Merge and write one symbol's objects."""
+        candidates = [
+            task
+            for task in self._unit.objects
+            if task.symbol == symbol and task.role == "candidate"
+        ]
+        if self._too_large(symbol, items, candidates):
+            self._add_large(symbol, items, candidates, stack)
+            return
+        opened, closed = self._open(items)
+        if candidates:
+            more, skipped = self._needed(opened, candidates)
+            reopened, reclosed = self._open(self._fetch_more(more)) if more else ([], [])
+            opened, closed = [*opened, *reopened], [*closed, *reclosed, *skipped]
+        self._tally.results += closed
+        if not opened:
+            return
+        opened.sort(key=lambda pair: (pair[0].task.period, pair[0].task.freq))
+        results = [result for result, _ in opened]
+        decoded = self._decode(symbol, opened)
+        del opened
+        frame, ordered = self._gather(results, decoded)
+        self._merge_and_write(symbol, frame, ordered, results, stack)
+        self._tally.results += results
+
+    def _too_large(
+        self, symbol: str, items: Sequence[RawObject], candidates: Sequence[ObjectTask]
+    ) -> bool:
+        if any(item.file is not None for item in items):
+            return True
+        limit = self._builder.csv_bytes_in_memory
+        if self._existing.count(symbol) * self._dataset.bytes_a_row > limit:
+            return True
+        # Zips of this archive inflate 4 to 6 times.
+        packed = sum(len(item.data) for item in items if item.data is not None)
+        packed += sum(task.size for task in candidates)
+        return packed * 5 > limit
+
+    def _add_large(
+        self,
+        symbol: str,
+        items: Sequence[RawObject],
+        candidates: Sequence[ObjectTask],
+        stack: ExitStack,
+    ) -> None:
+        outcome = large.build_symbol(
+            dataset=self._dataset,
+            unit=self._unit,
+            symbol=symbol,
+            items=[*items, *(self._fetch_more(candidates) if candidates else [])],
+            store=self._builder.store,
+            decoder=self._builder.decoder,
+            existing=self._existing,
+            refusals=self._refusals,
+            piece_bytes=max(8 << 20, self._builder.csv_bytes_in_memory // 6),
+        )
+        self._finished += outcome.writers
+        for path, rows in outcome.dropped:
+            self._dropped[path].append(rows)
+        self._tally.results += outcome.results
+        self._tally.rows += outcome.rows
+        self._tally.rows_replaced += outcome.rows_replaced
+
+    def _open(
+        self, items: Sequence[RawObject]
+    ) -> tuple[list[tuple[ObjectResult, bytes]], list[ObjectResult]]:
+        return self._builder.open_objects(self._dataset, self._unit, items, self._refusals)
+
+    def _decode(self, symbol: str, opened: Sequence[tuple[ObjectResult, bytes]]) -> list[Decoded]:
+        files = [
+            CsvFile(result.task.key, symbol, result.task.period, csv) for result, csv in opened
+        ]
+        return self._builder.decoder.decode(self._dataset, self._unit.market, files)
+
+    def _needed(
+        self, opened: Sequence[tuple[ObjectResult, bytes]], candidates: Sequence[ObjectTask]
+    ) -> tuple[list[ObjectTask], list[ObjectResult]]:
+        """Candidates whose day no monthly file covers in full, and the results of the others."""
+        short: set[str] = set()
+        covered: list[TimeRange] = []
+        for result, csv in opened:
+            if result.task.freq == "monthly":
+                decoded = self._decode(result.task.symbol, [(result, csv)])
+                short |= set(self._days_short(result.task.period, [d.frame for d in decoded]))
+                covered.append(result.task.period)
+        more, skipped = [], []
+        for task in candidates:
+            day = f"{from_us(task.period.start_us):%Y-%m-%d}"
+            inside = any(period.contains(task.period) for period in covered)
+            if inside and day not in short:
+                skipped.append(ObjectResult(task, "skipped"))
+            else:
+                more.append(replace(task, role="fetch"))
+        return more, skipped
+
+    def _days_short(self, period: TimeRange, frames: Sequence[pl.DataFrame]) -> list[str]:
+        return days_short(self._dataset, self._unit.interval, period, frames)
+
+    def _gather(
+        self, results: list[ObjectResult], decoded: Sequence[Decoded]
+    ) -> tuple[pl.DataFrame, bool]:
+        """One frame of all objects, with their numbers; fills in what the results lack."""
+        frames = []
+        at = 0
+        for part in decoded:
+            numbers = range(at, at + len(part.rows))
+            frames.append(with_origin(part.frame, numbers, part.rows))
+            for number, rows, bad, duplicates in zip(
+                numbers, part.rows, part.bad, part.duplicates, strict=True
+            ):
+                result = results[number]
+                if bad:
+                    self._refusals.refuse_rows(result, bad)
+                results[number] = replace(
+                    result, rows=rows, rows_quarantined=len(bad), duplicates=duplicates
+                )
+            at += len(part.rows)
+        frame = frames[0] if len(frames) == 1 else pl.concat(frames)
+        for number, result in enumerate(results):
+            if result.task.freq == "monthly":
+                own = frame.filter(pl.col("_origin") == number)
+                short = self._days_short(result.task.period, [own])
+                results[number] = replace(result, days_short=",".join(short))
+        return frame, len(decoded) == 1 and decoded[0].ordered
+
+    def _merge_and_write(
+        self,
+        symbol: str,
+        frame: pl.DataFrame,
+        ordered: bool,
+        results: Sequence[ObjectResult],
+        stack: ExitStack,
+    ) -> None:
+        key = self._dataset.key
+        if ordered and symbol not in self._existing:
+            self._write(symbol, frame, results, stack)
+            self._tally.rows += frame.height
+            return
+        new, conflicts = resolve(with_sources(frame, results), key)
+        if conflicts.height:
+            self._refusals.refuse_conflicts(symbol, conflicts)
+        if symbol not in self._existing:
+            self._write(symbol, new.sort(self._table.sort[1:]), results, stack)
+            self._tally.rows += new.height
+            return
+        existing = self._existing.rows(symbol).select(*new.columns, "_file")
+        versions = pl.DataFrame(
+            [(r.task.key, r.version) for r in results],
+            schema={"source_key": pl.String, "source_version": pl.String},
+            orient="row",
+        )
+        outcome = merge_versions(new, existing, key, versions)
+        if outcome.conflicts.height:
+            self._refusals.refuse_conflicts(symbol, outcome.conflicts)
+        self._write(symbol, outcome.added.sort(self._table.sort[1:]), results, stack)
+        self._tally.rows += outcome.fresh
+        self._tally.rows_replaced += outcome.added.height - outcome.fresh
+        for (path,), rows in outcome.dropped.partition_by("_file", as_dict=True).items():
+            keys = rows.select(pl.lit(symbol).alias("symbol"), *key)
+            if self._unit.interval is not None:
+                keys = keys.with_columns(interval=pl.lit(self._unit.interval))
+            self._dropped[str(path)].append(keys)
+
+    def _write(
+        self,
+        symbol: str,
+        frame: pl.DataFrame,
+        results: Sequence[ObjectResult],
+        stack: ExitStack,
+    ) -> None:
+        constants = {"market": self._unit.market, "symbol": symbol}
+        if self._unit.interval is not None:
+            constants["interval"] = self._unit.interval
+        for time_us, part in split_by_partition(self._table, frame):
+            partition = partition_of(
+                self._table, self._unit.market, self._unit.interval, symbol, time_us
+            )
+            writer = self._writers.get(partition)
+            if writer is None:
+                writer = TableWriter(self._table, self._builder.store, partition)
+                self._writers[partition] = stack.enter_context(writer)
+                self._finished.append(writer)
+            for piece in part.iter_slices(ROW_GROUP_ROWS_MAX):
+                writer.write(to_arrow(self._table, writer.schema, piece, constants, results))
+
+    def rewrite_files(self, stack: ExitStack) -> None:
+        """Copy every file that holds dropped rows without them."""
+        for path, dropped in sorted(self._dropped.items()):
+            partition = self._existing.entry(path).region.partition
+            writer = stack.enter_context(TableWriter(self._table, self._builder.store, partition))
+            self._existing.rewrite(path, pl.concat(dropped), writer)
+            self._finished.append(writer)
+            self._removed.append(path)
+
+    def built(self) -> Built:
+        unit = self._unit
+        silver = CommitRequest(
+            unit.id,
+            tuple(file for writer in self._finished for file in writer.files),
+            tuple(self._removed),
+            regions_of(self._table, unit.market, unit.interval, unit.symbols, self._span),
+            frozenset(entry.path for entry in self._seen),
+        )
+        quarantine = CommitRequest(unit.id, ())
+        if len(self._refusals):
+            quarantine = log_request(
+                QUARANTINE,
+                self._builder.store,
+                self._refusals.frame(),
+                (unit.market, unit.dataset),
+                unit.id,
+            )
+        return Built(
+            unit,
+            silver,
+            quarantine,
+            tuple(self._tally.results),
+            self._tally.rows,
+            self._tally.rows_replaced,
+        )
+
+
+def days_short(
+    dataset: Dataset, interval: str | None, period: TimeRange, frames: Sequence[pl.DataFrame]
+) -> list[str]:
+    """Days of a monthly file that it does not fully cover.
+
+    Bars: fewer than the day has room for. Else: no row at all, since nobody knows how many there
+    should be.
+    """
+    step = INTERVALS[interval] if interval is not None else None
+    if interval is not None and (step is None or step > DAY_US):
+        return []
+    wanted = DAY_US // step if step is not None else 1
+    counts: dict[object, int] = defaultdict(int)
+    for frame in frames:
+        days = frame.group_by(pl.col(dataset.time).dt.date()).len()
+        for day, rows in days.iter_rows():
+            counts[day] += rows
+    return [str(day) for day in days_of(period) if counts[day] < wanted]
+
+
+def span_of(dataset: Dataset, unit: Unit) -> TimeRange:
+    """Times that rows of a unit can have. The end counts in: without slack, the last instant."""
+    span = unit.span
+    return TimeRange(span.start_us, span.end_us + dataset.slack_us - 1)

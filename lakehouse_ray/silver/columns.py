@@ -1,0 +1,78 @@
+"""From frames to the Arrow tables that are written: constants and sources as dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.work import ObjectResult
+from lakehouse_ray.silver.resolve import SOURCE_NAMES
+
+# Number of the object that a row came from, among those of its symbol; cheaper than its names.
+ORIGIN = "_origin"
+
+
+def with_origin(frame: pl.DataFrame, numbers: Sequence[int], counts: Sequence[int]) -> pl.DataFrame:
+    """Say of each row which object it came from: `counts[i]` rows of object `numbers[i]`."""
+    origin = np.repeat(np.asarray(numbers, np.int32), np.asarray(counts, np.int64))
+    return frame.with_columns(pl.Series(ORIGIN, origin))
+
+
+def with_sources(frame: pl.DataFrame, objects: Sequence[ObjectResult]) -> pl.DataFrame:
+    """Replace the number of the object by its names."""
+    names = pl.DataFrame(
+        {
+            ORIGIN: range(len(objects)),
+            "source": [item.task.freq for item in objects],
+            "source_key": [item.task.key for item in objects],
+            "source_version": [item.version for item in objects],
+        },
+        schema={ORIGIN: pl.Int32, **dict.fromkeys(SOURCE_NAMES, pl.String)},
+    )
+    return frame.join(names, on=ORIGIN, how="left", maintain_order="left").drop(ORIGIN)
+
+
+def to_arrow(
+    table: Table,
+    schema: pa.Schema,
+    frame: pl.DataFrame,
+    constants: dict[str, str],
+    objects: Sequence[ObjectResult],
+) -> pa.Table:
+    """Rows of one symbol in the schema of the table's files.
+
+    frame: With ORIGIN, or with the names of the sources.
+    constants: market, symbol and interval.
+    """
+    rows = frame.height
+    arrays: list[pa.Array | pa.ChunkedArray] = []
+    origin = frame[ORIGIN].to_arrow() if ORIGIN in frame.columns else None
+    plain = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    by_origin = {
+        "source": [item.task.freq for item in objects],
+        "source_key": [item.task.key for item in objects],
+        "source_version": [item.version for item in objects],
+    }
+    for field in schema:
+        name = field.name
+        if name in constants:
+            arrays.append(_constant(constants[name], rows))
+        elif origin is not None and name in by_origin:
+            arrays.append(
+                pa.DictionaryArray.from_arrays(
+                    origin.cast(pa.int32()), pa.array(by_origin[name], pa.string())
+                )
+            )
+        else:
+            column = plain.column(name)
+            arrays.append(column if column.type == field.type else column.cast(field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _constant(value: str, rows: int) -> pa.Array:
+    indices = pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(bytes(4 * rows))])
+    return pa.DictionaryArray.from_arrays(indices, pa.array([value], pa.string()))

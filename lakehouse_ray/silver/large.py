@@ -1,0 +1,364 @@
+"""Symbols whose rows do not fit into memory: a month of trades is several GB of CSV.
+
+Objects are decoded in pieces onto a local disk. Where all rows are in strict order and silver has
+none of them yet, which is the rule, the pieces go to the table as they are. Else DuckDB merges them
+within a memory limit, by the rule of `resolve`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
+from lakehouse_ray.model.work import ObjectResult, RawObject, Unit
+from lakehouse_ray.silver.columns import ORIGIN, to_arrow, with_origin
+from lakehouse_ray.silver.existing import Existing
+from lakehouse_ray.silver.quarantine import ROWS_PER_OBJECT_MAX, Refusals
+from lakehouse_ray.silver.regions import partition_of, split_by_partition
+from lakehouse_ray.silver.resolve import SOURCE_NAMES
+from lakehouse_ray.sources.source import ObjectDecoder
+from lakehouse_ray.storage.files import PartitionKey
+from lakehouse_ray.storage.objects import ObjectStore
+from lakehouse_ray.storage.parquet import TableWriter
+
+MERGE_MEMORY = "400MB"
+_BATCH_ROWS = 500_000
+
+
+@dataclass
+class LargeOutcome:
+    """What came of one large symbol.
+
+    writers: Closed; their files are complete.
+    dropped: Keys of existing rows to remove, by file.
+    """
+
+    writers: list[TableWriter] = field(default_factory=list)
+    dropped: list[tuple[str, pl.DataFrame]] = field(default_factory=list)
+    results: list[ObjectResult] = field(default_factory=list)
+    rows: int = 0
+    rows_replaced: int = 0
+
+
+@dataclass(frozen=True)
+class _Context:
+    dataset: Dataset
+    unit: Unit
+    symbol: str
+    store: ObjectStore
+    folder: Path
+
+    @property
+    def constants(self) -> dict[str, str]:
+        named = {"market": self.unit.market, "symbol": self.symbol}
+        if self.unit.interval is not None:
+            named["interval"] = self.unit.interval
+        return named
+
+
+def build_symbol(
+    *,
+    dataset: Dataset,
+    unit: Unit,
+    symbol: str,
+    items: Sequence[RawObject],
+    store: ObjectStore,
+    decoder: ObjectDecoder,
+    existing: Existing,
+    refusals: Refusals,
+    piece_bytes: int,
+) -> LargeOutcome:
+    """Write one symbol's rows in memory bounded by `piece_bytes` and the merge's limit."""
+    folder = Path(tempfile.mkdtemp(prefix="lakehouse-merge-"))
+    context = _Context(dataset, unit, symbol, store, folder)
+    outcome = LargeOutcome()
+    try:
+        staged = _Staged(context)
+        for item in sorted(items, key=lambda i: (i.result.task.period, i.result.task.freq)):
+            result = item.result
+            if not item.arrived:
+                if result.state == "quarantined":
+                    refusals.refuse_object(result)
+                outcome.results.append(result)
+                continue
+            outcome.results.append(staged.add(item, decoder, refusals, piece_bytes))
+        if staged.ordered and symbol not in existing:
+            _write_pieces(context, staged, outcome)
+        else:
+            _merge_on_disk(context, staged, existing, refusals, outcome)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for item in items:
+            if item.file is not None:
+                item.file.unlink(missing_ok=True)
+    return outcome
+
+
+class _Staged:
+    """Decoded pieces on disk, and whether they are in strict order."""
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+        self.objects: list[ObjectResult] = []
+        self.pieces: list[Path] = []
+        self.ordered = True
+        self._last: tuple[object, ...] | None = None
+
+    def add(
+        self, item: RawObject, decoder: ObjectDecoder, refusals: Refusals, piece_bytes: int
+    ) -> ObjectResult:
+        """Decode one object; nothing of it stays where it cannot be read to its end."""
+        context, result = self._context, item.result
+        task = result.task
+        file = item.file
+        if file is None:
+            assert item.data is not None
+            file = context.folder / "object.zip"
+            file.write_bytes(item.data)
+        before = (len(self.pieces), self._last, self.ordered)
+        number = len(self.objects)
+        rows = bad = duplicates = 0
+        try:
+            for decoded in decoder.decode_pieces(
+                context.dataset, context.unit.market, task.key, task.symbol, task.period, file,
+                piece_bytes,
+            ):  # fmt: skip
+                if decoded.bad[0]:
+                    refusals.refuse_rows(result, decoded.bad[0])
+                    bad += len(decoded.bad[0])
+                duplicates += decoded.duplicates[0]
+                rows += decoded.frame.height
+                self._keep(
+                    with_origin(decoded.frame, [number], [decoded.frame.height]), decoded.ordered
+                )
+        except BadDataError as error:
+            for piece in self.pieces[before[0] :]:
+                piece.unlink()
+            del self.pieces[before[0] :]
+            _, self._last, self.ordered = before
+            refused = replace(result, state="quarantined", reason=error.reason, detail=error.detail)
+            refusals.refuse_object(refused)
+            return refused
+        finally:
+            if item.file is None:
+                file.unlink(missing_ok=True)
+        result = replace(result, rows=rows, rows_quarantined=bad, duplicates=duplicates)
+        self.objects.append(result)
+        return result
+
+    def _keep(self, frame: pl.DataFrame, ordered: bool) -> None:
+        if frame.is_empty():
+            return
+        order = [self._context.dataset.time, *self._context.dataset.key]
+        first = frame.select(order).row(0)
+        self.ordered = self.ordered and ordered and (self._last is None or first > self._last)
+        self._last = frame.select(order).row(-1)
+        path = self._context.folder / f"piece-{len(self.pieces):05d}.parquet"
+        frame.write_parquet(path, compression="zstd", compression_level=1)
+        self.pieces.append(path)
+
+
+def _write_pieces(context: _Context, staged: _Staged, outcome: LargeOutcome) -> None:
+    frames = (pl.read_parquet(path) for path in staged.pieces)
+    outcome.rows += _write(context, frames, staged.objects, outcome)
+
+
+def _write(
+    context: _Context,
+    frames: Iterator[pl.DataFrame],
+    objects: Sequence[ObjectResult],
+    outcome: LargeOutcome,
+) -> int:
+    """Write frames in table order; returns the number of rows."""
+    unit, table = context.unit, context.dataset.table(context.unit.interval)
+    writers: dict[PartitionKey, TableWriter] = {}
+    rows = 0
+    try:
+        for frame in frames:
+            rows += frame.height
+            for time_us, part in split_by_partition(table, frame):
+                partition = partition_of(table, unit.market, unit.interval, context.symbol, time_us)
+                writer = writers.get(partition)
+                if writer is None:
+                    writer = writers[partition] = TableWriter(table, context.store, partition)
+                writer.write(to_arrow(table, writer.schema, part, context.constants, objects))
+    except BaseException as error:
+        for writer in writers.values():
+            writer.__exit__(type(error), error, None)
+        raise
+    for writer in writers.values():
+        writer.__exit__(None, None, None)
+        outcome.writers.append(writer)
+    return rows
+
+
+def _merge_on_disk(
+    context: _Context,
+    staged: _Staged,
+    existing: Existing,
+    refusals: Refusals,
+    outcome: LargeOutcome,
+) -> None:
+    """The rule of `resolve` in SQL, spilling to the folder.
+
+    Rows of one object that repeat are one; its rows that share a key and differ are all refused.
+    """
+    dataset = context.dataset
+    key = ", ".join(f'"{name}"' for name in dataset.key)
+    columns = [column.name for column in dataset.columns]
+    names = ", ".join(f'"{name}"' for name in columns)
+    objects = pl.DataFrame(
+        [
+            (i, PRECEDENCE[item.task.freq], item.task.freq, item.task.key, item.version)
+            for i, item in enumerate(staged.objects)
+        ],
+        schema={ORIGIN: pl.Int32, "precedence": pl.Int8, **dict.fromkeys(SOURCE_NAMES, pl.String)},
+        orient="row",
+    )
+    old_paths = _stage_existing(context, existing)
+    connection = duckdb.connect(
+        str(context.folder / "merge.duckdb"),
+        config={
+            "memory_limit": MERGE_MEMORY,
+            "threads": 1,
+            "temp_directory": str(context.folder / "spill"),
+            "preserve_insertion_order": False,
+            "TimeZone": "UTC",
+        },
+    )
+    try:
+        connection.register("objects", objects.to_arrow())
+        pieces = [str(path) for path in staged.pieces]
+        # An object may have no good row at all, and still replace what its older version gave.
+        empty = pl.DataFrame(schema={**_empty_schema(dataset), ORIGIN: pl.Int32()})
+        connection.register("no_rows", empty.to_arrow())
+        connection.execute("CREATE TABLE new_rows AS SELECT * FROM no_rows")
+        if pieces:
+            connection.execute(
+                f"INSERT INTO new_rows SELECT DISTINCT {names}, {ORIGIN} FROM read_parquet(?)",
+                [pieces],
+            )
+        connection.execute(
+            f"CREATE TABLE clashing AS SELECT {key}, {ORIGIN} FROM new_rows "
+            f"GROUP BY {key}, {ORIGIN} HAVING count(*) > 1"
+        )
+        _refuse_clashing(connection, context, staged, refusals, key)
+        old = (
+            f"SELECT {names}, source, source_key, source_version, _file FROM read_parquet(?)"
+            if old_paths
+            else f"SELECT {names}, '' source, '' source_key, '' source_version, '' _file "
+            "FROM new_rows WHERE false"
+        )
+        connection.execute(
+            f"CREATE TABLE old_rows AS {old}", [[str(p) for p in old_paths]] if old_paths else []
+        )
+        precedence = " ".join(f"WHEN '{n}' THEN {rank}" for n, rank in PRECEDENCE.items())
+        connection.execute(
+            f"""
+            CREATE TABLE ranked AS
+            SELECT {names}, {ORIGIN}, _file, stale, row_number() OVER (
+                PARTITION BY {key}, stale
+                ORDER BY precedence, source_key DESC, source_version DESC, _file IS NULL
+            ) AS place
+            FROM (
+                SELECT {names}, {ORIGIN}, NULL AS _file, false AS stale, precedence, source_key,
+                    source_version
+                FROM new_rows n JOIN objects USING ({ORIGIN})
+                ANTI JOIN clashing USING ({key}, {ORIGIN})
+                WHERE NOT EXISTS (
+                    SELECT 1 FROM old_rows o WHERE o.source_key = objects.source_key
+                    AND o.source_version > objects.source_version
+                )
+                UNION ALL
+                SELECT {names}, NULL, o._file,
+                    coalesce(o.source_version < objects.source_version, false),
+                    CASE o.source {precedence} END, o.source_key, o.source_version
+                FROM old_rows o LEFT JOIN objects ON o.source_key = objects.source_key
+            )
+            """
+        )
+        added = connection.sql(
+            f"SELECT {names}, {ORIGIN} FROM ranked WHERE place = 1 AND NOT stale AND _file IS NULL "
+            f"ORDER BY {', '.join(chr(34) + n + chr(34) for n in _order(dataset))}"
+        ).to_arrow_reader(_BATCH_ROWS)
+        schema = pl.Schema({**_empty_schema(dataset), ORIGIN: pl.Int32()})
+        frames = (
+            frame.cast(schema)
+            for batch in added
+            if isinstance(frame := pl.from_arrow(batch), pl.DataFrame) and frame.height
+        )
+        rows = _write(context, frames, staged.objects, outcome)
+        replaced = connection.execute(
+            f"SELECT count(*) FROM ranked SEMI JOIN old_rows USING ({key}) "
+            "WHERE place = 1 AND NOT stale AND _file IS NULL"
+        ).fetchone()
+        outcome.rows_replaced += replaced[0] if replaced else 0
+        outcome.rows += rows - (replaced[0] if replaced else 0)
+        dropped = connection.sql(
+            f"SELECT _file, {key} FROM ranked WHERE _file IS NOT NULL AND (stale OR place > 1)"
+        ).pl()
+    finally:
+        connection.close()
+    for (path,), part in dropped.partition_by("_file", as_dict=True).items():
+        keys = part.select(pl.lit(context.symbol).alias("symbol"), *dataset.key)
+        types = {n: t for n, t in _empty_schema(dataset).items() if n in dataset.key}
+        keys = keys.cast(types)
+        if context.unit.interval is not None:
+            keys = keys.with_columns(interval=pl.lit(context.unit.interval))
+        outcome.dropped.append((str(path), keys))
+
+
+def _order(dataset: Dataset) -> list[str]:
+    return list(dict.fromkeys((dataset.time, *dataset.key)))
+
+
+def _empty_schema(dataset: Dataset) -> dict[str, pl.DataType]:
+    kinds: dict[str, pl.DataType] = {
+        "string": pl.String(),
+        "long": pl.Int64(),
+        "int": pl.Int32(),
+        "double": pl.Float64(),
+        "boolean": pl.Boolean(),
+        "timestamp": pl.Datetime("us", "UTC"),
+    }
+    return {column.name: kinds[column.type] for column in dataset.columns}
+
+
+def _stage_existing(context: _Context, existing: Existing) -> list[Path]:
+    """Copy the symbol's existing rows next to the new ones, a row group at a time."""
+    paths = []
+    for i, frame in enumerate(existing.groups(context.symbol)):
+        path = context.folder / f"existing-{i:05d}.parquet"
+        frame.write_parquet(path, compression="zstd", compression_level=1)
+        paths.append(path)
+    return paths
+
+
+def _refuse_clashing(
+    connection: duckdb.DuckDBPyConnection,
+    context: _Context,
+    staged: _Staged,
+    refusals: Refusals,
+    key: str,
+) -> None:
+    clashing = connection.sql(
+        f"SELECT * FROM new_rows SEMI JOIN clashing USING ({key}, {ORIGIN}) "
+        f"LIMIT {ROWS_PER_OBJECT_MAX}"
+    ).pl()
+    for number, result in enumerate(staged.objects):
+        own = clashing.filter(pl.col(ORIGIN) == number)
+        if own.height:
+            named = own.drop(ORIGIN).with_columns(
+                source=pl.lit(result.task.freq),
+                source_key=pl.lit(result.task.key),
+                source_version=pl.lit(result.version),
+            )
+            refusals.refuse_conflicts(context.symbol, named)

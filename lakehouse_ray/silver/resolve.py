@@ -1,0 +1,138 @@
+"""Which row of several with one key is kept. Pure functions on frames.
+
+Smaller precedence wins (daily before monthly before REST before stream); among equals the later
+file, since a row on the edge of a period belongs to the file of its own period; among versions of
+one file the later version. The rule does not depend on the order in which rows arrive, so a merge
+may be repeated, and done in any order, with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from lakehouse_ray.model.dataset import PRECEDENCE
+
+SOURCE_NAMES = ("source", "source_key", "source_version")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a merge of new rows into existing ones changes.
+
+    added: Rows to write; without order.
+    dropped: Existing rows to remove (`_file` says where they are).
+    fresh: Rows of `added` whose key did not exist.
+    conflicts: Losers with a key and kind of source of a winner, and other values.
+    """
+
+    added: pl.DataFrame
+    dropped: pl.DataFrame
+    fresh: int
+    conflicts: pl.DataFrame
+
+
+def resolve(new: pl.DataFrame, key: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return one row per key of new rows with their source columns, and the conflicting losers."""
+    ranked = _ranked(new)
+    order = [*key, "_precedence", "source_key", "source_version"]
+    descending = [False] * (len(key) + 1) + [True, True]
+    ranked = ranked.sort(order, descending=descending)
+    losing = ~ranked.select(pl.struct(key).is_first_distinct()).to_series()
+    winners = ranked.filter(~losing)
+    if not losing.any():
+        return winners.drop("_precedence"), ranked.head(0).drop("_precedence")
+    losers = ranked.filter(losing)
+    values = [n for n in new.columns if n not in (*SOURCE_NAMES, *key)]
+    same_kind = losers.join(
+        winners.select(*key, *values, "source"),
+        on=[*key, "source"],
+        how="inner",
+        suffix="_won",
+        nulls_equal=True,
+    )
+    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_won")) for name in values)
+    conflicts = same_kind.filter(differs).select(new.columns) if values else same_kind.head(0)
+    return winners.drop("_precedence"), conflicts.select(new.columns)
+
+
+def merge(new: pl.DataFrame, existing: pl.DataFrame, key: Sequence[str]) -> Merge:
+    """Merge new rows (one per key) into existing ones (one per key, with `_file`).
+
+    Existing rows of an older version of a file that brings new rows are dropped even where the new
+    version has no row for them; new rows of a version older than the existing one are ignored.
+    """
+    versions = new.select("source_key", "source_version").unique("source_key")
+    return merge_versions(new, existing, key, versions)
+
+
+def merge_versions(
+    new: pl.DataFrame, existing: pl.DataFrame, key: Sequence[str], versions: pl.DataFrame
+) -> Merge:
+    """As `merge`, with the versions of the merged files given (a new version may have no rows)."""
+    known = (
+        existing.select("source_key", "source_version")
+        .unique()
+        .join(versions, on="source_key", suffix="_new")
+    )
+    outdated = known.filter(pl.col("source_version") > pl.col("source_version_new"))
+    new = new.join(outdated.select("source_key"), on="source_key", how="anti")
+    replaced = known.filter(pl.col("source_version") < pl.col("source_version_new"))
+    stale = existing.join(
+        replaced.select("source_key", "source_version"),
+        on=["source_key", "source_version"],
+        how="semi",
+    )
+    kept = existing.join(
+        replaced.select("source_key", "source_version"),
+        on=["source_key", "source_version"],
+        how="anti",
+    )
+    both = _ranked(
+        pl.concat(
+            [
+                kept.with_columns(_old=pl.lit(0, dtype=pl.Int8)),
+                new.with_columns(
+                    _file=pl.lit(None, dtype=pl.String), _old=pl.lit(1, dtype=pl.Int8)
+                ).select(*kept.columns, "_old"),
+            ]
+        )
+    )
+    # A row that is there already, of the same version, stays where it is.
+    order = [*key, "_precedence", "source_key", "source_version", "_old"]
+    both = both.sort(order, descending=[False] * (len(key) + 1) + [True, True, False])
+    first = both.select(pl.struct(key).is_first_distinct()).to_series()
+    winners, losers = both.filter(first), both.filter(~first)
+    added = winners.filter(pl.col("_old") == 1)
+    beaten = losers.filter(pl.col("_old") == 0)
+    values = [n for n in new.columns if n not in (*SOURCE_NAMES, *key)]
+    # A loser of the winner's own kind, with other values: neither file can be told to be right.
+    rivals = losers.join(
+        winners.select(
+            *key, *values, "source", w_key=pl.col("source_key"), w_version=pl.col("source_version")
+        ),
+        on=[*key, "source"],
+        suffix="_won",
+        nulls_equal=True,
+    ).filter(pl.col("source_key") != pl.col("w_key"))
+    if values:
+        rivals = rivals.filter(
+            pl.any_horizontal(pl.col(n).ne_missing(pl.col(f"{n}_won")) for n in values)
+        )
+    else:
+        rivals = rivals.head(0)
+    fresh = added.join(existing.select(key), on=list(key), how="anti", nulls_equal=True).height
+    return Merge(
+        added.select(new.columns),
+        pl.concat([stale.select(existing.columns), beaten.select(existing.columns)]),
+        fresh,
+        rivals.select(new.columns),
+    )
+
+
+def _ranked(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(
+        _precedence=pl.col("source").replace_strict(dict(PRECEDENCE), return_dtype=pl.Int8)
+    )
