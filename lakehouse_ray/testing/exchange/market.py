@@ -39,7 +39,9 @@ class Instrument:
     price: About where it starts.
     tick_decimals, lot_decimals: Decimals of prices and of quantities, at most 8 together.
     volatility: Standard deviation of a day's move, as a fraction.
-    quiet: Fraction of the minutes in which nobody trades.
+    quiet: Fraction of the minutes in which nobody trades. Up to 0.5 they are minutes at which no
+        longer bar opens, so that bars made of trades and bars made of finer bars (a flat one at the
+        last price among them) are the same.
     trades_per_minute: At most; minutes vary between 1 and this.
     contract_usd: What a contract is worth on cm, where quantities count contracts; else 0.
     """
@@ -149,7 +151,7 @@ def day_trades(seed: int, instrument: Instrument, day: date) -> DayTrades:
     """Every trade of a day."""
     chance = rng(seed, instrument, day)
     slots = instrument.trades_per_minute
-    order = np.append(chance.permutation(MINUTES - 1), MINUTES - 1)
+    order = _order(chance)
     active, fill = (pattern[:, order] for pattern in _pattern(slots, instrument.quiet))
     opened = anchor(seed, instrument, day)
     closed = anchor(seed, instrument, day + timedelta(days=1))
@@ -171,6 +173,8 @@ def day_trades(seed: int, instrument: Instrument, day: date) -> DayTrades:
     lots *= active
     width = _MINUTE_US // slots
     time_us = chance.integers(0, width - 1000, (slots, MINUTES))
+    # In the first second, for the same reason that quiet minutes are chosen with care.
+    time_us[0] %= 1_000_000
     time_us += np.arange(MINUTES) * _MINUTE_US + np.arange(slots)[:, None] * width
     buyer_is_maker = chance.integers(0, 2, (slots, MINUTES), dtype=np.int8).astype(bool)
     for slot in range(1, slots):
@@ -181,6 +185,20 @@ def day_trades(seed: int, instrument: Instrument, day: date) -> DayTrades:
     return DayTrades(
         active, fill, price, lots, _amount(instrument, price, lots), time_us, buyer_is_maker, opened
     )
+
+
+def _order(chance: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Which column of the pattern each minute takes.
+
+    The quiet columns come first, and go to minutes at which neither a 3m nor a 5m bar opens, hence
+    no longer one either.
+    """
+    minute = np.arange(MINUTES - 1)
+    opens = (minute % 3 == 0) | (minute % 5 == 0)
+    places = (chance.permutation(minute[~opens]), chance.permutation(minute[opens]))
+    order = np.empty(MINUTES, np.intp)
+    order[np.concatenate((*places, [MINUTES - 1]))] = np.arange(MINUTES)
+    return order
 
 
 def _bridge(chance: np.random.Generator, opened: int, closed: int, volatility: float) -> Ints:
