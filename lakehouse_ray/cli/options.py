@@ -9,6 +9,7 @@ import typer
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.settings import Settings, load_settings
+from lakehouse_ray.telemetry.logs import configure
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -29,6 +30,7 @@ def settings_of(*, home: str = "", address: str = "", **sections: dict[str, Any]
     settings = load_settings(overrides)
     if os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         _refuse_relative_home(settings)
+    configure(settings.log.level, settings.log.format)
     return settings.resolved()
 
 

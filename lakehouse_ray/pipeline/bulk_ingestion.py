@@ -37,6 +37,7 @@ from lakehouse_ray.silver.regions import regions_of
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.files import FileEntry, FileIndex, index_files
 from lakehouse_ray.storage.ledger import latest_by_key, read_object_log
+from lakehouse_ray.telemetry.logs import configure
 
 # Times a unit is merged anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
@@ -68,6 +69,7 @@ class IngestWorker:
 
     def __init__(self, writer: Writer, lanes: int) -> None:
         settings = writer.settings.ingest
+        configure(writer.settings.log.level, writer.settings.log.format)
         self._clock = writer.clock
         self._fetcher = Fetcher(
             writer.archive,

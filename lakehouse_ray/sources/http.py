@@ -19,12 +19,16 @@ from typing import TypeVar
 
 import aiohttp
 import stamina
+import stamina.instrumentation
+import structlog
 
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import DeniedError, NotFoundError, UnavailableError
 from lakehouse_ray.model.timespan import from_us
 
 R = TypeVar("R")
+
+log = structlog.get_logger()
 
 USER_AGENT = "lakehouse_ray"
 _WAIT_INITIAL_S = 0.2
@@ -219,6 +223,19 @@ class _Transfer:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    log.info(
+        "retry",
+        error=_describe(details.caused_by),
+        retry=details.retry_num,
+        wait_s=round(details.wait_for, 2),
+    )
+
+
+# Stamina's own hook warns of every retry, though trying again is what is promised here.
+stamina.instrumentation.set_on_retry_hooks((_log_retry,))
 
 
 def _wait_for(error: Exception) -> bool | float:
