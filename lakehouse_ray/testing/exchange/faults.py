@@ -133,8 +133,8 @@ class Rule:
         kind = FAULTS.get(self.fault)
         if kind is None:
             raise _unknown("fault", self.fault, FAULTS)
-        if not self.match:
-            raise InvalidError(f"the rule for {self.fault} matches nothing: 'match' is empty")
+        if not isinstance(self.match, str) or not self.match:
+            raise InvalidError(f"'match' of {self.fault} is {self.match!r}: give a glob")
         if self.times is not None and not (_is_int(self.times) and self.times >= 0):
             raise InvalidError(f"'times' of {self.fault} is {self.times!r}: give 0 or more")
         if not (_is_number(self.probability) and 0 <= self.probability <= 1):

@@ -147,9 +147,9 @@ class ReplicaExchange:
         self._archive.republish(match, then)
 
     async def _listen(self) -> None:
-        # Clients that keep a connection open are not waited for.
+        # Clients that keep a connection open are hardly waited for; 0 would be for ever.
         self._runner = web.ServerRunner(
-            web.Server(self._answer, access_log=None), shutdown_timeout=0.0
+            web.Server(self._answer, access_log=None), shutdown_timeout=0.05
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port, backlog=1024).start()
