@@ -20,9 +20,11 @@ from lakehouse_ray.testing.exchange import (
     ReplicaExchange,
     SyntheticArchive,
 )
+from lakehouse_ray.testing.exchange.synthetic import DEFAULT_END, DEFAULT_START
+from lakehouse_ray.testing.exchange.universe import MARKETS
 
-_MARKETS = "spot,um,cm"
-_START, _END = "2024-05-01", "2025-02-11"
+_MARKETS = ",".join(MARKETS)
+_START, _END = DEFAULT_START.isoformat(), DEFAULT_END.isoformat()
 
 
 def exchange(

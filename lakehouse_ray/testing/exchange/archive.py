@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,11 @@ class Archive(Protocol):
     def children(self, folder: str) -> list[str]:
         """Names directly under `folder` (empty or ending in "/"), subfolders with a final "/".
 
-        In UTF-8 byte order. A subfolder is named only if an object is somewhere below it.
+        In UTF-8 byte order. A subfolder may turn out to be empty: ask `inhabited`.
         """
+
+    def inhabited(self, folder: str) -> bool:
+        """Whether any object is below `folder`. A bucket knows no empty folders, a disk does."""
 
     def version(self, key: str) -> Hashable | None:
         """Something that changes whenever the object's bytes do; None where there is no object.
@@ -88,7 +92,7 @@ def _walk(archive: Archive, folder: str, prefix: str, after: bytes, descend: boo
             continue
         raw = path.encode()
         if not name.endswith("/") or not descend:
-            if raw > after:
+            if raw > after and (not name.endswith("/") or archive.inhabited(path)):
                 yield path
         elif raw > after or after.startswith(raw):
             yield from _walk(archive, path, prefix, after, descend)
@@ -114,25 +118,25 @@ class FolderArchive:
 
     def children(self, folder: str) -> list[str]:
         if folder == "":
-            return ["data/"] if self._has_object(f"{self._root}/data", 1) else []
+            return ["data/"]
         path = self._path(folder.removesuffix("/"))
-        if path is None:
+        if path is None or folder.count("/") > DEPTH_MAX:
             return []
-        depth = folder.count("/")
-        names: list[bytes] = []
         try:
             with os.scandir(path) as entries:
-                for entry in entries:
-                    if not _served(entry.name):
-                        continue
-                    if not entry.is_dir():
-                        names.append(entry.name.encode())
-                    elif self._has_object(entry.path, depth + 1):
-                        names.append(entry.name.encode() + b"/")
+                names = [
+                    entry.name.encode() + (b"/" if entry.is_dir() else b"")
+                    for entry in entries
+                    if _served(entry.name)
+                ]
         except (FileNotFoundError, NotADirectoryError):
             return []
         names.sort()
         return [name.decode() for name in names]
+
+    def inhabited(self, folder: str) -> bool:
+        path = self._path(folder.removesuffix("/") or "data")
+        return path is not None and _has_object(path, folder.count("/"))
 
     def version(self, key: str) -> Hashable | None:
         status = self._status(key)
@@ -179,12 +183,14 @@ class FolderArchive:
             status = os.stat(path)
         except (OSError, ValueError):  # absent, too long a name, or characters no path can hold
             return None
-        return None if os.path.isdir(path) else status
+        return status if stat.S_ISREG(status.st_mode) else None
 
-    def _has_object(self, path: str, depth: int) -> bool:
-        if depth > DEPTH_MAX:
-            return False
-        folders = []
+
+def _has_object(path: str, depth: int) -> bool:
+    if depth > DEPTH_MAX:
+        return False
+    folders = []
+    try:
         with os.scandir(path) as entries:
             for entry in entries:
                 if not _served(entry.name):
@@ -192,7 +198,9 @@ class FolderArchive:
                 if not entry.is_dir():
                     return True
                 folders.append(entry.path)
-        return any(self._has_object(folder, depth + 1) for folder in folders)
+    except (FileNotFoundError, NotADirectoryError):  # gone since it was listed
+        return False
+    return any(_has_object(folder, depth + 1) for folder in folders)
 
 
 def _served(name: str) -> bool:

@@ -106,6 +106,9 @@ class FaultyArchive:
             if not name.endswith(CHECKSUM) or self.version(folder + name) is not None
         ]
 
+    def inhabited(self, folder: str) -> bool:
+        return self._inner.inhabited(folder)
+
     def version(self, key: str) -> Hashable | None:
         inner = self._inner.version(key)
         state = self._state

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
@@ -165,6 +166,7 @@ def no_such_key_xml(key: str) -> str:
     return error_xml("NoSuchKey", "The specified key does not exist.", Key=key)
 
 
+@lru_cache(maxsize=10_000)
 def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 

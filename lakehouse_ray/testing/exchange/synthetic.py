@@ -100,6 +100,9 @@ class SyntheticArchive:
         names = list(self._names(folder))
         return sorted(names, key=str.encode)
 
+    def inhabited(self, folder: str) -> bool:
+        return any(True for _ in self._names(folder))
+
     def version(self, key: str) -> Hashable | None:
         return "" if self._published(key.removesuffix(CHECKSUM)) is not None else None
 

@@ -352,6 +352,9 @@ def test_what_is_no_zip_is_left_as_it_is() -> None:
         def children(self, folder: str) -> list[str]:
             return []
 
+        def inhabited(self, folder: str) -> bool:
+            return False
+
         def version(self, key: str) -> str:
             return ""
 

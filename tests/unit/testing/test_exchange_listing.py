@@ -33,6 +33,9 @@ class DictArchive:
         names = {rest if "/" not in rest else rest[: rest.index("/") + 1] for rest in rests}
         return sorted(names, key=str.encode)
 
+    def inhabited(self, folder: str) -> bool:
+        return any(key.startswith(folder) for key in self.keys)
+
     def version(self, key: str) -> Hashable | None:
         return key if key in self.keys else None
 
