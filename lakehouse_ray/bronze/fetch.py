@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from lakehouse_ray.errors import (
     UnavailableError,
 )
 from lakehouse_ray.model.timespan import format_time, to_us
-from lakehouse_ray.model.work import ObjectResult, ObjectTask, version_of
+from lakehouse_ray.model.work import ObjectResult, ObjectTask, RawObject, version_of
 from lakehouse_ray.sources.http import HttpClient
 from lakehouse_ray.sources.source import ObjectSource
 from lakehouse_ray.storage.objects import ObjectStore
@@ -37,23 +37,6 @@ from lakehouse_ray.storage.paths import BronzePath
 
 _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})\s+\*?(\S+)\s*")
 _TRIES = 2
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """One object that is in bronze, or the reason why not.
-
-    data: Its bytes, where they fit into memory.
-    file: Else a local file that holds them; the receiver deletes it.
-    """
-
-    result: ObjectResult
-    data: bytes | None = None
-    file: Path | None = None
-
-    @property
-    def refused(self) -> bool:
-        return self.result.state != "built"
 
 
 class Fetcher:
@@ -98,7 +81,7 @@ class Fetcher:
         self._thread.join()
         self._loop.close()
 
-    def fetch(self, tasks: Sequence[ObjectTask]) -> list[Fetched]:
+    def fetch(self, tasks: Sequence[ObjectTask]) -> list[RawObject]:
         """Return one result per task, in their order; a task that fails never stops the others.
 
         Objects of role `stored` are read from bronze. Raises only what concerns all of them, such
@@ -106,8 +89,8 @@ class Fetcher:
         """
         return asyncio.run_coroutine_threadsafe(self._fetch_all(tasks), self._loop).result()
 
-    async def _fetch_all(self, tasks: Sequence[ObjectTask]) -> list[Fetched]:
-        results: list[Fetched | None] = [None] * len(tasks)
+    async def _fetch_all(self, tasks: Sequence[ObjectTask]) -> list[RawObject]:
+        results: list[RawObject | None] = [None] * len(tasks)
         queue = iter(enumerate(tasks))
 
         async def worker() -> None:
@@ -118,7 +101,7 @@ class Fetcher:
         await asyncio.gather(*workers)
         return [result for result in results if result is not None]
 
-    async def _fetch_one(self, task: ObjectTask) -> Fetched:
+    async def _fetch_one(self, task: ObjectTask) -> RawObject:
         base = ObjectResult(
             task,
             "built",
@@ -136,17 +119,19 @@ class Fetcher:
             except BadDataError as error:
                 refusal = error
             except NotFoundError as error:
-                return Fetched(replace(base, state="failed", reason="NOT_THERE", detail=str(error)))
+                return RawObject(
+                    replace(base, state="failed", reason="NOT_THERE", detail=str(error))
+                )
             except UnavailableError as error:
-                return Fetched(
+                return RawObject(
                     replace(base, state="failed", reason="UNAVAILABLE", detail=str(error))
                 )
         assert refusal is not None
-        return Fetched(
+        return RawObject(
             replace(base, state="quarantined", reason=refusal.reason, detail=refusal.detail)
         )
 
-    async def _download(self, base: ObjectResult, *, fresh: bool) -> Fetched:
+    async def _download(self, base: ObjectResult, *, fresh: bool) -> RawObject:
         task = base.task
         published = await self._published(task, fresh=fresh)
         if task.size > self._large_bytes:
@@ -162,9 +147,11 @@ class Fetcher:
             await asyncio.to_thread(self._store.put, result.path, answer.body)
         else:
             self._store.put(result.path, answer.body)
-        return Fetched(result, data=answer.body)
+        return RawObject(result, data=answer.body)
 
-    async def _download_large(self, base: ObjectResult, published: str, *, fresh: bool) -> Fetched:
+    async def _download_large(
+        self, base: ObjectResult, published: str, *, fresh: bool
+    ) -> RawObject:
         with tempfile.NamedTemporaryFile(prefix="lakehouse-", suffix=".zip", delete=False) as made:
             file = Path(made.name)
         try:
@@ -182,7 +169,7 @@ class Fetcher:
         except BaseException:
             await asyncio.to_thread(file.unlink, missing_ok=True)
             raise
-        return Fetched(result, file=file)
+        return RawObject(result, file=file)
 
     async def _published(self, task: ObjectTask, *, fresh: bool) -> str:
         url = self._source.checksum_url(task.key)
@@ -201,7 +188,7 @@ class Fetcher:
             raise BadDataError("CHECKSUM_UNREADABLE", f"{url} is of {match[2]!r}")
         return match[1].decode().lower()
 
-    async def _read_stored(self, base: ObjectResult) -> Fetched:
+    async def _read_stored(self, base: ObjectResult) -> RawObject:
         task = base.task
         try:
             data = await asyncio.to_thread(self._store.get, task.known_path)
@@ -220,7 +207,7 @@ class Fetcher:
             path=task.known_path,
             size=len(data),
         )
-        return Fetched(result, data=data)
+        return RawObject(result, data=data)
 
 
 class _Unfetched(BadDataError):

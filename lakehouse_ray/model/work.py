@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lakehouse_ray.model.timespan import TimeRange
@@ -109,6 +110,23 @@ class ObjectResult:
     days_short: str = ""
     fetched_bytes: int = 0
     csv_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class RawObject:
+    """One object that is in bronze, or the reason why not.
+
+    data: Its bytes, where they fit into memory.
+    file: Else a local file that holds them; the receiver deletes it.
+    """
+
+    result: ObjectResult
+    data: bytes | None = None
+    file: Path | None = None
+
+    @property
+    def arrived(self) -> bool:
+        return self.data is not None or self.file is not None
 
 
 def version_of(last_modified_iso: str, sha256: str) -> str:

@@ -38,6 +38,7 @@ from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.files import FileEntry, FileIndex, index_files
 from lakehouse_ray.storage.ledger import latest_by_key, read_object_log
 from lakehouse_ray.telemetry.logs import configure
+from lakehouse_ray.telemetry.processes import cpu_seconds, rss_bytes_max
 
 # Times a unit is merged anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
@@ -62,6 +63,10 @@ class UnitTask:
     unit: Unit
     seen: tuple[FileEntry, ...]
     run_id: str
+
+
+# What a worker hands back: the unit, and the most memory the worker has had, in bytes.
+Result = tuple[Built, int]
 
 
 class IngestWorker:
@@ -112,8 +117,8 @@ class _Setup:
         return IngestWorker(self.writer, self.lanes)
 
 
-def _process(worker: IngestWorker, task: UnitTask) -> Built:
-    return worker.process(task)
+def _process(worker: IngestWorker, task: UnitTask) -> Result:
+    return worker.process(task), rss_bytes_max()
 
 
 def plan_ingestion(
@@ -243,7 +248,7 @@ class _Run:
             pool = stack.enter_context(executor.pool(_Setup(self._writer, lanes), _process, spec))
             report.start_seconds = time.monotonic() - before_s
             self._observer.started(report.start_seconds)
-            work_started_s = time.monotonic()
+            work_started_s, cpu_before_s = time.monotonic(), cpu_seconds()
             units: Iterator[Unit] | Sequence[Unit] = make_units(
                 plan,
                 bytes_max=allocation.batch_bytes,
@@ -258,6 +263,8 @@ class _Run:
             for unit in units:
                 self._give_up(unit, "CONFLICT", "other writers kept coming first")
             report.work_seconds = time.monotonic() - work_started_s
+            report.work_cpu_seconds = cpu_seconds() - cpu_before_s
+            report.driver_rss_bytes_max = rss_bytes_max()
 
     def _committers(self, local: bool) -> AbstractContextManager[Committers]:
         return open_committers(self._writer, self._table, self._run_id, local=local)
@@ -283,14 +290,16 @@ class _Run:
         found = {e.path: e for region in regions for e in index.overlapping(region)}
         return tuple(found.values())
 
-    def _take(self, done: Done[UnitTask, Built], queue: CommitQueue) -> None:
+    def _take(self, done: Done[UnitTask, Result], queue: CommitQueue) -> None:
         if done.error is not None:
             if isinstance(done.error, LakehouseError) and _concerns_all(done.error):
                 raise done.error
             self._give_up(done.task.unit, type(done.error).__name__, str(done.error))
             return
         assert done.result is not None
-        queue.put(done.result)
+        built, worker_rss_bytes = done.result
+        self.report.worker_rss_bytes_max = max(self.report.worker_rss_bytes_max, worker_rss_bytes)
+        queue.put(built)
 
     def _give_up(self, unit: Unit, reason: str, detail: str) -> None:
         for task in unit.objects:

@@ -26,6 +26,8 @@ class IngestReport:
     quarantined: Objects refused in this run. rows_quarantined: Single rows.
     failed: Objects that could not be fetched; the next run tries again.
     seconds: The whole run. work_seconds: From the first task accepted to the last commit.
+    work_cpu_seconds: In that time, of this process and all its children (an own local Ray's too).
+    worker_rss_bytes_max, driver_rss_bytes_max: Most memory one of them has had.
     """
 
     run_id: str = ""
@@ -47,6 +49,9 @@ class IngestReport:
     seconds: float = 0.0
     start_seconds: float = 0.0
     work_seconds: float = 0.0
+    work_cpu_seconds: float = 0.0
+    driver_rss_bytes_max: int = 0
+    worker_rss_bytes_max: int = 0
     commits: int = 0
     conflicts: int = 0
     executor: str = ""
@@ -87,7 +92,7 @@ class IngestReport:
         """For `--json`: stable names."""
         seconds = {
             name: round(getattr(self, name), 3)
-            for name in ("seconds", "start_seconds", "work_seconds")
+            for name in ("seconds", "start_seconds", "work_seconds", "work_cpu_seconds")
         }
         megabytes = self.csv_bytes / 1e6
         return {

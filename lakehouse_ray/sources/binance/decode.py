@@ -104,7 +104,7 @@ def sniff(dataset: Dataset, market: Market, key: str, data: bytes) -> tuple[Layo
     Raises BadDataError (EMPTY, UNKNOWN_COLUMNS, NOT_UTF8).
     """
     lines = data[:8192].split(b"\n", 3)[:3]
-    if not data.strip():
+    if not data or data.isspace():
         raise BadDataError("EMPTY", f"{key}: no rows")
     failure: BadDataError | None = None
     for i, line in enumerate(lines):
