@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -22,8 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import psutil  # type: ignore[import-untyped]
 import ray
+from ray._private import services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
@@ -38,16 +39,17 @@ _ADDRESS = "RAY_ADDRESS"
 _AUTH_MODE = "RAY_AUTH_MODE"
 _AUTH_TOKEN = "RAY_AUTH_TOKEN"
 _AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+_BREAKPOINT = "PYTHONBREAKPOINT"
 
 # Sockets live in the temporary folder and their paths may have 107 bytes, of which Ray's own part
 # takes about 65.
 _TEMP_DIR_LENGTH_MAX = 40
 _TEMP_PREFIX = "lake-ray-"
 
-# How an HTTP/2 client says hello (RFC 9113, section 3.4), with an empty SETTINGS frame, and the type
-# of the frame that every server must answer with.
-_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-_HTTP2_SETTINGS = 4
+# What ray.init raises where Ray cannot be started or joined.
+_START_ERRORS = (OSError, RuntimeError, ValueError, ray.exceptions.RayError)
+
+_CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,7 @@ def connect(
 ) -> Iterator[RaySession]:
     """Connect this process to Ray for as long as the context lasts.
 
-    address: `host:port` of a cluster's GCS, `ray://host:port` of its client server, `auto` for the
-        cluster on this machine. Empty or `local`: the cluster that runs this job, else an own local
+    address: `host:port` of a cluster's GCS, or `auto` for the cluster on this machine. Empty or `local`: the cluster that runs this job, else an own local
         Ray. A connection that this process has already is used and left as it is.
     num_cpus, object_store_bytes, include_dashboard, worker_env: Of an own local Ray alone.
         `worker_env` is what its workers find in their environment from birth.
@@ -149,7 +150,7 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
                     logging_level=logging.ERROR,
                     **options,  # type: ignore[arg-type]
                 )
-        except (OSError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+        except _START_ERRORS as error:
             raise UnavailableError(
                 f"Ray did not start on this machine: {error}. "
                 "`lakehouse doctor` checks what it needs"
@@ -159,55 +160,66 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
 
 @contextmanager
 def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[RaySession]:
-    _check_answers(address, timeout_s)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_authenticated_by(_auth_of_environment()))
+        _check_answers(address, timeout_s)
         stack.enter_context(_stdout_left_alone())
         stack.callback(ray.shutdown)
         try:
             with _kept_sigterm():
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
-        except ray.exceptions.AuthenticationError as error:
-            raise DeniedError(
-                f"the Ray cluster at {address} refuses the token ({error}). Set {_AUTH_MODE}=token "
-                f"and {_AUTH_TOKEN_PATH} to a file that holds the cluster's token"
+        except _START_ERRORS as error:
+            raise UnavailableError(
+                f"the Ray cluster at {address} could not be joined: {error}. A driver runs on a "
+                "machine of the cluster; from elsewhere submit a job"
             ) from error
-        except (OSError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
-            raise UnavailableError(f"no Ray cluster to join at {address}: {error}") from error
         yield _describe(own=False, inherited_env={})
 
 
 def _resolve(address: str) -> str:
-    """The address to join: what was asked for, or the cluster that runs this job."""
+    """The address to join: what was asked for, or the cluster that runs this job.
+
+    `ray://` is left out: through a client server every wait of a pool is a round trip, and Ray
+    itself advises against it for work that takes long.
+    """
     if address in ("", "local", "auto"):
-        return os.environ.get(_ADDRESS, "") or "auto"
-    if not re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", address):
+        address = os.environ.get(_ADDRESS, "") or "auto"
+    if address != "auto" and not re.fullmatch(r"[^/\s]+:\d{1,5}", address):
         raise InvalidError(
             f"{address!r} is no address of a Ray cluster",
-            "host:port of its GCS (6379 by default), ray://host:port, or auto",
+            "host:port of its GCS (6379 by default) or auto, on a machine of the cluster; from "
+            "elsewhere submit a job",
         )
-    return address
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+    except ConnectionError as error:
+        raise UnavailableError(f"no Ray cluster runs on this machine: {error}") from error
+    return str(found or address)
 
 
 def _check_answers(address: str, timeout_s: float) -> None:
-    """Raise UnavailableError where nothing like a GCS answers at `address` in time.
+    """Ask the GCS at `address` whether it lives and takes our token.
 
-    ray.init waits for minutes and then ends the process (2.60), so it must not be asked.
+    ray.init tries a silent one for two minutes and then ends the process, and takes 20 seconds and
+    as many lines on stderr to say that a token is wrong (2.60). This takes 20 ms.
     """
-    if address == "auto":
-        return  # the address comes from this machine's own files; a miss is an error at once
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s) as talk:
-            if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return  # its certificates are Ray's business
-            talk.settimeout(timeout_s)
-            talk.sendall(_HTTP2_HELLO)
-            answer = talk.recv(9)
-    except OSError as error:
-        raise UnavailableError(f"no Ray cluster answers at {address}: {error}") from error
-    if len(answer) < 4 or answer[3] != _HTTP2_SETTINGS:
-        raise UnavailableError(f"what answers at {address} is no Ray cluster")
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # certificates are Ray's business
+    token = AuthenticationTokenLoader.instance()
+    with_token = os.environ.get(_AUTH_MODE) == "token" and token.has_token()
+    metadata = [("authorization", f"Bearer {token.get_raw_token()}")] if with_token else []
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(_CHECK_ALIVE)(b"", timeout=timeout_s, metadata=metadata)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                raise DeniedError(
+                    f"the Ray cluster at {address} refuses the token. Set {_AUTH_MODE}=token and "
+                    f"{_AUTH_TOKEN_PATH} to a file that holds the cluster's token"
+                ) from error
+            raise UnavailableError(
+                f"no Ray cluster answers at {address}: {error.details()}"
+            ) from error
 
 
 def _auth_of_environment() -> dict[str, str | None]:
@@ -220,8 +232,11 @@ def _auth_of_environment() -> dict[str, str | None]:
 
 @contextmanager
 def _authenticated_by(changes: Mapping[str, str | None]) -> Iterator[None]:
+    # Ray sets these two by itself and leaves them: no usage statistics, and `breakpoint()` in
+    # its own debugger.
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", _BREAKPOINT: os.environ.get(_BREAKPOINT)}
     try:
-        with _environment(changes):
+        with _environment({**changes, **quiet}):
             _reload_auth()
             yield
     finally:
