@@ -116,16 +116,14 @@ class Fetcher:
         for attempt in range(_TRIES):
             try:
                 return await self._download(base, fresh=attempt > 0)
+            except _UnfetchedError as error:
+                if error.reason == "NOT_THERE" and attempt + 1 < _TRIES:
+                    continue  # listed a moment ago: a cache on the way may not know it yet
+                return RawObject(
+                    replace(base, state="failed", reason=error.reason, detail=error.detail)
+                )
             except BadDataError as error:
                 refusal = error
-            except NotFoundError as error:
-                return RawObject(
-                    replace(base, state="failed", reason="NOT_THERE", detail=str(error))
-                )
-            except UnavailableError as error:
-                return RawObject(
-                    replace(base, state="failed", reason="UNAVAILABLE", detail=str(error))
-                )
         assert refusal is not None
         return RawObject(
             replace(base, state="quarantined", reason=refusal.reason, detail=refusal.detail)
@@ -176,7 +174,7 @@ class Fetcher:
         try:
             with _fetching():
                 answer = await self._client.get(url, fresh=fresh)
-        except _Unfetched as error:
+        except _UnfetchedError as error:
             if error.reason == "NOT_THERE":
                 raise BadDataError("CHECKSUM_MISSING", f"{url} is not there") from error
             raise
@@ -210,7 +208,7 @@ class Fetcher:
         return RawObject(result, data=data)
 
 
-class _Unfetched(BadDataError):
+class _UnfetchedError(BadDataError):
     """An object that could not be had now, and may be had in another run."""
 
 
@@ -220,9 +218,9 @@ def _fetching() -> Iterator[None]:
     try:
         yield
     except NotFoundError as error:
-        raise _Unfetched("NOT_THERE", str(error)) from error
+        raise _UnfetchedError("NOT_THERE", str(error)) from error
     except (UnavailableError, DeniedError) as error:
-        raise _Unfetched("UNAVAILABLE", str(error)) from error
+        raise _UnfetchedError("UNAVAILABLE", str(error)) from error
 
 
 def _compare(published: str, sha256: str, start: bytes) -> None:

@@ -165,13 +165,13 @@ def _decode_quickly(dataset: Dataset, layout: Layout, run: list[_Run]) -> Decode
     body = run[0].body if len(run) == 1 else b"".join(part.body for part in run)
     if not body:
         return None
-    wanted = [i for i, cell in enumerate(layout) if cell.type != "ignored"]
     try:
+        # Every column, wanted or not: of lines with too many or too few cells Polars tells only
+        # where it reads the last one (two lines glued together would lose the second).
         raw = pl.read_csv(
             body,
             has_header=False,
             schema={cell.name: _CSV_TYPES[cell.type] for cell in layout},
-            columns=wanted,
             # Only the types with text ever quote a cell.
             quote_char='"' if b'"' in body[:65536] else None,
         )
@@ -183,8 +183,6 @@ def _decode_quickly(dataset: Dataset, layout: Layout, run: list[_Run]) -> Decode
     checks: list[pl.Expr] = []
     for cell in layout:
         value = pl.col(cell.name)
-        if cell.type == "ignored":
-            continue
         if not cell.optional:
             checks.append(value.null_count() == 0)
         if cell.type == "double":
