@@ -88,6 +88,8 @@ class IngestProgress:
     def started(self, seconds: float) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description="ingesting")
+        else:
+            self._line(f"workers are up after {seconds:.1f} s", now=True)
 
     def advanced(self, report: IngestReport, objects: int) -> None:
         self._done += objects

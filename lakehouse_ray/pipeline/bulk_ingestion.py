@@ -92,6 +92,9 @@ class IngestWorker:
         # While one unit computes, the next one's downloads run beside it.
         self._lanes = threading.Semaphore(lanes)
 
+    def close(self) -> None:
+        self._fetcher.close()
+
     def process(self, task: UnitTask) -> Built:
         unit = task.unit
         raw = self._fetcher.fetch([o for o in unit.objects if o.role != "candidate"])

@@ -1,0 +1,58 @@
+# Every target sets up what it needs. `make` alone prints this file's targets.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit check fix integration acceptance chaos bench docs clean
+
+help: ## print this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## make .venv with everything, pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); or say PYTHON=…"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: setup ## the main job, offline: replica exchange, archive -> bronze -> silver, an answer
+	$(BIN)/lakehouse demo
+
+test: check unit integration ## all checks, unit and integration tests
+
+unit: setup ## tests without Ray and network
+	$(BIN)/python -m pytest tests/unit
+
+check: setup ## format, lint, types, imports, documentation
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+fix: setup ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+integration: setup ## tests on a local Ray, real HTTP, real stores
+	$(BIN)/python -m pytest tests/integration tests/chaos -m "not slow"
+
+acceptance: setup ## the finished commands on real data of ../shared/data
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/acceptance
+
+chaos: setup ## kill drivers, workers and nodes at seeded moments; ten minutes
+	$(BIN)/python -m pytest tests/chaos
+
+bench: setup ## benchmarks; figures go to .bench/
+	mkdir -p .bench
+	$(BIN)/python tests/benchmarks/bench_ingest.py --json .bench/ingest.json
+	$(BIN)/python tests/benchmarks/bench_planning.py --json .bench/planning.json
+
+docs: setup ## write docs/datasets.md and docs/settings.md from the code
+	$(BIN)/python docs/generate.py
+
+clean: ## remove what can be made again
+	rm -rf .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
