@@ -1,0 +1,78 @@
+"""From settings to the components that read: store, catalog, lake. Nothing here can write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pyiceberg.table import Table as IcebergTable
+
+from lakehouse_ray.clock import Clock, SystemClock
+from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.query.lake import Lake
+from lakehouse_ray.query.statement import Engine
+from lakehouse_ray.settings import Settings, load_settings
+from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
+from lakehouse_ray.storage.objects import ObjectStore, S3Access, open_store
+
+
+def s3_access(settings: Settings) -> S3Access:
+    s3 = settings.storage.s3
+    return S3Access(
+        s3.endpoint_url, s3.region, s3.access_key_id, s3.secret_access_key.get_secret_value()
+    )
+
+
+def catalog_access(settings: Settings) -> CatalogAccess:
+    return CatalogAccess(
+        settings.catalog_uri, settings.storage_root, s3_access(settings).iceberg_properties()
+    )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Everything that reading needs. settings: With an absolute home."""
+
+    settings: Settings
+
+    @property
+    def clock(self) -> Clock:
+        return SystemClock()
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        return open_store(self.settings.storage_root, s3_access(self.settings))
+
+    @property
+    def access(self) -> CatalogAccess:
+        return catalog_access(self.settings)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a catalog; one that is not on this disk is taken to be there."""
+        path = self.access.sqlite_path
+        return path is None or path.is_file()
+
+    @cached_property
+    def catalog(self) -> TableCatalog:
+        return TableCatalog(self.access)
+
+    def find(self, name: str) -> IcebergTable | None:
+        """Return a table as it is now, or None. Looking for one does not make a catalog."""
+        return self.catalog.find(name) if self.exists else None
+
+    @cached_property
+    def lake(self) -> Lake:
+        return Lake(self.find, Engine(self.store, self.settings.home / "tmp"))
+
+
+def connect(home: str | Path | None = None) -> Lake:
+    """Open the lake of the settings, or the one that lives in `home`, for reading.
+
+    Raises LakehouseError where settings are wrong or the store cannot be reached.
+    """
+    if home is not None and "://" in str(home):
+        raise InvalidError(f"{str(home)!r} is no folder", "give the home of a lake on this machine")
+    settings = load_settings({"home": home} if home is not None else None)
+    return Reader(settings.resolved()).lake

@@ -1,0 +1,214 @@
+"""The lake as its readers see it: rows, bars, SQL; each read over snapshots pinned when it is asked.
+
+lake = connect()
+lake.klines("BTCUSDT", "1m", "2024-01", "2024-02")     a Polars LazyFrame
+lake.sql("select count(*) from silver.klines").pl()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.registry import find_dataset
+from lakehouse_ray.model.timespan import TimeRange, parse_time, to_us
+from lakehouse_ray.model.venue import parse_interval, parse_market
+from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
+from lakehouse_ray.query.scan import Where, quoted, scan_sql
+from lakehouse_ray.query.statement import Engine, Result
+from lakehouse_ray.query.views import VIEWS, View, mentioned
+
+# A moment: ISO text (`2024-01`, `2024-01-05T12:00`), a day, an aware datetime.
+When = str | date | datetime | None
+
+# Before and after everything that can be stored.
+_EARLIEST, _LATEST = parse_time("1970"), parse_time("2200")
+
+
+class Lake:
+    """Reads of one lake. Safe for several threads; nothing it does changes the lake."""
+
+    def __init__(self, find: FindTable, engine: Engine) -> None:
+        """find: Returns a table as it is now, or None."""
+        self._find = find
+        self._engine = engine
+
+    def klines(
+        self,
+        symbol: str,
+        interval: str,
+        start: When = None,
+        end: When = None,
+        market: str = "spot",
+        *,
+        as_of: AsOf = None,
+    ) -> pl.LazyFrame:
+        """Bars of a symbol that open in `[start, end)`, in the order of time."""
+        return self.rows(
+            "klines", symbol, start, end, market=market, interval=interval, as_of=as_of
+        )
+
+    def rows(
+        self,
+        dataset: str,
+        symbol: str,
+        start: When = None,
+        end: When = None,
+        *,
+        market: str = "spot",
+        interval: str | None = None,
+        as_of: AsOf = None,
+    ) -> pl.LazyFrame:
+        """Rows of any data set whose time lies in `[start, end)`, in the order of time.
+
+        Snapshots are pinned now, files are read on `collect`: only the columns and the first rows
+        that are asked for then. No rows are an empty frame.
+
+        Raises InvalidError for an unknown data set, market or interval.
+        """
+        asked = _Rows(self, dataset, symbol, start, end, market, interval, as_of)
+        schema = pl.from_arrow(asked.run(None, None).schema.empty_table())
+        assert isinstance(schema, pl.DataFrame)
+        return register_io_source(asked.frames, schema=schema.schema)
+
+    def select(
+        self,
+        dataset: str,
+        symbol: str,
+        start: When = None,
+        end: When = None,
+        *,
+        market: str = "spot",
+        interval: str | None = None,
+        as_of: AsOf = None,
+    ) -> Result:
+        """The same as `rows`, to be read in batches."""
+        return _Rows(self, dataset, symbol, start, end, market, interval, as_of).run(None, None)
+
+    def sql(self, query: str, parameters: object = None, *, as_of: AsOf = None) -> Result:
+        """Ask in SQL over `bronze`, `silver` and `gold`; it runs when the result is read.
+
+        parameters: For `?` (a list) or `$name` (a dict) in the statement.
+        as_of: What the tables were then: a snapshot's id or a time.
+
+        Raises InvalidError for a statement that cannot be right.
+        """
+        views = mentioned(query)
+        pins = self.pin(views, as_of)
+        sources = {name: scan_sql(pin) for name, pin in pins.items()}
+        return self._engine.run(query, views, sources, parameters, _snapshots(pins))
+
+    def pin(self, views: list[View], as_of: AsOf = None) -> dict[str, Pin]:
+        """Find the snapshots of everything behind some views."""
+        shapes = {table.name: table for view in views for table in view.tables}
+        return pin_tables(self._find, shapes.values(), as_of)
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+
+class _Rows:
+    """One question for the rows of a symbol, its snapshots pinned and its files chosen."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        dataset: str,
+        symbol: str,
+        start: When,
+        end: When,
+        market: str,
+        interval: str | None,
+        as_of: AsOf,
+    ) -> None:
+        found = find_dataset(dataset)
+        self._view = VIEWS[f"silver.{found.view}"]
+        self._table = found.tables[0]
+        self._where = Where(_identity(found, symbol, market, interval), _span(start, end))
+        pins = lake.pin([self._view], as_of)
+        self._snapshots = _snapshots(pins)
+        self._sources = {name: scan_sql(pin, self._where) for name, pin in pins.items()}
+        self._engine = lake.engine
+
+    def run(self, columns: list[str] | None, rows_max: int | None) -> Result:
+        chosen = "*" if columns is None else ", ".join(quoted(name) for name in columns) or "1 AS _"
+        order = ", ".join(quoted(name) for name in self._table.sort if name != "symbol")
+        query = (
+            f"SELECT {chosen} FROM {self._view.name} WHERE {self._where.sql(self._table)} "
+            f"ORDER BY {order}"
+        )
+        if rows_max is not None:
+            query += f" LIMIT {rows_max}"
+        return self._engine.run(query, [self._view], self._sources, None, self._snapshots)
+
+    def frames(
+        self,
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        """What Polars calls to read: it may ask for fewer columns and rows, and for a filter."""
+        columns = with_columns
+        if columns is not None and predicate is not None:
+            columns = list(dict.fromkeys([*columns, *predicate.meta.root_names()]))
+        # Rows are counted after the filter.
+        rows_max = n_rows if predicate is None else None
+        with self.run(columns, rows_max) as result:
+            batches = result.fetch_batches(batch_size) if batch_size else result.fetch_batches()
+            left = n_rows
+            for batch in batches:
+                frame = pl.from_arrow(batch)
+                assert isinstance(frame, pl.DataFrame)
+                if predicate is not None:
+                    frame = frame.filter(predicate)
+                if with_columns is not None:
+                    frame = frame.select(with_columns)
+                if left is not None:
+                    frame = frame.head(left)
+                    left -= frame.height
+                yield frame
+                if left == 0:
+                    return
+
+
+def _identity(dataset: Dataset, symbol: str, market: str, interval: str | None) -> dict[str, str]:
+    if not symbol:
+        raise InvalidError("no symbol is given", "such as BTCUSDT")
+    equal: dict[str, str] = {"market": parse_market(market), "symbol": symbol}
+    if dataset.bars:
+        if not interval:
+            raise InvalidError(f"{dataset.name} needs an interval", "such as 1m")
+        equal["interval"] = parse_interval(interval)
+    elif interval:
+        raise InvalidError(f"{dataset.name} has no intervals", "leave the interval away")
+    return equal
+
+
+def _span(start: When, end: When) -> TimeRange | None:
+    if start is None and end is None:
+        return None
+    first = _EARLIEST if start is None else _micro(start)
+    return TimeRange(first, _LATEST if end is None else _micro(end))
+
+
+def _micro(moment: str | date | datetime) -> int:
+    if isinstance(moment, str):
+        return parse_time(moment)
+    if not isinstance(moment, datetime):
+        return to_us(datetime.combine(moment, time(), UTC))
+    if moment.tzinfo is None:
+        raise InvalidError(
+            f"{moment} has no time zone", "datetime(…, tzinfo=UTC), or ISO text such as 2024-01-05"
+        )
+    return to_us(moment)
+
+
+def _snapshots(pins: dict[str, Pin]) -> dict[str, int | None]:
+    return {name: pin.snapshot_id for name, pin in pins.items()}

@@ -1,0 +1,245 @@
+"""One statement over pinned tables: a DuckDB of its own in memory, and its result.
+
+Nothing is kept between statements. DuckDB reads the files of the pinned snapshots itself; where
+they are in a bucket it reads them through the store's file system, so that no extension is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
+
+from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
+from lakehouse_ray.query.scan import quoted, text
+from lakehouse_ray.query.views import SCHEMAS, View, nearest
+from lakehouse_ray.storage.objects import ObjectStore
+
+# Rows that DuckDB hands over at once: some MB of bars.
+BATCH_ROWS = 100_000
+# Of the machine's memory; what a statement needs beyond it is spilled to disk.
+MEMORY_SHARE = "60%"
+
+_NO_TABLE = re.compile(r"Table with name \"?([\w.]+)\"? does not exist")
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What statements run with.
+
+    store: Holds the tables' files.
+    temp: Folder below which statements spill; made when the first one does.
+    """
+
+    store: ObjectStore
+    temp: Path
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """Open an empty database in memory."""
+        connection = duckdb.connect()
+        spill = self.temp / f"duckdb-{os.getpid()}-{next(_numbers)}"
+        connection.execute("SET TimeZone='UTC'")
+        connection.execute(f"SET memory_limit='{MEMORY_SHARE}'")
+        connection.execute(f"SET temp_directory={text(str(spill))}")
+        # A name that is no table must not be looked for among the variables of this program.
+        connection.execute("SET python_enable_replacements=false")
+        if "://" in self.store.root:
+            connection.register_filesystem(ArrowFSWrapper(self.store.filesystem))
+        for schema in SCHEMAS:
+            connection.execute(f"CREATE SCHEMA {schema}")
+        return connection
+
+    def run(
+        self,
+        query: str,
+        views: Iterable[View],
+        sources: Mapping[str, str],
+        parameters: object = None,
+        snapshots: Mapping[str, int | None] = MappingProxyType({}),
+    ) -> Result:
+        """Bind a statement to views over pinned tables. It runs when the result is read.
+
+        sources: SELECT that reads each physical table of the views, by its name.
+
+        Raises InvalidError for a statement that cannot be right.
+        """
+        connection = self.connect()
+        try:
+            with self.explained(query):
+                made: set[str] = set()
+                for view in views:
+                    for table in view.tables:
+                        if table.name not in made:
+                            _create(connection, table.name, sources[table.name])
+                            made.add(table.name)
+                    if view.sql:
+                        _create(connection, view.name, view.sql)
+                relation = connection.sql(query, params=parameters)
+            if relation is None:
+                raise InvalidError("there is no statement to run", 'such as "select 1"')
+        except BaseException:
+            connection.close()
+            raise
+        return Result(self, query, connection, relation, snapshots)
+
+    @contextmanager
+    def explained(self, query: str) -> Iterator[None]:
+        """Turn DuckDB's errors into those a caller can act on."""
+        try:
+            yield
+        except duckdb.Error as error:
+            raise self._explain(error, query) from error
+
+    def _explain(self, error: duckdb.Error, query: str) -> LakehouseError:
+        message = str(error)
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return ResourceError(
+                f"the statement needs more memory or disk than there is: {message}"
+            )
+        if isinstance(error, duckdb.IOException | duckdb.HTTPException):
+            if self.store.root in message:
+                return UnavailableError(
+                    f"a file of the pinned snapshot cannot be read: {message}. "
+                    "Run it again; if it stays, `lakehouse verify` says what is missing."
+                )
+            return InvalidError(message)
+        if isinstance(error, duckdb.InternalException | duckdb.FatalException):
+            raise error
+        missing = _NO_TABLE.search(message)
+        if missing is not None:
+            return _unknown_table(missing[1], message)
+        return InvalidError(message, _HINTS.get(type(error).__name__, ""))
+
+
+_HINTS = {"BinderException": '`lakehouse sql "describe silver.klines"` lists columns'}
+
+
+def _unknown_table(name: str, message: str) -> InvalidError:
+    near = nearest(name)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else '`lakehouse sql "show all tables"` lists all'
+    )
+    # DuckDB guesses among the few tables that the statement made it see.
+    return InvalidError(message.partition("\nDid you mean")[0], hint)
+
+
+def _create(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
+    spelled = ".".join(quoted(part) for part in name.split("."))
+    connection.execute(f"CREATE VIEW {spelled} AS {select}")
+
+
+class Result:
+    """What a statement answers. Each way of reading it runs the statement, over the same snapshots.
+
+    A context manager; closing it gives the memory back.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        query: str,
+        connection: duckdb.DuckDBPyConnection,
+        relation: duckdb.DuckDBPyRelation,
+        snapshots: Mapping[str, int | None],
+    ) -> None:
+        self._engine = engine
+        self._query = query
+        self._connection = connection
+        self._relation = relation
+        self._names = _distinct(relation.columns)
+        self._snapshots = snapshots
+
+    def __enter__(self) -> Result:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns; a repeated one gets a number (`a`, `a_1`)."""
+        return list(self._names)
+
+    @property
+    def types(self) -> list[str]:
+        """Their types in SQL."""
+        return [str(kind) for kind in self._relation.types]
+
+    @property
+    def snapshots(self) -> dict[str, int | None]:
+        """The snapshot of each physical table that was read."""
+        return dict(self._snapshots)
+
+    def fetch_batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in batches of at most about so many; memory stays bounded."""
+        with self._engine.explained(self._query):
+            reader = self._relation.to_arrow_reader(rows)
+            while True:
+                try:
+                    batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+                except pa.ArrowException as error:
+                    # Errors on the way come wrapped by Arrow.
+                    raise InvalidError(str(error)) from error
+                yield batch.rename_columns(self._names)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their Arrow types; reads no rows."""
+        with self._engine.explained(self._query):
+            schema: pa.Schema = self._relation.limit(0).to_arrow_table().schema
+        return pa.schema(
+            [field.with_name(name) for field, name in zip(schema, self._names, strict=True)]
+        )
+
+    def arrow(self) -> pa.Table:
+        """All rows as an Arrow table."""
+        return pa.Table.from_batches(self.fetch_batches(), self.schema)
+
+    def pl(self) -> pl.DataFrame:
+        """All rows as a Polars frame."""
+        frame = pl.from_arrow(self.arrow())
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows as dictionaries, for small answers."""
+        found: list[dict[str, Any]] = self.arrow().to_pylist()
+        return found
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    """Number repeated names, so that each column has one of its own."""
+    found: list[str] = []
+    taken = set(names := list(names))
+    for name in names:
+        candidate = name
+        for number in itertools.count(1):
+            if candidate not in found and (candidate == name or candidate not in taken):
+                break
+            candidate = f"{name}_{number}"
+        found.append(candidate)
+    return found

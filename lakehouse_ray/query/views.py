@@ -1,0 +1,145 @@
+"""What can be asked in SQL: the names, and what stands behind each.
+
+Every physical table has its own name (`silver.klines_fine`). A view (`silver.klines`) is what
+people ask: the union of its physical tables, or a log read as its latest state.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.klines import KLINES
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.scan import quoted
+
+# A statement that asks what there is gets to see everything.
+_ASKS_WHAT_THERE_IS = re.compile(r"\b(show|pragma\w*|information_schema|duckdb_\w+)\b", re.I)
+
+
+@dataclass(frozen=True)
+class View:
+    """One name of SQL.
+
+    name: `schema.name`.
+    tables: Physical tables it reads.
+    sql: Its SELECT over these; empty where it is its one table.
+    """
+
+    name: str
+    doc: str
+    tables: tuple[Table, ...]
+    sql: str = ""
+
+
+# On COIN-M `volume` counts contracts and `quote_volume` the base asset; elsewhere `volume` is it.
+_BASE_VOLUMES = (
+    "CASE market WHEN 'cm' THEN quote_volume ELSE volume END AS base_volume",
+    "CASE market WHEN 'cm' THEN taker_buy_quote_volume ELSE taker_buy_volume END "
+    "AS taker_buy_base_volume",
+)
+
+# A sighting repeats an object's version without what only reading it could tell, so such values
+# are the last ones known; the state and its reason are the last ones said.
+_OBJECTS = """
+SELECT market, dataset, symbol, "interval", freq, period_start, key,
+       arg_max(nullif(url, ''), seen_at) AS url,
+       arg_max(etag, seen_at) AS etag,
+       arg_max(checksum_etag, seen_at) AS checksum_etag,
+       arg_max(last_modified, seen_at) AS last_modified,
+       arg_max(size, seen_at) AS size,
+       arg_max(published_sha256, seen_at) AS published_sha256,
+       sha256,
+       arg_max(version, seen_at) AS version,
+       arg_max(path, seen_at) AS path,
+       arg_max(state, seen_at) AS state,
+       arg_max_null(reason, seen_at) AS reason,
+       arg_max_null(detail, seen_at) AS detail,
+       arg_max_null(days_short, seen_at) AS days_short,
+       arg_max(rows, seen_at) AS rows,
+       arg_max(rows_quarantined, seen_at) AS rows_quarantined,
+       arg_max(decoder_version, seen_at) AS decoder_version,
+       min(seen_at) AS first_seen,
+       max(seen_at) AS last_seen,
+       row_number() OVER (PARTITION BY key ORDER BY max(seen_at) DESC, max(version) DESC) = 1
+           AS current
+FROM bronze.object_log
+GROUP BY market, dataset, symbol, "interval", freq, period_start, key, sha256,
+         CASE WHEN sha256 IS NULL THEN etag END
+"""
+
+_QUARANTINE = """
+SELECT * FROM silver.quarantine_log
+QUALIFY row_number() OVER (
+    PARTITION BY source_key, source_version, line, reason, raw ORDER BY quarantined_at
+) = 1
+"""
+
+
+def _of_dataset(dataset: Dataset) -> View:
+    name = f"silver.{dataset.view}"
+    if not dataset.bars:
+        return View(name, dataset.doc, dataset.tables)
+    columns = [quoted(column) for column in dataset.tables[0].names]
+    if dataset is KLINES:
+        columns += _BASE_VOLUMES
+    chosen = ", ".join(columns)
+    union = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in dataset.tables)
+    return View(name, dataset.doc, dataset.tables, union)
+
+
+def _all() -> Mapping[str, View]:
+    views = [_of_dataset(dataset) for dataset in DATASETS.values()]
+    views.append(
+        View(
+            "bronze.objects",
+            "What the lake has of each version of each object, or why it was refused.",
+            (OBJECT_LOG,),
+            _OBJECTS,
+        )
+    )
+    views.append(
+        View(
+            "silver.quarantine",
+            "Rows and objects that were refused, each once, and why.",
+            (QUARANTINE,),
+            _QUARANTINE,
+        )
+    )
+    known = {view.name: view for view in views}
+    physical = [table for view in views for table in view.tables]
+    known |= {t.name: View(t.name, t.doc, (t,)) for t in physical if t.name not in known}
+    return MappingProxyType(known)
+
+
+VIEWS = _all()
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {table.name: table for view in VIEWS.values() for table in view.tables}
+)
+SCHEMAS = ("bronze", "silver", "gold")
+
+
+def mentioned(query: str) -> list[View]:
+    """Return the views that a statement may read, by the names it spells.
+
+    A name in a comment or a text costs the planning of its files and nothing else.
+    """
+    if _ASKS_WHAT_THERE_IS.search(query):
+        return list(VIEWS.values())
+    words = set(re.findall(r"\w+", query.lower()))
+    return [view for view in VIEWS.values() if view.name.partition(".")[2] in words]
+
+
+def nearest(name: str) -> list[str]:
+    """Return known names like this one, the nearest first."""
+    bare = name.lower().rpartition(".")[2]
+    near = difflib.get_close_matches(
+        bare, [known.partition(".")[2] for known in VIEWS], n=3, cutoff=0.6
+    )
+    return [known for word in near for known in VIEWS if known.partition(".")[2] == word]
