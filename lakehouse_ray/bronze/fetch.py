@@ -252,7 +252,7 @@ def _received(
         # Published anew with the same content: the rows keep the version they name.
         version = task.known_version
     else:
-        version = version_of(format_time(modified_us), sha256)
+        version = version_of(format_time(modified_us), sha256, task.known_version)
     return replace(
         base,
         # What the answer says is of the bytes received; the listing may be older or newer.

@@ -204,7 +204,7 @@ def _add_relatives(dataset: Dataset, objects: pl.DataFrame, ledger: pl.DataFrame
     ).select("symbol", c_start="period_start", c_end="period_end")
     if changed.is_empty():
         return objects
-    slack = max(dataset.slack_us, 1)
+    slack = dataset.slack_us
     built = ledger.filter(pl.col("built_path").is_not_null()).select(
         "key", "symbol", "freq", "size", "etag", "checksum_etag", "built_sha256", "built_version",
         "built_path", period_start=pl.col("period_start").dt.epoch("us"),

@@ -129,6 +129,14 @@ class RawObject:
         return self.data is not None or self.file is not None
 
 
-def version_of(last_modified_iso: str, sha256: str) -> str:
-    """Spell a version so that later ones sort after earlier ones."""
-    return f"{last_modified_iso} {sha256[:16]}"
+def version_of(last_modified_iso: str, sha256: str, known: str = "") -> str:
+    """Spell a version so that later ones sort after earlier ones.
+
+    known: The version this one supersedes. Where its time is not before this one's (published twice
+        within a second, or an older file put back), a counter after the time keeps the order.
+    """
+    version = f"{last_modified_iso} {sha256[:16]}"
+    if version > known:
+        return version
+    time, _, count = known.partition(" ")[0].partition("+")
+    return f"{time}+{int(count or 0) + 1:03d} {sha256[:16]}"

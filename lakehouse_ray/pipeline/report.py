@@ -21,6 +21,7 @@ class IngestReport:
     files: Objects whose rows are in silver now and were not before.
     bytes: Of all objects transferred.
     rows: Rows whose key is new to silver. rows_replaced: Rows that took another's place.
+    from_bronze: Objects merged again from bronze, since a file that shares rows with them changed.
     skipped: Objects that were there already or that a monthly file made needless.
     left_alone: Objects refused in earlier runs that wait for a change.
     quarantined: Objects refused in this run. rows_quarantined: Single rows.
@@ -39,6 +40,7 @@ class IngestReport:
     csv_bytes: int = 0
     rows: int = 0
     rows_replaced: int = 0
+    from_bronze: int = 0
     skipped: int = 0
     left_alone: int = 0
     quarantined: int = 0
@@ -69,7 +71,10 @@ class IngestReport:
         self.bytes += result.fetched_bytes
         self.csv_bytes += result.csv_bytes
         if result.state == "built":
-            self.files += 1
+            if result.task.role == "stored":
+                self.from_bronze += 1
+            else:
+                self.files += 1
             self.rows_quarantined += result.rows_quarantined
             self.duplicate_rows += result.duplicates
             if result.rows_quarantined:
