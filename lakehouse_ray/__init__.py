@@ -1,1 +1,61 @@
-"""A crypto market-data lakehouse on Ray."""
+"""A crypto market-data lakehouse on Ray.
+
+    import lakehouse_ray as lh
+
+    lake = lh.connect()
+    bars = lake.klines("BTCUSDT", "1m", "2024-01", "2024-02").collect()
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lakehouse_ray.assembly.reader import connect
+    from lakehouse_ray.errors import (
+        BadDataError,
+        ConflictError,
+        DeniedError,
+        InvalidError,
+        LakehouseError,
+        NotFoundError,
+        ResourceError,
+        UnavailableError,
+    )
+    from lakehouse_ray.query.lake import Lake
+    from lakehouse_ray.query.statement import Result
+
+__all__ = [
+    "BadDataError",
+    "ConflictError",
+    "DeniedError",
+    "InvalidError",
+    "Lake",
+    "LakehouseError",
+    "NotFoundError",
+    "ResourceError",
+    "Result",
+    "UnavailableError",
+    "connect",
+]
+
+_HOMES = {
+    "Lake": "lakehouse_ray.query.lake",
+    "Result": "lakehouse_ray.query.statement",
+    "connect": "lakehouse_ray.assembly.reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "lakehouse_ray.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

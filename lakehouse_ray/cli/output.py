@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import typer
 
 from lakehouse_ray.cli.table import print_table
-from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.errors import InvalidError, LakehouseError
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.storage.objects import explain
 
@@ -81,9 +81,17 @@ def choose_format(output: Format | None, out: Path | None, *, as_json: bool) -> 
 
 
 def write(
-    result: Result, form: Format, out: Path | None, *, rows_max: int | None, quiet: bool
+    result: Result,
+    form: Format,
+    out: Path | None,
+    *,
+    rows_max: int | None,
+    quiet: bool,
+    empty: Callable[[], LakehouseError] | None = None,
 ) -> None:
     """Write all rows of a result.
+
+    empty: Makes the error to raise, before anything is written, where there is no row.
 
     Raises InvalidError for binary formats on a terminal, and LakehouseError for a statement that
     fails on the way.
@@ -93,17 +101,19 @@ def write(
             raise InvalidError(
                 f"{form} is binary and stdout is a terminal", "give --out FILE, or a pipe"
             )
+    batches = _started(result, empty)
+    if out is None:
         sys.stdout.flush()
         sink = sys.stdout.buffer
         if rows_max is None and form is Format.TABLE and sys.stdout.isatty():
             rows_max = TERMINAL_ROWS
-        _write(result, form, sink, rows_max or None, quiet=quiet)
+        _write(result, batches, form, sink, rows_max or None, quiet=quiet)
         sink.flush()
         return
     aside = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with aside.open("wb") as file:
-            _write(result, form, file, rows_max or None, quiet=quiet)
+            _write(result, batches, form, file, rows_max or None, quiet=quiet)
         os.replace(aside, out)
     except OSError as error:
         raise explain(error, f"writing {out}") from error
@@ -112,34 +122,48 @@ def write(
             aside.unlink(missing_ok=True)
 
 
-def _write(
-    result: Result, form: Format, sink: IO[bytes], rows_max: int | None, *, quiet: bool
-) -> None:
-    # The first batch comes before anything is written: most errors show by then.
+def _started(
+    result: Result, empty: Callable[[], LakehouseError] | None
+) -> Iterator[pa.RecordBatch]:
+    """The result's batches, at least one; the first is there already: most errors show by then."""
     batches = result.fetch_batches()
     first = next(batches, None)
     if first is None:
-        schema = result.schema
-        first = pa.RecordBatch.from_pylist([], schema=schema)
-    every = itertools.chain([first], batches)
+        if empty is not None:
+            raise empty()
+        first = pa.RecordBatch.from_pylist([], schema=result.schema)
+    return itertools.chain([first], batches)
+
+
+def _write(
+    result: Result,
+    batches: Iterator[pa.RecordBatch],
+    form: Format,
+    sink: IO[bytes],
+    rows_max: int | None,
+    *,
+    quiet: bool,
+) -> None:
     if form is Format.PARQUET:
+        first = next(batches)
         with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
-            for batch in every:
+            for batch in itertools.chain([first], batches):
                 writer.write_batch(batch)
     elif form is Format.ARROW:
+        first = next(batches)
         with pa.ipc.new_stream(sink, first.schema) as stream:
-            for batch in every:
+            for batch in itertools.chain([first], batches):
                 stream.write_batch(batch)
     elif form is Format.TABLE:
-        print_table(result.columns, result.types, map(text_frame, every), sink, rows_max, quiet)
+        print_table(result.columns, result.types, map(text_frame, batches), sink, rows_max, quiet)
     elif form is Format.CSV:
-        for number, batch in enumerate(every):
+        for number, batch in enumerate(batches):
             sink.write(csv_bytes(batch, header=number == 0))
     elif form is Format.NDJSON:
-        for batch in every:
+        for batch in batches:
             sink.write(ndjson_bytes(batch))
     else:
-        _write_json(result, every, sink)
+        _write_json(result, batches, sink)
 
 
 def _write_json(result: Result, batches: Iterator[pa.RecordBatch], sink: IO[bytes]) -> None:

@@ -7,7 +7,7 @@ lake.sql("select count(*) from silver.klines").pl()
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time
 
 import polars as pl
@@ -19,7 +19,7 @@ from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.timespan import TimeRange, parse_time, to_us
 from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
-from lakehouse_ray.query.scan import Where, quoted, scan_sql
+from lakehouse_ray.query.scan import EVERYTHING, Where, quoted, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View, mentioned
 
@@ -98,12 +98,27 @@ class Lake:
 
         Raises InvalidError for a statement that cannot be right.
         """
-        views = mentioned(query)
+        return self.ask(query, mentioned(query), parameters=parameters, as_of=as_of)
+
+    def ask(
+        self,
+        query: str,
+        views: Iterable[View],
+        where: Where = EVERYTHING,
+        *,
+        parameters: object = None,
+        as_of: AsOf = None,
+    ) -> Result:
+        """Run a statement over these views, opening only files that may hold wanted rows.
+
+        where: Also to be said in the statement itself: files hold other rows too.
+        """
+        views = list(views)
         pins = self.pin(views, as_of)
-        sources = {name: scan_sql(pin) for name, pin in pins.items()}
+        sources = {name: scan_sql(pin, where) for name, pin in pins.items()}
         return self._engine.run(query, views, sources, parameters, _snapshots(pins))
 
-    def pin(self, views: list[View], as_of: AsOf = None) -> dict[str, Pin]:
+    def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]:
         """Find the snapshots of everything behind some views."""
         shapes = {table.name: table for view in views for table in view.tables}
         return pin_tables(self._find, shapes.values(), as_of)
@@ -130,7 +145,7 @@ class _Rows:
         found = find_dataset(dataset)
         self._view = VIEWS[f"silver.{found.view}"]
         self._table = found.tables[0]
-        self._where = Where(_identity(found, symbol, market, interval), _span(start, end))
+        self._where = Where(identity(found, symbol, market, interval), _span(start, end))
         pins = lake.pin([self._view], as_of)
         self._snapshots = _snapshots(pins)
         self._sources = {name: scan_sql(pin, self._where) for name, pin in pins.items()}
@@ -178,7 +193,8 @@ class _Rows:
                     return
 
 
-def _identity(dataset: Dataset, symbol: str, market: str, interval: str | None) -> dict[str, str]:
+def identity(dataset: Dataset, symbol: str, market: str, interval: str | None) -> dict[str, str]:
+    """What identifies a series: its market, symbol and, for bars, interval."""
     if not symbol:
         raise InvalidError("no symbol is given", "such as BTCUSDT")
     equal: dict[str, str] = {"market": parse_market(market), "symbol": symbol}

@@ -1,0 +1,117 @@
+"""`lakehouse datasets`: the data sets, and what the lake has of each."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from lakehouse_ray.assembly.reader import Reader
+from lakehouse_ray.cli import endings
+from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, settings_of
+from lakehouse_ray.cli.sql import note_empty
+from lakehouse_ray.cli.table import aligned
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.timespan import format_time
+from lakehouse_ray.query.contents import Contents, Series, TableFact, contents
+
+
+def datasets(home: HomeOption = "", json_: JsonOption = False, debug: DebugOption = False) -> int:
+    """List the data sets, and what the lake has of each: symbols, rows, times, bytes, snapshots.
+
+    Example: lakehouse datasets --json
+    """
+    reader = Reader(settings_of(home=home))
+    note_empty(reader, quiet=json_)
+    found = contents(reader.lake)
+    if json_:
+        typer.echo(json.dumps(_document(found)))
+    else:
+        typer.echo("\n".join(_lines(found)))
+    return endings.OK
+
+
+def _document(found: Contents) -> dict[str, object]:
+    return {
+        "v": 1,
+        "datasets": [
+            {
+                "dataset": dataset.name,
+                "view": f"silver.{dataset.view}",
+                "doc": dataset.doc,
+                "archive": {market: list(freqs) for market, freqs in dataset.archive.items()},
+                "tables": [table.name for table in dataset.tables],
+                "stored": [_series(one) for one in found.series if one.dataset is dataset],
+            }
+            for dataset in DATASETS.values()
+        ],
+        "tables": [_table(fact) for fact in found.tables],
+    }
+
+
+def _series(one: Series) -> dict[str, object]:
+    return {
+        "market": one.market,
+        "interval": one.interval,
+        "symbols": one.symbols,
+        "rows": one.rows,
+        "first": format_time(one.first_us),
+        "last": format_time(one.last_us),
+        "files": one.files,
+        "bytes": one.size_bytes,
+    }
+
+
+def _table(fact: TableFact) -> dict[str, object]:
+    return {
+        "table": fact.shape.name,
+        "doc": fact.shape.doc,
+        "rows": fact.rows,
+        "files": fact.files,
+        "bytes": fact.size_bytes,
+        "snapshot_id": fact.snapshot_id,
+        "snapshots": fact.snapshots,
+        "latest": [
+            {
+                "id": snapshot.id,
+                "committed_at": format_time(snapshot.committed_us),
+                "operation": snapshot.operation,
+                "rows": snapshot.rows,
+            }
+            for snapshot in fact.latest
+        ],
+    }
+
+
+def _lines(found: Contents) -> list[str]:
+    columns = (
+        "dataset",
+        "market",
+        "interval",
+        "symbols",
+        "rows",
+        "first",
+        "last",
+        "MB",
+        "snapshots",
+    )
+    snapshots = {fact.shape.name: fact.snapshots for fact in found.tables}
+    rows = [
+        (
+            one.dataset.name, one.market, one.interval or "", one.symbols, one.rows,
+            format_time(one.first_us), format_time(one.last_us), round(one.size_bytes / 1e6, 1),
+            snapshots.get(one.dataset.table(one.interval).name, 0),
+        )
+        for one in found.series
+    ]  # fmt: skip
+    stored = {one.dataset.name for one in found.series}
+    absent = [_offer(dataset) for name, dataset in DATASETS.items() if name not in stored]
+    lines = aligned(columns, rows) if rows else ["nothing is stored yet"]
+    if absent:
+        lines += ["", "not stored, but in the archive:", *(f"  {line}" for line in absent)]
+    return lines
+
+
+def _offer(dataset: Dataset) -> str:
+    return f"{dataset.name} ({', '.join(dataset.archive)}): {dataset.doc}"

@@ -1,0 +1,92 @@
+"""`lakehouse get`: the rows of one symbol."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated
+
+import typer
+
+from lakehouse_ray.assembly.reader import Reader
+from lakehouse_ray.cli import endings
+from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, QuietOption, settings_of
+from lakehouse_ray.cli.output import OutOption, OutputOption, RowsOption, choose_format, write
+from lakehouse_ray.cli.sql import AsOfOption
+from lakehouse_ray.errors import NotFoundError
+from lakehouse_ray.model.datasets.registry import find_dataset
+from lakehouse_ray.model.timespan import format_time
+from lakehouse_ray.query.contents import extent, symbols
+from lakehouse_ray.query.lake import identity
+
+_SYMBOLS_SHOWN_MAX = 10
+
+
+def get(
+    symbol: Annotated[str, typer.Argument(help="The exchange's own spelling: BTCUSDT.")],
+    market: Annotated[str, typer.Option(help="spot, um (USD-M) or cm (COIN-M).")] = "spot",
+    dataset: Annotated[str, typer.Option(help="Which data set.")] = "klines",
+    interval: Annotated[str, typer.Option(help="Of bars: 1s, 1m, … 1mo.")] = "",
+    start: Annotated[str, typer.Option(help="First instant, such as 2024-01.")] = "",
+    end: Annotated[str, typer.Option(help="End, not included: 2024-07 ends with June.")] = "",
+    output: OutputOption = None,
+    out: OutOption = None,
+    as_of: AsOfOption = "",
+    rows: RowsOption = None,
+    home: HomeOption = "",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """Print bars or other rows of one symbol whose time lies in [start, end), in order. UTC.
+
+    Example: lakehouse get BTCUSDT --market um --interval 1m --start 2024-01-05 --end 2024-01-06
+    """
+    form = choose_format(output, out, as_json=json_)
+    reader = Reader(settings_of(home=home))
+    with reader.lake.select(
+        dataset,
+        symbol,
+        start or None,
+        end or None,
+        market=market,
+        interval=interval or None,
+        as_of=as_of or None,
+    ) as result:
+        write(
+            result,
+            form,
+            out,
+            rows_max=rows,
+            quiet=quiet,
+            empty=lambda: _nothing(reader, dataset, symbol, market, interval, as_of),
+        )
+    return endings.OK
+
+
+def _nothing(
+    reader: Reader, dataset: str, symbol: str, market: str, interval: str, as_of: str
+) -> NotFoundError:
+    """Say why there are no rows: no such symbol, or none in this range."""
+    found = find_dataset(dataset)
+    series = identity(found, symbol, market, interval or None)
+    what = " ".join((market, found.name, interval)).strip()
+    stored = extent(reader.lake, found, series, as_of=as_of or None)
+    if stored is not None:
+        first, last = stored
+        return NotFoundError(
+            f"{symbol} has no {what} in this range",
+            f"stored are {format_time(first)} to {format_time(last)}; ranges are [start, end)",
+        )
+    known = symbols(reader.lake, found, market, series.get("interval"), as_of=as_of or None)
+    if not known:
+        make = f"lakehouse ingest --market {market} --dataset {found.name}"
+        make += f" --interval {interval}" if interval else ""
+        where = f"nothing of {what} is stored at {reader.settings.home}"
+        return NotFoundError(where, f"`{make}` brings it; `lakehouse datasets` lists what there is")
+    near = difflib.get_close_matches(symbol.upper(), known, n=3, cutoff=0.6)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        more = f", … ({len(known):,} in all)" if len(known) > _SYMBOLS_SHOWN_MAX else ""
+        hint = f"stored are {', '.join(known[:_SYMBOLS_SHOWN_MAX])}{more}"
+    return NotFoundError(f"there is no {symbol} in {what}", hint)

@@ -1,0 +1,167 @@
+"""What the lake has: symbols, ranges, and the size of every table. Counted, not guessed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import to_us
+from lakehouse_ray.query.lake import Lake
+from lakehouse_ray.query.pins import AsOf, Pin
+from lakehouse_ray.query.scan import Where, plan_files, quoted
+from lakehouse_ray.query.views import TABLES, VIEWS, View
+from lakehouse_ray.storage.files import FileEntry, file_entry
+
+# Of a table's snapshots, so many of the latest are listed.
+SNAPSHOTS_LISTED_MAX = 100
+
+
+@dataclass
+class Series:
+    """What is stored of a data set in one market (for bars: at one interval).
+
+    first_us, last_us: Times of the first and the last row.
+    """
+
+    dataset: Dataset
+    market: str
+    interval: str | None
+    symbols: int = 0
+    rows: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    first_us: int = 0
+    last_us: int = 0
+
+    def add(self, entry: FileEntry) -> None:
+        region = entry.region
+        self.first_us = min(self.first_us, region.time_min_us) if self.files else region.time_min_us
+        self.last_us = max(self.last_us, region.time_max_us)
+        self.rows += entry.rows
+        self.files += 1
+        self.size_bytes += entry.size_bytes
+
+
+@dataclass(frozen=True)
+class SnapshotFact:
+    id: int
+    committed_us: int
+    operation: str
+    rows: int
+
+
+@dataclass
+class TableFact:
+    """One physical table as it is now. snapshots: All that are kept; `latest` lists some."""
+
+    shape: Table
+    snapshot_id: int | None = None
+    snapshots: int = 0
+    rows: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    latest: list[SnapshotFact] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Contents:
+    series: list[Series]
+    tables: list[TableFact]
+
+
+def contents(lake: Lake) -> Contents:
+    """Count everything that is stored. Reads the files' descriptions and the symbols alone."""
+    pins = lake.pin(VIEWS.values())
+    facts: list[TableFact] = []
+    entries: dict[str, list[FileEntry]] = {}
+    for name in TABLES:
+        if pins[name].table is not None:
+            fact, entries[name] = _fact(pins[name])
+            facts.append(fact)
+    series: list[Series] = []
+    for dataset in DATASETS.values():
+        series += _series(lake, dataset, entries)
+    return Contents(series, facts)
+
+
+def symbols(
+    lake: Lake, dataset: Dataset, market: str, interval: str | None = None, *, as_of: AsOf = None
+) -> list[str]:
+    """Return every symbol that has rows, sorted."""
+    equal = {"market": market} | ({"interval": interval} if interval else {})
+    where = Where(equal)
+    view = _view(dataset)
+    condition = where.sql(dataset.tables[0])
+    query = f"SELECT DISTINCT symbol FROM {view.name} WHERE {condition} ORDER BY symbol"
+    with lake.ask(query, [view], where, as_of=as_of) as result:
+        return [str(row["symbol"]) for row in result.rows()]
+
+
+def extent(
+    lake: Lake, dataset: Dataset, series: dict[str, str], *, as_of: AsOf = None
+) -> tuple[int, int] | None:
+    """Return the times of the first and the last row of a symbol, or None."""
+    where, view = Where(series), _view(dataset)
+    table = dataset.tables[0]
+    time = quoted(table.time)
+    query = f"SELECT min({time}) a, max({time}) b FROM {view.name} WHERE {where.sql(table)}"
+    with lake.ask(query, [view], where, as_of=as_of) as result:
+        row = result.rows()[0]
+    return (to_us(row["a"]), to_us(row["b"])) if row["a"] is not None else None
+
+
+def _view(dataset: Dataset) -> View:
+    return VIEWS[f"silver.{dataset.view}"]
+
+
+def _fact(pin: Pin) -> tuple[TableFact, list[FileEntry]]:
+    assert pin.table is not None
+    schema = pin.table.schema()
+    entries = [file_entry(pin.shape, schema, file) for file in plan_files(pin)]
+    kept = sorted(pin.table.snapshots(), key=lambda snapshot: snapshot.timestamp_ms)
+    latest = [
+        SnapshotFact(
+            snapshot.snapshot_id,
+            snapshot.timestamp_ms * 1000,
+            snapshot.summary.operation.value if snapshot.summary else "",
+            int((snapshot.summary["total-records"] if snapshot.summary else None) or 0),
+        )
+        for snapshot in kept[-SNAPSHOTS_LISTED_MAX:]
+    ]
+    fact = TableFact(
+        pin.shape,
+        pin.snapshot_id,
+        len(kept),
+        sum(entry.rows for entry in entries),
+        len(entries),
+        sum(entry.size_bytes for entry in entries),
+        latest,
+    )
+    return fact, entries
+
+
+def _series(lake: Lake, dataset: Dataset, entries: dict[str, list[FileEntry]]) -> list[Series]:
+    found: dict[tuple[str, str | None], Series] = {}
+    for table in dataset.tables:
+        columns = [p.column for p in table.partitions]
+        for entry in entries.get(table.name, ()):
+            values = dict(zip(columns, entry.region.partition, strict=True))
+            market = str(values["market"])
+            interval = str(values["interval"]) if dataset.bars else None
+            one = found.setdefault((market, interval), Series(dataset, market, interval))
+            one.add(entry)
+    if not found:
+        return []
+    names = "market, interval" if dataset.bars else "market"
+    view = _view(dataset)
+    query = f"SELECT {names}, count(DISTINCT symbol) n FROM {view.name} GROUP BY {names}"
+    counts: dict[tuple[str, str | None], int] = defaultdict(int)
+    with lake.ask(query, [view]) as result:
+        for row in result.rows():
+            counts[row["market"], row.get("interval")] = row["n"]
+    for key, one in found.items():
+        one.symbols = counts[key]
+    return [found[key] for key in sorted(found, key=str)]
