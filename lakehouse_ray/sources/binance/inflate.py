@@ -17,6 +17,8 @@ _ISAL_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 
 # Small files are no danger however well they pack.
 _RATIO_CHECKED_FROM_BYTES = 16 << 20
+# Lines of this archive have some hundred bytes.
+_LINE_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def find_member(
             f"says it inflates from {info.compress_size:,} to {info.file_size:,} bytes; the limits "
             f"are {inflated_bytes_max:,} bytes and a ratio of {inflate_ratio_max}",
         )
+    if info.header_offset < 0:
+        raise BadDataError("ZIP_CORRUPT", "its directory points before its beginning")
     file.seek(info.header_offset)
     header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
@@ -120,38 +124,51 @@ def inflate_pieces(file: io.BufferedIOBase, member: Member, piece_bytes: int) ->
     latest: nothing of the file may be used before the iterator has ended.
     """
     file.seek(member.offset)
-    machine = isal_zlib.decompressobj(-15) if member.deflated else None
-    left, inflated, crc, rest = member.compressed_bytes, 0, 0, b""
-    packed = b""
-    while left or packed:
-        if not packed:
-            packed = file.read(min(left, 1 << 20))
-            left -= len(packed)
-            if not packed:
-                break
-        try:
-            if machine is None:
-                content, packed = packed, b""
-            else:
-                content = machine.decompress(packed, piece_bytes)
-                packed = machine.unconsumed_tail
-        except _ISAL_ERROR as error:
-            raise BadDataError("ZIP_CORRUPT", str(error)) from error
-        if not content and not packed and not left:
-            break
+    inflated, crc, rest = 0, 0, b""
+    for content in _inflated(file, member, piece_bytes):
         inflated += len(content)
-        crc = isal_zlib.crc32(content, crc)
         if inflated > member.inflated_bytes:
             break
+        crc = isal_zlib.crc32(content, crc)
         rest += content
         if len(rest) >= piece_bytes:
             end = rest.rfind(b"\n") + 1
             if end:
                 yield rest[:end]
                 rest = rest[end:]
+            elif len(rest) > piece_bytes + _LINE_BYTES_MAX:
+                raise BadDataError(
+                    "LINE_TOO_LONG", f"{member.name} has a line of {len(rest):,} bytes"
+                )
     if inflated != member.inflated_bytes or crc != member.crc:
         raise BadDataError(
             "ZIP_CORRUPT", f"size or CRC of {member.name} differ from the zip's directory"
         )
     if rest:
         yield rest
+
+
+def _inflated(file: io.BufferedIOBase, member: Member, bytes_max: int) -> Iterator[bytes]:
+    """Yield what is inflated, at most `bytes_max` at a time; ends early where the zip does."""
+    left = member.compressed_bytes
+    machine = isal_zlib.decompressobj(-15) if member.deflated else None
+    while left > 0:
+        packed = file.read(min(left, 1 << 20))
+        if not packed:
+            return
+        left -= len(packed)
+        if machine is None:
+            yield packed
+            continue
+        while not machine.eof:
+            try:
+                content = machine.decompress(packed, bytes_max)
+            except _ISAL_ERROR as error:
+                raise BadDataError("ZIP_CORRUPT", str(error)) from error
+            packed = machine.unconsumed_tail
+            if content:
+                yield content
+            # All input may be taken in while output still waits inside: only a step that gives
+            # less than it may has given all.
+            if not packed and len(content) < bytes_max:
+                break
