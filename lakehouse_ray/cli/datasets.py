@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
-from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.cli import endings
 from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, settings_of
-from lakehouse_ray.cli.sql import note_empty
+from lakehouse_ray.cli.output import note_empty
 from lakehouse_ray.cli.table import aligned
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import format_time
-from lakehouse_ray.query.contents import Contents, Series, TableFact, contents
+
+if TYPE_CHECKING:
+    from lakehouse_ray.query.contents import Contents, Series, TableFact
 
 
 def datasets(home: HomeOption = "", json_: JsonOption = False, debug: DebugOption = False) -> int:
@@ -22,8 +24,13 @@ def datasets(home: HomeOption = "", json_: JsonOption = False, debug: DebugOptio
 
     Example: lakehouse datasets --json
     """
+    # Loaded when they are needed: help is quick.
+    from lakehouse_ray.assembly.reader import Reader
+    from lakehouse_ray.query.contents import contents
+
     reader = Reader(settings_of(home=home))
-    note_empty(reader, quiet=json_)
+    if not json_ and not reader.exists:
+        note_empty(reader.settings.home)
     found = contents(reader.lake)
     if json_:
         typer.echo(json.dumps(_document(found)))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.cli import endings
 from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, QuietOption, settings_of
-from lakehouse_ray.cli.output import OutOption, OutputOption, RowsOption, choose_format, write
-from lakehouse_ray.cli.sql import AsOfOption
+from lakehouse_ray.cli.output import (
+    AsOfOption,
+    OutOption,
+    OutputOption,
+    RowsOption,
+    choose_format,
+)
 from lakehouse_ray.errors import NotFoundError
 from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.timespan import format_time
-from lakehouse_ray.query.contents import extent, symbols
-from lakehouse_ray.query.lake import identity
+
+if TYPE_CHECKING:
+    from lakehouse_ray.assembly.reader import Reader
 
 _SYMBOLS_SHOWN_MAX = 10
 
@@ -41,6 +46,10 @@ def get(
 
     Example: lakehouse get BTCUSDT --market um --interval 1m --start 2024-01-05 --end 2024-01-06
     """
+    # Loaded when they are needed: help and usage errors are quick.
+    from lakehouse_ray.assembly.reader import Reader
+    from lakehouse_ray.cli.rows import write
+
     form = choose_format(output, out, as_json=json_)
     reader = Reader(settings_of(home=home))
     with reader.lake.select(
@@ -67,6 +76,9 @@ def _nothing(
     reader: Reader, dataset: str, symbol: str, market: str, interval: str, as_of: str
 ) -> NotFoundError:
     """Say why there are no rows: no such symbol, or none in this range."""
+    from lakehouse_ray.query.contents import extent, symbols
+    from lakehouse_ray.query.lake import identity
+
     found = find_dataset(dataset)
     series = identity(found, symbol, market, interval or None)
     what = " ".join((market, found.name, interval)).strip()

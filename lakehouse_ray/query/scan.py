@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pyiceberg.expressions import (
@@ -96,16 +96,20 @@ def scan_sql(pin: Pin, where: Where = EVERYTHING) -> str:
     rightly. Columns that are the same in all of a partition are constants of their branch: a
     statement that asks for one market or interval opens no file of another.
     """
-    files = plan_files(pin, where)
-    if not files:
-        return empty_sql(pin.shape)
-    constant = [i for i, p in enumerate(pin.shape.partitions) if p.transform == "identity"]
+    return files_sql(pin.shape, plan_files(pin, where))
+
+
+def files_sql(table: Table, files: Iterable[DataFile]) -> str:
+    """The same from files chosen by the caller."""
+    constant = [i for i, p in enumerate(table.partitions) if p.transform == "identity"]
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for file in files:
         groups[tuple(str(file.partition[i]) for i in constant)].append(file.file_path)
-    names = [pin.shape.partitions[i].column for i in constant]
+    if not groups:
+        return empty_sql(table)
+    names = [table.partitions[i].column for i in constant]
     return " UNION ALL ".join(
-        _branch(pin.shape, dict(zip(names, values, strict=True)), paths)
+        _branch(table, dict(zip(names, values, strict=True)), paths)
         for values, paths in sorted(groups.items())
     )
 

@@ -77,32 +77,29 @@ class Engine:
         """
         connection = self.connect()
         try:
-            with self.explained(query):
-                made: set[str] = set()
+            with self.explained():
+                for name, select in sources.items():
+                    create_view(connection, name, select)
                 for view in views:
-                    for table in view.tables:
-                        if table.name not in made:
-                            _create(connection, table.name, sources[table.name])
-                            made.add(table.name)
                     if view.sql:
-                        _create(connection, view.name, view.sql)
+                        create_view(connection, view.name, view.sql)
                 relation = connection.sql(query, params=parameters)
             if relation is None:
                 raise InvalidError("there is no statement to run", 'such as "select 1"')
         except BaseException:
             connection.close()
             raise
-        return Result(self, query, connection, relation, snapshots)
+        return Result(self, connection, relation, snapshots)
 
     @contextmanager
-    def explained(self, query: str) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         """Turn DuckDB's errors into those a caller can act on."""
         try:
             yield
         except duckdb.Error as error:
-            raise self._explain(error, query) from error
+            raise self._explain(error) from error
 
-    def _explain(self, error: duckdb.Error, query: str) -> LakehouseError:
+    def _explain(self, error: duckdb.Error) -> LakehouseError:
         message = str(error)
         if isinstance(error, duckdb.OutOfMemoryException):
             return ResourceError(
@@ -137,7 +134,8 @@ def _unknown_table(name: str, message: str) -> InvalidError:
     return InvalidError(message.partition("\nDid you mean")[0], hint)
 
 
-def _create(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
+def create_view(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
+    """Give a SELECT a name such as `silver.klines`."""
     spelled = ".".join(quoted(part) for part in name.split("."))
     connection.execute(f"CREATE VIEW {spelled} AS {select}")
 
@@ -151,13 +149,11 @@ class Result:
     def __init__(
         self,
         engine: Engine,
-        query: str,
         connection: duckdb.DuckDBPyConnection,
         relation: duckdb.DuckDBPyRelation,
         snapshots: Mapping[str, int | None],
     ) -> None:
         self._engine = engine
-        self._query = query
         self._connection = connection
         self._relation = relation
         self._names = _distinct(relation.columns)
@@ -194,7 +190,7 @@ class Result:
 
     def fetch_batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the rows in batches of at most about so many; memory stays bounded."""
-        with self._engine.explained(self._query):
+        with self._engine.explained():
             reader = self._relation.to_arrow_reader(rows)
             while True:
                 try:
@@ -209,7 +205,7 @@ class Result:
     @property
     def schema(self) -> pa.Schema:
         """Columns and their Arrow types; reads no rows."""
-        with self._engine.explained(self._query):
+        with self._engine.explained():
             schema: pa.Schema = self._relation.limit(0).to_arrow_table().schema
         return pa.schema(
             [field.with_name(name) for field, name in zip(schema, self._names, strict=True)]
