@@ -158,7 +158,8 @@ class ComputeSettings(_Section):
 
 class RaySettings(_Section):
     address: str = Field(
-        "", description="A cluster to join: host:port of its GCS, or auto for the one on this machine. Empty: an own local Ray."
+        "",
+        description="A cluster to join: host:port of its GCS, or auto for the one on this machine. Empty: an own local Ray.",
     )
 
 

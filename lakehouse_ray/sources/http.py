@@ -21,6 +21,7 @@ import aiohttp
 import stamina
 import stamina.instrumentation
 import structlog
+from yarl import URL
 
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import DeniedError, NotFoundError, UnavailableError
@@ -35,6 +36,8 @@ _WAIT_INITIAL_S = 0.2
 _WAIT_MAX_S = 20.0
 # A server that sends less than this is not worth the place it takes.
 _BYTES_PER_S_MIN = 16 << 10
+_SMALL_BYTES = 1 << 20
+_FRESH = {"Cache-Control": "no-cache"}
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -79,11 +82,17 @@ class HttpClient:
         self._clock = clock
         self._timeout_s = timeout_s
         self._quiet_until_s = 0.0
+        self._small_timeout = self._timeout(timeout_s + _SMALL_BYTES / _BYTES_PER_S_MIN)
         self._session = aiohttp.ClientSession(
             auto_decompress=False,
             connector=aiohttp.TCPConnector(limit=in_flight_max),
             read_bufsize=1 << 20,
             headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT},
+        )
+
+    def _timeout(self, total_s: float | None) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=total_s, sock_connect=min(15.0, self._timeout_s), sock_read=self._timeout_s
         )
 
     async def close(self) -> None:
@@ -98,16 +107,17 @@ class HttpClient:
         Raises NotFoundError for 404 and 410, DeniedError for 401, 403 and 451, UnavailableError
         for anything that kept failing.
         """
-        headers = {"Cache-Control": "no-cache"} if fresh else {}
-        total_s = self._timeout_s + size_hint / _BYTES_PER_S_MIN
-        timeout = aiohttp.ClientTimeout(
-            total=total_s, sock_connect=min(15.0, self._timeout_s), sock_read=self._timeout_s
-        )
+        headers = _FRESH if fresh else None
+        timeout = self._small_timeout
+        if size_hint > _SMALL_BYTES:
+            timeout = self._timeout(self._timeout_s + size_hint / _BYTES_PER_S_MIN)
+        # Callers have percent-encoded what needs it; doing it again costs more than the rest.
+        address = URL(url, encoded=True)
 
         async def once() -> Response:
-            async with self._session.get(url, headers=headers, timeout=timeout) as answer:
+            async with self._session.get(address, headers=headers, timeout=timeout) as answer:
                 await self._check(answer)
-                return Response(str(answer.url), answer.headers, await answer.read())
+                return Response(url, answer.headers, await answer.read())
 
         return await self._keep_trying(url, once)
 
@@ -116,16 +126,15 @@ class HttpClient:
 
         Raises as `get` does; the file may then hold a part.
         """
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=min(15.0, self._timeout_s), sock_read=self._timeout_s
-        )
+        timeout = self._timeout(None)
+        address = URL(url, encoded=True)
         state = _Transfer(file)
 
         async def once() -> Downloaded:
-            headers = {"Cache-Control": "no-cache"} if fresh else {}
+            headers = dict(_FRESH) if fresh else {}
             if state.size_bytes and state.etag:
                 headers |= {"Range": f"bytes={state.size_bytes}-", "If-Range": state.etag}
-            async with self._session.get(url, headers=headers, timeout=timeout) as answer:
+            async with self._session.get(address, headers=headers, timeout=timeout) as answer:
                 await self._check(answer)
                 if answer.status != 206:
                     state.restart(answer.headers.get("ETag", ""))
@@ -137,9 +146,7 @@ class HttpClient:
                     spent = time.monotonic() - started
                     if spent > self._timeout_s and received < spent * _BYTES_PER_S_MIN:
                         raise TimeoutError(f"under {_BYTES_PER_S_MIN} bytes a second")
-                return Downloaded(
-                    str(answer.url), answer.headers, state.size_bytes, state.sha256.hexdigest()
-                )
+                return Downloaded(url, answer.headers, state.size_bytes, state.sha256.hexdigest())
 
         try:
             return await self._keep_trying(url, once)

@@ -159,31 +159,29 @@ def measure(freq: str, root: Path, url: str, rounds: int) -> dict[str, object]:
     warm(root, url, freq)
     rows: list[dict[str, float]] = []
     for number in range(rounds):
-        work = Path(tempfile.mkdtemp(prefix="bench-", dir=CACHE))
-        try:
-            (work / "chain").mkdir()
-            wall, cpu, size = chain(groups, work / "chain")
-            os.sync()
-            report = ingest(url, freq, work / "home")
-            megabytes = size / 1e6
-            rows.append(
-                {
-                    "csv_mb": megabytes,
-                    "chain_s": wall,
-                    "chain_cpu_s": cpu,
-                    "work_s": report["work_seconds"],
-                    "work_cpu_s": report["work_cpu_seconds"],
-                    "start_s": report["seconds"] - report["work_seconds"],
-                    "wall_ratio": wall / report["work_seconds"],
-                    "cpu_ratio": cpu / report["work_cpu_seconds"],
-                    "rows": report["rows"],
-                    "worker_mb": report["worker_rss_bytes_max"] / 1e6,
-                    "driver_mb": report["driver_rss_bytes_max"] / 1e6,
-                }
-            )
-            print(f"{freq} round {number + 1}: " + _line(rows[-1]), flush=True)
-        finally:
-            shutil.rmtree(work)
+        # Deleted at the very end: ext4 makes files slowly for a while after thousands were deleted.
+        work = Path(tempfile.mkdtemp(prefix="round-", dir=CACHE))
+        (work / "chain").mkdir()
+        wall, cpu, size = chain(groups, work / "chain")
+        os.sync()
+        report = ingest(url, freq, work / "home")
+        megabytes = size / 1e6
+        rows.append(
+            {
+                "csv_mb": megabytes,
+                "chain_s": wall,
+                "chain_cpu_s": cpu,
+                "work_s": report["work_seconds"],
+                "work_cpu_s": report["work_cpu_seconds"],
+                "start_s": report["seconds"] - report["work_seconds"],
+                "wall_ratio": wall / report["work_seconds"],
+                "cpu_ratio": cpu / report["work_cpu_seconds"],
+                "rows": report["rows"],
+                "worker_mb": report["worker_rss_bytes_max"] / 1e6,
+                "driver_mb": report["driver_rss_bytes_max"] / 1e6,
+            }
+        )
+        print(f"{freq} round {number + 1}: " + _line(rows[-1]), flush=True)
     middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     print(f"{freq} median ({files} zips): {_line(middle)}", flush=True)
     return {"files": files, "median": middle, "rounds": rows}
@@ -230,6 +228,8 @@ def main() -> None:
             write_archive(archive, root, f"data/spot/{freq}/klines/", "*-1m-*")
         (root / "complete").touch()
         print(f"wrote the archive in {time.perf_counter() - started:.0f} s", flush=True)
+    for left in CACHE.glob("round-*"):
+        shutil.rmtree(left)
     process, url = serve(root)
     result: dict[str, object] = {"machine": platform.node(), "cpus": os.cpu_count()}
     try:
