@@ -132,6 +132,8 @@ class TableWriter:
                 c.name: "DELTA_BINARY_PACKED" for c in self._table.columns if c.encoding == "delta"
             },
             write_page_index=True,
+            # Zstandard frames carry no checksum here: without these a flipped bit is another price.
+            write_page_checksum=True,
             store_schema=False,
         )
 
