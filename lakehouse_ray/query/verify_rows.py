@@ -63,7 +63,11 @@ def _verify_file(bench: Workbench, pin: Pin, file: DataFile, faults: _Faults) ->
     """Check one file, a row group at a time; returns whether it can be read."""
     table, path = pin.shape, bench.relative(file.file_path)
     try:
-        parquet = pq.ParquetFile(bench.store.locate(path), filesystem=bench.store.filesystem)
+        parquet = pq.ParquetFile(
+            bench.store.locate(path),
+            filesystem=bench.store.filesystem,
+            page_checksum_verification=True,
+        )
         metadata = parquet.metadata
         if metadata.num_rows != file.record_count:
             faults.counts.append(path)
