@@ -255,11 +255,14 @@ def make_units(plan: Plan, *, bytes_max: int, decoder_version: int) -> Iterator[
         _bucket=pl.col("symbol").replace_strict(buckets, return_dtype=pl.Int64)
         if symbols
         else pl.lit(0, dtype=pl.Int64),
-    ).sort("_period", "_bucket", "symbol", "_month", "period_start", "key")
+    )
+    if plan.dataset.slack_us:
+        todo = _join_changed_neighbours(todo)
+    todo = todo.sort("_period", "_bucket", "symbol", "_month", "period_start", "key")
     pending: list[ObjectTask] = []
     pending_bytes = 0
     group: tuple[int, int] | None = None
-    for block in _blocks(todo, bytes_max):
+    for block in _blocks(todo, bytes_max, cut=not plan.dataset.slack_us):
         head = (int(block["_period"][0]), int(block["_bucket"][0]))
         size = int(block["size"].sum())
         full = pending_bytes + size > bytes_max or len(pending) + block.height > UNIT_OBJECTS_MAX
@@ -273,11 +276,28 @@ def make_units(plan: Plan, *, bytes_max: int, decoder_version: int) -> Iterator[
         yield _unit(plan, pending, decoder_version)
 
 
-def _blocks(todo: pl.DataFrame, bytes_max: int) -> Iterator[pl.DataFrame]:
+def _join_changed_neighbours(todo: pl.DataFrame) -> pl.DataFrame:
+    """Put a changed object and those it touches into one period, across the edge of a month too.
+
+    A row on the edge can come from either. Were they merged in two units, the first could give way
+    to a row that the second one then drops.
+    """
+    todo = todo.sort("symbol", "period_start", "key")
+    changed = (pl.col("role") == "fetch") & pl.col("built_sha256").is_not_null()
+    touching = pl.col("period_end").cum_max().shift(1) >= pl.col("period_start")
+    linked = (touching & (changed | changed.shift(1))).over("symbol").fill_null(False)
+    return (
+        todo.with_columns(_chain=(~linked).cum_sum())
+        .with_columns(_period=pl.col("_period").min().over("symbol", "_chain"))
+        .drop("_chain")
+    )
+
+
+def _blocks(todo: pl.DataFrame, bytes_max: int, *, cut: bool) -> Iterator[pl.DataFrame]:
     """Slices of one symbol and partition, in order; units are cut between them.
 
     Units that share a symbol would have to look at each other's files. Only a symbol too large for
-    one unit is cut, between its days, which share no rows.
+    one unit is cut, and only where its days share no rows (`cut`).
     """
     if todo.is_empty():
         return
@@ -286,7 +306,8 @@ def _blocks(todo: pl.DataFrame, bytes_max: int) -> Iterator[pl.DataFrame]:
     for length in lengths:
         block = todo.slice(at, length)
         at += length
-        if int(block["size"].sum()) <= bytes_max or (block["freq"] != "daily").any():
+        whole = not cut or (block["freq"] != "daily").any()
+        if whole or int(block["size"].sum()) <= bytes_max:
             yield block
             continue
         part = (block["size"].cum_sum() - 1) // bytes_max

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -110,7 +111,7 @@ class _Staged:
         self.objects: list[ObjectResult] = []
         self.pieces: list[Path] = []
         self.ordered = True
-        self._last: tuple[object, ...] | None = None
+        self._last: tuple[Any, Any] | None = None
 
     def add(
         self, item: RawObject, decoder: ObjectDecoder, refusals: Refusals, piece_bytes: int
@@ -157,10 +158,14 @@ class _Staged:
     def _keep(self, frame: pl.DataFrame, ordered: bool) -> None:
         if frame.is_empty():
             return
-        order = [self._context.dataset.time, *self._context.dataset.key]
-        first = frame.select(order).row(0)
-        self.ordered = self.ordered and ordered and (self._last is None or first > self._last)
-        self._last = frame.select(order).row(-1)
+        # An ordered piece has one column as its key: that and the time must both go on.
+        time, key = self._context.dataset.time, self._context.dataset.key[0]
+        if self._last is not None:
+            last_time, last_key = self._last
+            goes_on = frame[time][0] >= last_time and frame[key][0] > last_key
+            ordered = ordered and goes_on
+        self.ordered = self.ordered and ordered
+        self._last = (frame[time][-1], frame[key][-1])
         path = self._context.folder / f"piece-{len(self.pieces):05d}.parquet"
         frame.write_parquet(path, compression="zstd", compression_level=1)
         self.pieces.append(path)
@@ -231,7 +236,8 @@ def _merge_on_disk(
             "threads": 1,
             "temp_directory": str(context.folder / "spill"),
             "preserve_insertion_order": False,
-            "TimeZone": "UTC",
+            # Nothing is fetched while data is merged; times stay what they are without ICU.
+            "autoinstall_known_extensions": False,
         },
     )
     try:
@@ -261,9 +267,11 @@ def _merge_on_disk(
             f"CREATE TABLE old_rows AS {old}", [[str(p) for p in old_paths]] if old_paths else []
         )
         precedence = " ".join(f"WHEN '{n}' THEN {rank}" for n, rank in PRECEDENCE.items())
+        same = " AND ".join(f'n."{name}" IS NOT DISTINCT FROM o."{name}"' for name in columns)
         connection.execute(
             f"""
             CREATE TABLE ranked AS
+            WITH good AS (SELECT * FROM new_rows ANTI JOIN clashing USING ({key}, {ORIGIN}))
             SELECT {names}, {ORIGIN}, _file, stale, row_number() OVER (
                 PARTITION BY {key}, stale
                 ORDER BY precedence, source_key DESC, source_version DESC, _file IS NULL
@@ -271,17 +279,18 @@ def _merge_on_disk(
             FROM (
                 SELECT {names}, {ORIGIN}, NULL AS _file, false AS stale, precedence, source_key,
                     source_version
-                FROM new_rows n JOIN objects USING ({ORIGIN})
-                ANTI JOIN clashing USING ({key}, {ORIGIN})
+                FROM good JOIN objects USING ({ORIGIN})
                 WHERE NOT EXISTS (
                     SELECT 1 FROM old_rows o WHERE o.source_key = objects.source_key
                     AND o.source_version > objects.source_version
                 )
                 UNION ALL
-                SELECT {names}, NULL, o._file,
-                    coalesce(o.source_version < objects.source_version, false),
+                SELECT {", ".join(f'o."{name}"' for name in columns)}, NULL, o._file,
+                    coalesce(o.source_version < objects.source_version OR (
+                        o.source_version = objects.source_version AND n.{ORIGIN} IS NULL), false),
                     CASE o.source {precedence} END, o.source_key, o.source_version
                 FROM old_rows o LEFT JOIN objects ON o.source_key = objects.source_key
+                LEFT JOIN good n ON n.{ORIGIN} = objects.{ORIGIN} AND {same}
             )
             """
         )
@@ -296,12 +305,13 @@ def _merge_on_disk(
             if isinstance(frame := pl.from_arrow(batch), pl.DataFrame) and frame.height
         )
         rows = _write(context, frames, staged.objects, outcome)
-        replaced = connection.execute(
+        # Fetched to the end: a connection does nothing else while an answer waits.
+        [(replaced,)] = connection.execute(
             f"SELECT count(*) FROM ranked SEMI JOIN old_rows USING ({key}) "
             "WHERE place = 1 AND NOT stale AND _file IS NULL"
-        ).fetchone()
-        outcome.rows_replaced += replaced[0] if replaced else 0
-        outcome.rows += rows - (replaced[0] if replaced else 0)
+        ).fetchall()
+        outcome.rows_replaced += replaced
+        outcome.rows += rows - replaced
         dropped = connection.sql(
             f"SELECT _file, {key} FROM ranked WHERE _file IS NOT NULL AND (stale OR place > 1)"
         ).pl()

@@ -71,7 +71,12 @@ def merge(new: pl.DataFrame, existing: pl.DataFrame, key: Sequence[str]) -> Merg
 def merge_versions(
     new: pl.DataFrame, existing: pl.DataFrame, key: Sequence[str], versions: pl.DataFrame
 ) -> Merge:
-    """As `merge`, with the versions of the merged files given (a new version may have no rows)."""
+    """As `merge`, with the versions of the merged files given (a new version may have no rows).
+
+    Existing rows of the very version that is merged stay where they are if it still says the same;
+    read by other rules it may not.
+    """
+    existing = existing.with_row_index("_row")
     known = (
         existing.select("source_key", "source_version")
         .unique()
@@ -79,17 +84,12 @@ def merge_versions(
     )
     outdated = known.filter(pl.col("source_version") > pl.col("source_version_new"))
     new = new.join(outdated.select("source_key"), on="source_key", how="anti")
-    replaced = known.filter(pl.col("source_version") < pl.col("source_version_new"))
-    stale = existing.join(
-        replaced.select("source_key", "source_version"),
-        on=["source_key", "source_version"],
-        how="semi",
-    )
-    kept = existing.join(
-        replaced.select("source_key", "source_version"),
-        on=["source_key", "source_version"],
-        how="anti",
-    )
+    gone = _rows_of(existing, known, pl.col("source_version") < pl.col("source_version_new"))
+    again = _rows_of(existing, known, pl.col("source_version") == pl.col("source_version_new"))
+    unsaid = again.join(new, on=new.columns, how="anti", nulls_equal=True)
+    stale = pl.concat([gone, unsaid])
+    kept = existing.join(stale, on="_row", how="anti").drop("_row")
+    existing, stale = existing.drop("_row"), stale.drop("_row")
     both = _ranked(
         pl.concat(
             [
@@ -130,6 +130,11 @@ def merge_versions(
         fresh,
         rivals.select(new.columns),
     )
+
+
+def _rows_of(existing: pl.DataFrame, known: pl.DataFrame, which: pl.Expr) -> pl.DataFrame:
+    versions = known.filter(which).select("source_key", "source_version")
+    return existing.join(versions, on=["source_key", "source_version"], how="semi")
 
 
 def _ranked(frame: pl.DataFrame) -> pl.DataFrame:

@@ -7,8 +7,9 @@ writer was first: the request comes back as a conflict and is merged again by wh
 So two committers (of two runs, or of a run that was killed and its successor) are as safe as one,
 only slower.
 
-A request that is committed already is recognised by the files it adds, so asking twice is safe:
-that is how an unknown outcome is resolved.
+A request that is committed already is recognised by the files it adds or, where another run has
+replaced these since, by its unit in a snapshot of this run. So asking twice is safe: that is how an
+unknown outcome is resolved.
 """
 
 from __future__ import annotations
@@ -137,15 +138,17 @@ class Committer:
         gone: set[str] = set()
         schema = self._table.schema()
         for request in requests:
-            if request.empty:
-                outcomes[request.id] = Outcome(request.id, True)
-                continue
             added = [file.file_path for file in request.added]
             if added and all(path in self._index for path in added):
                 outcomes[request.id] = Outcome(request.id, True, self._indexed)
                 continue
             if self._conflicts(request, batch, gone):
-                outcomes[request.id] = Outcome(request.id, False)
+                before = self._committed_before(request)
+                outcomes[request.id] = Outcome(request.id, before is not None, before)
+                continue
+            if request.empty:
+                # Nothing to write, because what was seen has it all: so that must still be there.
+                outcomes[request.id] = Outcome(request.id, True)
                 continue
             wanted.append(request)
             gone.update(request.removed)
@@ -157,12 +160,24 @@ class Committer:
     def _conflicts(self, request: CommitRequest, batch: FileIndex, gone: set[str]) -> bool:
         if any(path not in self._index or path in gone for path in request.removed):
             return True
+        if any(path not in self._index for path in request.seen):
+            return True
         return any(
             entry.path not in request.seen or entry.path in gone
             for region in request.regions
             for index in (self._index, batch)
             for entry in index.overlapping(region)
         )
+
+    def _committed_before(self, request: CommitRequest) -> int | None:
+        """The snapshot of this run that holds the unit: a run commits each once."""
+        for snapshot in reversed(self._table.metadata.snapshots):
+            summary = snapshot.summary
+            if summary is None or summary.get(RUN_ID_PROPERTY) != self._run_id:
+                continue
+            if request.id in (summary.get(UNIT_IDS_PROPERTY) or "").split(","):
+                return snapshot.snapshot_id
+        return None
 
     def _write_snapshot(self, requests: list[CommitRequest]) -> int:
         properties = {
@@ -210,6 +225,8 @@ class Committer:
             self._indexed = current
         except SQLAlchemyError as error:
             raise UnavailableError(f"the catalog did not answer: {error}") from error
+        except OSError as error:
+            raise explain(error, f"reading the metadata of {self._shape.name}") from error
 
     def _remember(self, file: DataFile, entry: FileEntry) -> None:
         # Files just written know no spec id until they are read back; the table has one spec.

@@ -293,7 +293,8 @@ def _complete(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
 def _decode_carefully(dataset: Dataset, layout: Layout, part: _Run) -> Decoded:
     """Tell good rows from bad ones, line by line."""
     file = part.file
-    lines = pl.DataFrame({"_raw": part.body.decode("utf-8", "replace").split("\n")[:-1]})
+    texts = part.body.decode("utf-8", "replace").split("\n")[:-1]
+    lines = pl.DataFrame({"_raw": texts}, schema={"_raw": pl.String})
     lines = lines.with_row_index("_line", offset=part.lines_before + 1).with_columns(
         pl.col("_raw").str.strip_chars_end("\r")
     )
