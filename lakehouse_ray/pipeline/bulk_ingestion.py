@@ -9,11 +9,12 @@ in between leaves work that is found done when it is repeated.
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -37,6 +38,7 @@ from lakehouse_ray.silver.regions import regions_of
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.files import FileEntry, FileIndex, index_files
 from lakehouse_ray.storage.ledger import latest_by_key, read_object_log
+from lakehouse_ray.storage.paths import marker_path
 from lakehouse_ray.telemetry.logs import configure
 from lakehouse_ray.telemetry.processes import cpu_seconds, rss_bytes_max
 
@@ -111,12 +113,21 @@ class IngestWorker:
 
 @dataclass(frozen=True)
 class _Setup:
-    """Makes a worker's component; pickles."""
+    """Makes a worker's component; pickles.
+
+    marker: A path in the store that the driver has written and that every node must see.
+    """
 
     writer: Writer
     lanes: int
+    marker: str = ""
 
     def __call__(self) -> IngestWorker:
+        if self.marker and not self.writer.store.exists(self.marker):
+            raise InvalidError(
+                f"node {platform.node()} does not see the lake at {self.writer.store.root}",
+                "with several nodes storage.root must be s3://… or a folder that all of them share",
+            )
         return IngestWorker(self.writer, self.lanes)
 
 
@@ -268,6 +279,16 @@ class _Run:
             report.work_seconds = time.monotonic() - work_started_s
             report.work_cpu_seconds = cpu_seconds() - cpu_before_s
             report.driver_rss_bytes_max = rss_bytes_max()
+
+    @contextmanager
+    def _marker(self) -> Iterator[str]:
+        """Something in the store by which a node can tell that it sees the same one."""
+        path = marker_path(self._run_id)
+        self._writer.store.put(path, b"")
+        try:
+            yield path
+        finally:
+            self._writer.store.delete(path)
 
     def _committers(self, local: bool) -> AbstractContextManager[Committers]:
         return open_committers(self._writer, self._table, self._run_id, local=local)

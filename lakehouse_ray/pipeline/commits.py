@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -48,22 +48,48 @@ class Committers:
     objects: TableCommitter
 
 
+class CommitterGroup:
+    """The committers of a run in one place: three processes would cost two starts more."""
+
+    def __init__(self, factories: dict[str, Callable[[], TableCommitter]]) -> None:
+        self._committers = {name: make() for name, make in factories.items()}
+
+    def commit(self, table: str, requests: Sequence[CommitRequest]) -> list[Outcome]:
+        return self._committers[table].commit(requests)
+
+
+@dataclass(frozen=True)
+class _MakeGroup:
+    """Makes the group in the process that will hold it; pickles."""
+
+    factories: dict[str, Callable[[], TableCommitter]]
+
+    def __call__(self) -> CommitterGroup:
+        return CommitterGroup(self.factories)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One table's committer in a group."""
+
+    group: CommitterGroup
+    table: str
+
+    def commit(self, requests: Sequence[CommitRequest]) -> list[Outcome]:
+        return self.group.commit(self.table, requests)
+
+
 @contextmanager
 def open_committers(
     writer: Writer, table: Table, run_id: str, *, local: bool
 ) -> Iterator[Committers]:
-    """Start the committers of a run: in this process, or each as an actor on this node."""
-    with ExitStack() as stack:
-        made: list[TableCommitter] = []
-        for shape in (table, QUARANTINE, OBJECT_LOG):
-            factory = writer.committer_factory(shape, run_id)
-            name = f"commit {shape.name}"
-            made.append(
-                stack.enter_context(
-                    unshared(factory, name) if local else shared(factory, name, methods=("commit",))
-                )
-            )
-        yield Committers(*made)
+    """Start the committers of a run: in this process, or in an actor on this node."""
+    shapes = (table, QUARANTINE, OBJECT_LOG)
+    make = _MakeGroup({s.name: writer.committer_factory(s, run_id) for s in shapes})
+    with (
+        unshared(make, "commits") if local else shared(make, "commits", methods=("commit",))
+    ) as group:
+        yield Committers(*(_Member(group, shape.name) for shape in shapes))
 
 
 class CommitQueue:

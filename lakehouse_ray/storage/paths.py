@@ -21,6 +21,11 @@ _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f@]{1,200}")
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 
 
+def marker_path(run_id: str) -> str:
+    """Where a run leaves something for its workers to see."""
+    return f"tmp/run-{run_id}"
+
+
 def validate_key(key: str) -> str:
     """Return the archive's key if it can name a file below the root.
 
