@@ -7,9 +7,9 @@ writer was first: the request comes back as a conflict and is merged again by wh
 So two committers (of two runs, or of a run that was killed and its successor) are as safe as one,
 only slower.
 
-A request that is committed already is recognised by the files it adds or, where another run has
-replaced these since, by its unit in a snapshot of this run. So asking twice is safe: that is how an
-unknown outcome is resolved.
+A request that is committed already is recognised by its id in a snapshot of this run, whatever
+other runs have made of its files since. So asking twice is safe: that is how an unknown outcome is
+resolved.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RUN_ID_PROPERTY = "lakehouse.run"
 class CommitRequest:
     """What one unit of work wants of one table.
 
-    id: Of the unit; kept in the snapshot's summary.
+    id: Of the unit; kept in the snapshot's summary. A run commits each id to a table once.
     regions: Where its rows lie. Empty for a log: appending to it conflicts with nothing.
     seen: Paths of the files in these regions whose rows have been taken into account.
     """
@@ -88,6 +88,7 @@ class Committer:
         self._index = FileIndex()
         self._files: dict[str, DataFile] = {}
         self._indexed: int | None = None
+        self._done: dict[str, int] = {}  # snapshots of this run, by the ids they hold
         self._refresh()
 
     def snapshot_id(self) -> int | None:
@@ -102,6 +103,10 @@ class Committer:
         """
         for attempt in range(1, ATTEMPTS_MAX + 1):
             outcomes, wanted = self._sort_out(requests)
+            # A commit proves that what it was checked against is the table of now. A conflict, or
+            # having nothing to do, does not: who asks may have seen more of the table than we.
+            if any(outcome.snapshot_id is None for outcome in outcomes.values()) and self._moved():
+                continue
             if not wanted:
                 return [outcomes[request.id] for request in requests]
             try:
@@ -139,12 +144,14 @@ class Committer:
         schema = self._table.schema()
         for request in requests:
             added = [file.file_path for file in request.added]
+            if request.id in self._done:
+                outcomes[request.id] = Outcome(request.id, True, self._done[request.id])
+                continue
             if added and all(path in self._index for path in added):
                 outcomes[request.id] = Outcome(request.id, True, self._indexed)
                 continue
             if self._conflicts(request, batch, gone):
-                before = self._committed_before(request)
-                outcomes[request.id] = Outcome(request.id, before is not None, before)
+                outcomes[request.id] = Outcome(request.id, False)
                 continue
             if request.empty:
                 # Nothing to write, because what was seen has it all: so that must still be there.
@@ -169,16 +176,6 @@ class Committer:
             for entry in index.overlapping(region)
         )
 
-    def _committed_before(self, request: CommitRequest) -> int | None:
-        """The snapshot of this run that holds the unit: a run commits each once."""
-        for snapshot in reversed(self._table.metadata.snapshots):
-            summary = snapshot.summary
-            if summary is None or summary.get(RUN_ID_PROPERTY) != self._run_id:
-                continue
-            if request.id in (summary.get(UNIT_IDS_PROPERTY) or "").split(","):
-                return snapshot.snapshot_id
-        return None
-
     def _write_snapshot(self, requests: list[CommitRequest]) -> int:
         properties = {
             RUN_ID_PROPERTY: self._run_id,
@@ -198,6 +195,7 @@ class Committer:
                     producer.append_data_file(file)
         self._apply(added, removed)
         assert self._indexed is not None
+        self._done.update({request.id: self._indexed for request in requests})
         return self._indexed
 
     def _apply(self, added: list[DataFile], removed: list[str]) -> None:
@@ -209,6 +207,12 @@ class Committer:
             self._remember(file, file_entry(self._shape, schema, file))
         snapshot = self._table.current_snapshot()
         self._indexed = snapshot.snapshot_id if snapshot else None
+
+    def _moved(self) -> bool:
+        """Refresh; whether there was anything new."""
+        before = self._indexed
+        self._refresh()
+        return self._indexed != before
 
     def _refresh(self) -> None:
         """Read the table's files anew if it has moved."""
@@ -223,10 +227,19 @@ class Committer:
             for file in data_files(self._table):
                 self._remember(file, file_entry(self._shape, schema, file))
             self._indexed = current
+            self._done = self._committed_ids()
         except SQLAlchemyError as error:
             raise UnavailableError(f"the catalog did not answer: {error}") from error
         except OSError as error:
             raise explain(error, f"reading the metadata of {self._shape.name}") from error
+
+    def _committed_ids(self) -> dict[str, int]:
+        return {
+            unit_id: snapshot.snapshot_id
+            for snapshot in self._table.metadata.snapshots
+            if snapshot.summary and snapshot.summary.get(RUN_ID_PROPERTY) == self._run_id
+            for unit_id in (snapshot.summary.get(UNIT_IDS_PROPERTY) or "").split(",")
+        }
 
     def _remember(self, file: DataFile, entry: FileEntry) -> None:
         # Files just written know no spec id until they are read back; the table has one spec.
