@@ -19,7 +19,7 @@ from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.timespan import TimeRange, parse_time, to_us
 from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
-from lakehouse_ray.query.scan import EVERYTHING, Where, quoted, scan_sql
+from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View, mentioned
 
@@ -37,6 +37,7 @@ class Lake:
         """find: Returns a table as it is now, or None."""
         self._find = find
         self._engine = engine
+        self._schemas: dict[str, pl.Schema] = {}
 
     def klines(
         self,
@@ -72,9 +73,7 @@ class Lake:
         Raises InvalidError for an unknown data set, market or interval.
         """
         asked = _Rows(self, dataset, symbol, start, end, market, interval, as_of)
-        schema = pl.from_arrow(asked.run(None, None).schema.empty_table())
-        assert isinstance(schema, pl.DataFrame)
-        return register_io_source(asked.frames, schema=schema.schema)
+        return register_io_source(asked.frames, schema=self._schema(asked.view))
 
     def select(
         self,
@@ -123,6 +122,14 @@ class Lake:
         shapes = {table.name: table for view in views for table in view.tables}
         return pin_tables(self._find, shapes.values(), as_of)
 
+    def _schema(self, view: View) -> pl.Schema:
+        """Columns of a view; the same whatever is stored, so worked out once."""
+        if view.name not in self._schemas:
+            sources = {table.name: empty_sql(table) for table in view.tables}
+            with self._engine.run(f"FROM {view.name}", [view], sources) as result:
+                self._schemas[view.name] = result.pl().schema
+        return self._schemas[view.name]
+
     @property
     def engine(self) -> Engine:
         return self._engine
@@ -143,10 +150,10 @@ class _Rows:
         as_of: AsOf,
     ) -> None:
         found = find_dataset(dataset)
-        self._view = VIEWS[f"silver.{found.view}"]
+        self.view = VIEWS[f"silver.{found.view}"]
         self._table = found.tables[0]
         self._where = Where(identity(found, symbol, market, interval), _span(start, end))
-        pins = lake.pin([self._view], as_of)
+        pins = lake.pin([self.view], as_of)
         self._snapshots = _snapshots(pins)
         self._sources = {name: scan_sql(pin, self._where) for name, pin in pins.items()}
         self._engine = lake.engine
@@ -155,12 +162,12 @@ class _Rows:
         chosen = "*" if columns is None else ", ".join(quoted(name) for name in columns) or "1 AS _"
         order = ", ".join(quoted(name) for name in self._table.sort if name != "symbol")
         query = (
-            f"SELECT {chosen} FROM {self._view.name} WHERE {self._where.sql(self._table)} "
+            f"SELECT {chosen} FROM {self.view.name} WHERE {self._where.sql(self._table)} "
             f"ORDER BY {order}"
         )
         if rows_max is not None:
             query += f" LIMIT {rows_max}"
-        return self._engine.run(query, [self._view], self._sources, None, self._snapshots)
+        return self._engine.run(query, [self.view], self._sources, None, self._snapshots)
 
     def frames(
         self,

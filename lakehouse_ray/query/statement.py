@@ -96,31 +96,39 @@ class Engine:
         """Turn DuckDB's errors into those a caller can act on."""
         try:
             yield
+        except duckdb.InternalException:
+            raise  # a bug, not a wrong question
         except duckdb.Error as error:
-            raise self._explain(error) from error
+            raise self._explain(str(error)) from error
 
-    def _explain(self, error: duckdb.Error) -> LakehouseError:
-        message = str(error)
-        if isinstance(error, duckdb.OutOfMemoryException):
+    def _explain(self, message: str) -> LakehouseError:
+        """DuckDB's messages begin with the kind of error, wherever they come from."""
+        kind = message.partition(" Error:")[0]
+        if kind == "Out of Memory":
             return ResourceError(
                 f"the statement needs more memory or disk than there is: {message}"
             )
-        if isinstance(error, duckdb.IOException | duckdb.HTTPException):
-            if self.store.root in message:
-                return UnavailableError(
-                    f"a file of the pinned snapshot cannot be read: {message}. "
-                    "Run it again; if it stays, `lakehouse verify` says what is missing."
-                )
-            return InvalidError(message)
-        if isinstance(error, duckdb.InternalException | duckdb.FatalException):
-            raise error
+        if kind in ("IO", "HTTP") and self.store.root in message:
+            return UnavailableError(
+                f"a file of the pinned snapshot cannot be read: {message}. "
+                "Run it again; if it stays, `lakehouse verify` says what is missing."
+            )
         missing = _NO_TABLE.search(message)
         if missing is not None:
             return _unknown_table(missing[1], message)
-        return InvalidError(message, _HINTS.get(type(error).__name__, ""))
+        return InvalidError(message, _HINTS.get(kind, ""))
+
+    def next_batch(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+        """Read on; None at the end. On the way DuckDB's errors come as Arrow's."""
+        try:
+            return reader.read_next_batch()
+        except StopIteration:
+            return None
+        except (OSError, pa.ArrowException) as error:
+            raise self._explain(str(error)) from error
 
 
-_HINTS = {"BinderException": '`lakehouse sql "describe silver.klines"` lists columns'}
+_HINTS = {"Binder": '`lakehouse sql "describe silver.klines"` lists columns'}
 
 
 def _unknown_table(name: str, message: str) -> InvalidError:
@@ -192,15 +200,8 @@ class Result:
         """Yield the rows in batches of at most about so many; memory stays bounded."""
         with self._engine.explained():
             reader = self._relation.to_arrow_reader(rows)
-            while True:
-                try:
-                    batch = reader.read_next_batch()
-                except StopIteration:
-                    return
-                except pa.ArrowException as error:
-                    # Errors on the way come wrapped by Arrow.
-                    raise InvalidError(str(error)) from error
-                yield batch.rename_columns(self._names)
+        while (batch := self._engine.next_batch(reader)) is not None:
+            yield batch.rename_columns(self._names)
 
     @property
     def schema(self) -> pa.Schema:

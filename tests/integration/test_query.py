@@ -10,6 +10,7 @@ import csv
 import io
 import random
 import shutil
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 from polars.testing import assert_frame_equal
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table as IcebergTable
@@ -457,3 +459,36 @@ def test_rows_that_another_engine_removed_are_missed(home: Path) -> None:
     with table.transaction() as transaction, transaction.update_snapshot().overwrite() as change:
         change.delete_data_file(first)
     assert checks(home)["rows_lost"] > 0
+
+
+def test_a_lake_in_a_bucket_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No extension of DuckDB is there, and none is needed."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    archive = SyntheticArchive(1, ["BTCUSDT"], ("spot",), START, END, trades_per_minute=1)
+    bucket = ThreadedMotoServer(port=0)
+    bucket.start()
+    try:
+        host, port = bucket.get_host_and_port()
+        s3 = {
+            "endpoint_url": f"http://{host}:{port}",
+            "region": "us-east-1",
+            "access_key_id": "a",
+            "secret_access_key": "b",
+        }
+        urllib.request.urlopen(
+            urllib.request.Request(f"{s3['endpoint_url']}/lake", method="PUT"), timeout=10
+        ).close()
+        with ReplicaExchange(archive) as exchange:
+            local = Writer(settings_at(tmp_path / "local", exchange.url))
+            remote = Writer(settings_at(tmp_path / "remote", exchange.url, "s3://lake/x", **s3))
+            for writer in (local, remote):
+                take(writer, "spot", "klines", "1h")
+        here, there = Reader(local.settings).lake, Reader(remote.settings).lake
+        assert_frame_equal(
+            there.klines("BTCUSDT", "1h").collect(), here.klines("BTCUSDT", "1h").collect()
+        )
+        count = "select count(*) n from silver.klines where open_time < '2024-07-01'"
+        assert there.sql(count).rows() == here.sql(count).rows() == [{"n": 4 * 24}]
+        assert verify(there, deep=True).findings == []
+    finally:
+        bucket.stop()
