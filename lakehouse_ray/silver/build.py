@@ -16,11 +16,11 @@ import polars as pl
 from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.lake import QUARANTINE
-from lakehouse_ray.model.timespan import DAY_US, TimeRange, days_of, from_us
-from lakehouse_ray.model.venue import INTERVALS
+from lakehouse_ray.model.timespan import TimeRange, from_us
 from lakehouse_ray.model.work import ObjectResult, ObjectTask, RawObject, Unit
 from lakehouse_ray.silver import large
 from lakehouse_ray.silver.columns import to_arrow, with_origin, with_sources
+from lakehouse_ray.silver.coverage import day_counts, days_short
 from lakehouse_ray.silver.existing import Existing
 from lakehouse_ray.silver.quarantine import Refusals
 from lakehouse_ray.silver.regions import partition_of, regions_of, split_by_partition
@@ -255,8 +255,8 @@ class _UnitWork:
         covered: list[TimeRange] = []
         for result, csv in opened:
             if result.task.freq == "monthly":
-                decoded = self._decode(result.task.symbol, [(result, csv)])
-                short |= set(self._days_short(result.task.period, [d.frame for d in decoded]))
+                (decoded,) = self._decode(result.task.symbol, [(result, csv)])
+                short |= set(self._days_short(result.task.period, decoded.frame))
                 covered.append(result.task.period)
         more, skipped = [], []
         for task in candidates:
@@ -268,8 +268,9 @@ class _UnitWork:
                 more.append(replace(task, role="fetch"))
         return more, skipped
 
-    def _days_short(self, period: TimeRange, frames: Sequence[pl.DataFrame]) -> list[str]:
-        return days_short(self._dataset, self._unit.interval, period, frames)
+    def _days_short(self, period: TimeRange, frame: pl.DataFrame) -> list[str]:
+        counts = day_counts(self._dataset, frame)
+        return days_short(self._dataset, self._unit.interval, period, counts)
 
     def _gather(
         self, results: list[ObjectResult], decoded: Sequence[Decoded]
@@ -294,7 +295,7 @@ class _UnitWork:
         for number, result in enumerate(results):
             if result.task.freq == "monthly":
                 own = frame.filter(pl.col("_origin") == number)
-                short = self._days_short(result.task.period, [own])
+                short = self._days_short(result.task.period, own)
                 results[number] = replace(result, days_short=",".join(short))
         return frame, len(decoded) == 1 and decoded[0].ordered
 
@@ -393,26 +394,6 @@ class _UnitWork:
             self._tally.rows,
             self._tally.rows_replaced,
         )
-
-
-def days_short(
-    dataset: Dataset, interval: str | None, period: TimeRange, frames: Sequence[pl.DataFrame]
-) -> list[str]:
-    """Days of a monthly file that it does not fully cover.
-
-    Bars: fewer than the day has room for. Else: no row at all, since nobody knows how many there
-    should be.
-    """
-    step = INTERVALS[interval] if interval is not None else None
-    if interval is not None and (step is None or step > DAY_US):
-        return []
-    wanted = DAY_US // step if step is not None else 1
-    counts: dict[object, int] = defaultdict(int)
-    for frame in frames:
-        days = frame.group_by(pl.col(dataset.time).dt.date()).len()
-        for day, rows in days.iter_rows():
-            counts[day] += rows
-    return [str(day) for day in days_of(period) if counts[day] < wanted]
 
 
 def span_of(dataset: Dataset, unit: Unit) -> TimeRange:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,17 @@ import polars as pl
 
 from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
+from lakehouse_ray.model.timespan import DAY_US, from_us
 from lakehouse_ray.model.work import ObjectResult, RawObject, Unit
 from lakehouse_ray.silver.columns import ORIGIN, to_arrow, with_origin
+from lakehouse_ray.silver.coverage import day_counts, days_short
 from lakehouse_ray.silver.existing import Existing
 from lakehouse_ray.silver.quarantine import ROWS_PER_OBJECT_MAX, Refusals
 from lakehouse_ray.silver.regions import partition_of, split_by_partition
 from lakehouse_ray.silver.resolve import SOURCE_NAMES
 from lakehouse_ray.sources.source import ObjectDecoder
 from lakehouse_ray.storage.files import PartitionKey
-from lakehouse_ray.storage.objects import ObjectStore
+from lakehouse_ray.storage.objects import ObjectStore, explain
 from lakehouse_ray.storage.parquet import TableWriter
 
 MERGE_MEMORY = "400MB"
@@ -90,11 +94,16 @@ def build_symbol(
                     refusals.refuse_object(result)
                 outcome.results.append(result)
                 continue
-            outcome.results.append(staged.add(item, decoder, refusals, piece_bytes))
+            refused = staged.add(item, decoder, refusals, piece_bytes)
+            if refused is not None:
+                outcome.results.append(refused)
         if staged.ordered and symbol not in existing:
             _write_pieces(context, staged, outcome)
         else:
             _merge_on_disk(context, staged, existing, refusals, outcome)
+        outcome.results += staged.results()
+    except OSError as error:
+        raise explain(error, f"merging {symbol} in {folder}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for item in items:
@@ -112,11 +121,17 @@ class _Staged:
         self.pieces: list[Path] = []
         self.ordered = True
         self._last: tuple[Any, Any] | None = None
+        # Of each object: rows by day, and keys of which a piece has refused rows.
+        self.days: list[Counter[date]] = []
+        self.clashing: list[pl.DataFrame] = []
 
     def add(
         self, item: RawObject, decoder: ObjectDecoder, refusals: Refusals, piece_bytes: int
-    ) -> ObjectResult:
-        """Decode one object; nothing of it stays where it cannot be read to its end."""
+    ) -> ObjectResult | None:
+        """Decode one object; nothing of it stays where it cannot be read to its end.
+
+        Returns the refusal, or None where the object is among `objects`.
+        """
         context, result = self._context, item.result
         task = result.task
         file = item.file
@@ -127,6 +142,8 @@ class _Staged:
         before = (len(self.pieces), self._last, self.ordered)
         number = len(self.objects)
         rows = bad = duplicates = 0
+        days: Counter[date] = Counter()
+        clashing: list[pl.DataFrame] = []
         try:
             for decoded in decoder.decode_pieces(
                 context.dataset, context.unit.market, task.key, task.symbol, task.period, file,
@@ -137,6 +154,9 @@ class _Staged:
                     bad += len(decoded.bad[0])
                 duplicates += decoded.duplicates[0]
                 rows += decoded.frame.height
+                days.update(day_counts(context.dataset, decoded.frame))
+                if decoded.clashing is not None:
+                    clashing.append(decoded.clashing.with_columns(pl.lit(number).alias(ORIGIN)))
                 self._keep(
                     with_origin(decoded.frame, [number], [decoded.frame.height]), decoded.ordered
                 )
@@ -151,9 +171,23 @@ class _Staged:
         finally:
             if item.file is None:
                 file.unlink(missing_ok=True)
-        result = replace(result, rows=rows, rows_quarantined=bad, duplicates=duplicates)
-        self.objects.append(result)
-        return result
+        self.days.append(days)
+        self.clashing += clashing
+        self.objects.append(replace(result, rows=rows, rows_quarantined=bad, duplicates=duplicates))
+        return None
+
+    def results(self) -> list[ObjectResult]:
+        """The objects that were read, and the days that they do not cover."""
+        dataset, interval = self._context.dataset, self._context.unit.interval
+        return [
+            replace(
+                result,
+                days_short=",".join(days_short(dataset, interval, result.task.period, days)),
+            )
+            if result.task.freq == "monthly"
+            else result
+            for result, days in zip(self.objects, self.days, strict=True)
+        ]
 
     def _keep(self, frame: pl.DataFrame, ordered: bool) -> None:
         if frame.is_empty():
@@ -252,11 +286,16 @@ def _merge_on_disk(
                 f"INSERT INTO new_rows SELECT DISTINCT {names}, {ORIGIN} FROM read_parquet(?)",
                 [pieces],
             )
+        known = pl.DataFrame(schema={**{n: empty.schema[n] for n in dataset.key}, ORIGIN: pl.Int32})
+        known = pl.concat([known, *(part.cast(known.schema) for part in staged.clashing)])
+        connection.register("clashing_in_pieces", known.to_arrow())
         connection.execute(
             f"CREATE TABLE clashing AS SELECT {key}, {ORIGIN} FROM new_rows "
-            f"GROUP BY {key}, {ORIGIN} HAVING count(*) > 1"
+            f"GROUP BY {key}, {ORIGIN} HAVING count(*) > 1 "
+            f"UNION SELECT {key}, {ORIGIN} FROM clashing_in_pieces"
         )
         _refuse_clashing(connection, context, staged, refusals, key)
+        _count_again(connection, context, staged, key)
         old = (
             f"SELECT {names}, source, source_key, source_version, _file FROM read_parquet(?)"
             if old_paths
@@ -371,4 +410,30 @@ def _refuse_clashing(
                 source_key=pl.lit(result.task.key),
                 source_version=pl.lit(result.version),
             )
-            refusals.refuse_conflicts(context.symbol, named)
+            detail = "other rows of the file have the same key and other values"
+            refusals.refuse_conflicts(context.symbol, named, detail)
+
+
+def _count_again(
+    connection: duckdb.DuckDBPyConnection, context: _Context, staged: _Staged, key: str
+) -> None:
+    """Correct what was counted piece by piece: rows repeat and clash across pieces too."""
+    distinct = dict(
+        connection.execute(f"SELECT {ORIGIN}, count(*) FROM new_rows GROUP BY ALL").fetchall()
+    )
+    good: list[Counter[date]] = [Counter() for _ in staged.objects]
+    day_us = f'epoch_us("{context.dataset.time}") // {DAY_US}'
+    for number, day, rows in connection.execute(
+        f"SELECT {ORIGIN}, {day_us} AS day, count(*) FROM new_rows "
+        f"ANTI JOIN clashing USING ({key}, {ORIGIN}) GROUP BY ALL"
+    ).fetchall():
+        good[number][from_us(day * DAY_US).date()] = rows
+    for number, result in enumerate(staged.objects):
+        rows, different = good[number].total(), distinct.get(number, 0)
+        staged.objects[number] = replace(
+            result,
+            rows=rows,
+            rows_quarantined=result.rows_quarantined + different - rows,
+            duplicates=result.duplicates + result.rows - different,
+        )
+    staged.days = good

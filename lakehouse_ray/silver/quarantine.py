@@ -39,8 +39,13 @@ class Refusals:
             more = len(refused) - ROWS_PER_OBJECT_MAX
             self._add(result, None, "MORE_BAD_ROWS", f"{more:,} more rows were refused", None)
 
-    def refuse_conflicts(self, symbol: str, conflicts: pl.DataFrame) -> None:
-        """Rows that lost to one of another file of the same kind, with the same key."""
+    def refuse_conflicts(
+        self,
+        symbol: str,
+        conflicts: pl.DataFrame,
+        detail: str = "another file of the same kind has the key with other values",
+    ) -> None:
+        """Rows that share their key with another, by default one of another file that won."""
         for row in conflicts.iter_rows(named=True):
             values = {k: v for k, v in row.items() if k not in SOURCE_NAMES}
             self._rows.append(
@@ -51,7 +56,7 @@ class Refusals:
                     "source_version": row["source_version"],
                     "line": None,
                     "reason": "CONFLICTING_KEY",
-                    "detail": "another file of the same kind has the key with other values",
+                    "detail": detail,
                     "raw": ",".join(f"{k}={v}" for k, v in values.items())[:1000],
                 }
             )

@@ -133,6 +133,7 @@ class Decoded:
     bad: Refused rows of each file.
     ordered: All rows are in strict order of time and key, across the files too.
     duplicates: Rows dropped in each file because another of its rows is the same in every cell.
+    clashing: Keys of which rows were refused because they differ; of one file alone.
     """
 
     frame: pl.DataFrame
@@ -140,6 +141,7 @@ class Decoded:
     bad: tuple[tuple[BadRow, ...], ...]
     duplicates: tuple[int, ...]
     ordered: bool = False
+    clashing: pl.DataFrame | None = None
 
 
 class ObjectDecoder(Protocol):

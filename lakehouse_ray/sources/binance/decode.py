@@ -30,6 +30,7 @@ DECODER_VERSION = 1
 # 10^15 µs is September 2001.
 _MICROSECONDS_FROM = 10**15
 _RAW_CHARACTERS_MAX = 1000
+_BOM = b"\xef\xbb\xbf"
 
 
 def decode(dataset: Dataset, market: Market, files: Sequence[CsvFile]) -> list[Decoded]:
@@ -86,6 +87,7 @@ class BinanceDecoder:
                 header = False
                 if layout is None:
                     layout, header = sniff(dataset, market, key, body)
+                    body = body.removeprefix(_BOM)
                 rest = body[body.index(b"\n") + 1 :] if header else body
                 if not rest.endswith(b"\n"):
                     rest += b"\n"
@@ -143,7 +145,7 @@ def _runs(
     run: list[_Run] = []
     for file in files:
         layout, header = sniff(dataset, market, file.key, file.data)
-        data = file.data.removeprefix(b"\xef\xbb\xbf")
+        data = file.data.removeprefix(_BOM)
         body = data[data.index(b"\n") + 1 :] if header and b"\n" in data else data
         if header and b"\n" not in data:
             body = b""
@@ -173,7 +175,7 @@ def _decode_quickly(dataset: Dataset, layout: Layout, run: list[_Run]) -> Decode
             has_header=False,
             schema={cell.name: _CSV_TYPES[cell.type] for cell in layout},
             # Only the types with text ever quote a cell.
-            quote_char='"' if b'"' in body[:65536] else None,
+            quote_char='"' if b'"' in body else None,
         )
     except (pl.exceptions.PolarsError, UnicodeDecodeError):
         return None
@@ -191,6 +193,9 @@ def _decode_quickly(dataset: Dataset, layout: Layout, run: list[_Run]) -> Decode
             checks.append(value.is_in(_BOOLEAN_WORDS).all())
         elif cell.type == "symbol":
             checks.append((value == symbol).all())
+        elif cell.type == "string":
+            # The careful way takes blanks off, and nothing is left of some.
+            checks.append(((value == value.str.strip_chars()) & (value != "")).all())
     if not all(raw.select(check.alias(str(i)) for i, check in enumerate(checks)).row(0)):
         return None
     try:
@@ -366,7 +371,11 @@ def _decode_carefully(dataset: Dataset, layout: Layout, part: _Run) -> Decoded:
     ]
     frame = _complete(dataset, good.select(columns))
     return Decoded(
-        frame, (frame.height,), (tuple(sorted(refused, key=lambda r: r.line)),), (duplicates,)
+        frame,
+        (frame.height,),
+        (tuple(sorted(refused, key=lambda r: r.line)),),
+        (duplicates,),
+        clashing=conflicts.select(dataset.key).unique() if conflicts.height else None,
     )
 
 

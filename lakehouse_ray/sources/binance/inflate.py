@@ -153,7 +153,7 @@ def _inflated(file: io.BufferedIOBase, member: Member, bytes_max: int) -> Iterat
     left = member.compressed_bytes
     machine = isal_zlib.decompressobj(-15) if member.deflated else None
     while left > 0:
-        packed = file.read(min(left, 1 << 20))
+        packed = file.read(min(left, 1 << 20, 1 << 20 if machine else bytes_max))
         if not packed:
             return
         left -= len(packed)

@@ -52,7 +52,7 @@ class Published:
 def zipped(name: str, csv: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr(zipfile.ZipInfo(name), csv)
+        archive.writestr(zipfile.ZipInfo(name), csv, zipfile.ZIP_DEFLATED, 1)
     return buffer.getvalue()
 
 
