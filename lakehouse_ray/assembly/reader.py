@@ -8,26 +8,14 @@ from pathlib import Path
 
 from pyiceberg.table import Table as IcebergTable
 
+from lakehouse_ray.assembly.stores import catalog_access, s3_access
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.statement import Engine
 from lakehouse_ray.settings import Settings, load_settings
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
-from lakehouse_ray.storage.objects import ObjectStore, S3Access, open_store
-
-
-def s3_access(settings: Settings) -> S3Access:
-    s3 = settings.storage.s3
-    return S3Access(
-        s3.endpoint_url, s3.region, s3.access_key_id, s3.secret_access_key.get_secret_value()
-    )
-
-
-def catalog_access(settings: Settings) -> CatalogAccess:
-    return CatalogAccess(
-        settings.catalog_uri, settings.storage_root, s3_access(settings).iceberg_properties()
-    )
+from lakehouse_ray.storage.objects import ObjectStore, open_store
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from lakehouse_ray.assembly.stores import catalog_access, s3_access
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.settings import Settings
@@ -14,20 +15,7 @@ from lakehouse_ray.sources.binance.decode import BinanceDecoder
 from lakehouse_ray.sources.http import HttpClient, RetryPolicy
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
 from lakehouse_ray.storage.committer import Committer
-from lakehouse_ray.storage.objects import ObjectStore, S3Access, open_store
-
-
-def s3_access(settings: Settings) -> S3Access:
-    s3 = settings.storage.s3
-    return S3Access(
-        s3.endpoint_url, s3.region, s3.access_key_id, s3.secret_access_key.get_secret_value()
-    )
-
-
-def catalog_access(settings: Settings) -> CatalogAccess:
-    return CatalogAccess(
-        settings.catalog_uri, settings.storage_root, s3_access(settings).iceberg_properties()
-    )
+from lakehouse_ray.storage.objects import ObjectStore, open_store
 
 
 def make_committer(access: CatalogAccess, table: Table, run_id: str) -> Committer:

@@ -12,11 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse_ray.cli.rows import csv_bytes, ndjson_bytes
 
+# The first call loads libraries.
+unhurried = settings(deadline=None)
 UTC = pa.timestamp("us", "UTC")
 # Hypothesis takes bounds without a zone.
 EARLIEST = dt.datetime(1970, 1, 2)  # noqa: DTZ001
@@ -31,6 +33,7 @@ def one(values: list[Any], kind: pa.DataType) -> list[Any]:
     return [row["a"] for row in lines(pa.record_batch({"a": pa.array(values, kind)}))]
 
 
+@unhurried
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.none(), min_size=1))
 def test_floats_read_back_as_the_same_number(values: list[float | None]) -> None:
     assert one(values, pa.float64()) == values
@@ -39,16 +42,19 @@ def test_floats_read_back_as_the_same_number(values: list[float | None]) -> None
     assert [None if cell == "" else float(cell) for cell, _ in rows] == values
 
 
+@unhurried
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
 def test_integers_are_exact(values: list[int]) -> None:
     assert one(values, pa.int64()) == values
 
 
+@unhurried
 @given(st.lists(st.text() | st.none(), min_size=1))
 def test_texts_read_back(values: list[str | None]) -> None:
     assert one(values, pa.string()) == values
 
 
+@unhurried
 @given(st.lists(st.datetimes(EARLIEST, LATEST), min_size=1))
 def test_times_are_iso_with_z_and_exact(values: list[dt.datetime]) -> None:
     aware = [value.replace(tzinfo=dt.UTC) for value in values]
