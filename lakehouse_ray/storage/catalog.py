@@ -42,7 +42,7 @@ from pyiceberg.types import (
     StringType,
     TimestamptzType,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
 from lakehouse_ray.model.table import Partition, Table
@@ -51,6 +51,8 @@ from lakehouse_ray.storage.paths import TABLES
 BUCKETS = 16
 # SQLite waits so long for another process's commit before it gives up.
 SQLITE_TIMEOUT_S = 60
+# Tables that an SQL catalog keeps in its own database.
+CATALOG_TABLES = 2
 
 _TYPES: Mapping[str, IcebergType] = {
     "string": StringType(),
@@ -150,6 +152,18 @@ class CatalogAccess:
         )
 
 
+def _open_catalog(properties: Mapping[str, str]) -> Catalog:
+    """Open the catalog; makes its own tables where they are missing."""
+    for _ in range(CATALOG_TABLES):
+        try:
+            return SqlCatalog("lakehouse", **properties)
+        except OperationalError as error:
+            # Another run made one of them between our look and our attempt.
+            if "already exists" not in str(error):
+                raise
+    return SqlCatalog("lakehouse", **properties)
+
+
 class TableCatalog:
     """The lake's tables by name. Tables are made when first opened for writing."""
 
@@ -168,10 +182,9 @@ class TableCatalog:
             uri = f"{uri}?timeout={SQLITE_TIMEOUT_S}"
         root = access.warehouse
         warehouse = f"{root}/{TABLES}" if "://" in root else f"file://{root}/{TABLES}"
+        properties = {"uri": uri, "warehouse": warehouse, **access.properties}
         try:
-            self._catalog: Catalog = SqlCatalog(
-                "lakehouse", **{"uri": uri, "warehouse": warehouse, **access.properties}
-            )
+            self._catalog: Catalog = _open_catalog(properties)
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise UnavailableError(
                 f"the catalog {access.uri} cannot be opened: {error}. "
@@ -195,9 +208,11 @@ class TableCatalog:
         if found is not None:
             return found
         schema, _, _ = table.name.partition(".")
-        with contextlib.suppress(NamespaceAlreadyExistsError):
-            self._catalog.create_namespace(schema)
         try:
+            # Two runs may make the same at the same moment; pyiceberg tells of the first as the
+            # catalog itself does.
+            with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):
+                self._catalog.create_namespace(schema)
             return self._catalog.create_table(
                 table.name,
                 iceberg_schema(table),
