@@ -19,7 +19,7 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.sources.binance.inflate import find_member, inflate, inflate_pieces
-from lakehouse_ray.sources.binance.layouts import Cell, Layout, layout_of
+from lakehouse_ray.sources.binance.layouts import Cell, Layout, cells_of, is_header, layout_of
 from lakehouse_ray.sources.source import BadRow, CsvFile, Decoded
 
 # Raised whenever a change here could read the same bytes differently: objects read by an older
@@ -111,12 +111,13 @@ def sniff(dataset: Dataset, market: Market, key: str, data: bytes) -> tuple[Layo
     failure: BadDataError | None = None
     for i, line in enumerate(lines):
         try:
-            layout, header = layout_of(dataset, market, line.decode().strip())
+            text = line.decode().strip()
+            layout, header = layout_of(dataset, market, text)
         except UnicodeDecodeError as error:
             raise BadDataError("NOT_UTF8", f"{key}: {error}") from error
         except BadDataError as error:
             # A header must be right; a first row may be damaged while those below are whole.
-            if line[:1].isalpha():
+            if is_header(cells_of(text)):
                 raise BadDataError(error.reason, f"{key}: {error.detail}") from error
             failure = failure or error
             continue

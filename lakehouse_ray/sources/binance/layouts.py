@@ -6,7 +6,7 @@ independent descriptions that agree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -161,8 +161,8 @@ def layout_of(dataset: Dataset, market: Market, first_line: str) -> tuple[Layout
     Raises BadDataError (UNKNOWN_COLUMNS) where names or count are not those of the data set.
     """
     expected = _LAYOUTS[dataset.name, market]
-    cells = [cell.strip().strip('"') for cell in first_line.lstrip("\ufeff").split(",")]
-    if _is_header(cells[0]):
+    cells = cells_of(first_line)
+    if is_header(cells):
         by_name = {cell.name: cell for cell in expected}
         unknown = [name for name in cells if name not in by_name]
         missing = [name for name in by_name if name not in cells and name != "ignore"]
@@ -182,6 +182,12 @@ def layout_of(dataset: Dataset, market: Market, first_line: str) -> tuple[Layout
     return expected, False
 
 
-def _is_header(cell: str) -> bool:
-    """A header begins with a letter; a row of every data set with a digit or a sign."""
-    return bool(cell) and (cell[0].isalpha() or cell[0] == "_")
+def is_header(cells: Sequence[str]) -> bool:
+    """A header is words; a damaged first row may begin with one, and has numbers beside it."""
+    first = cells[0]
+    words = bool(first) and (first[0].isalpha() or first[0] == "_")
+    return words and not any(cell[:1].isdigit() for cell in cells)
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip().strip('"') for cell in line.lstrip("\ufeff").split(",")]
