@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ from lakehouse_ray.model.timespan import format_time, to_us
 from lakehouse_ray.model.work import ObjectResult, ObjectTask, RawObject, version_of
 from lakehouse_ray.sources.http import HttpClient
 from lakehouse_ray.sources.source import ObjectSource
-from lakehouse_ray.storage.objects import ObjectStore
+from lakehouse_ray.storage.objects import ObjectStore, explain
 from lakehouse_ray.storage.paths import BronzePath
 
 _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})\s+\*?(\S+)\s*")
@@ -156,6 +156,7 @@ class Fetcher:
     ) -> RawObject:
         with tempfile.NamedTemporaryFile(prefix="lakehouse-", suffix=".zip", delete=False) as made:
             file = Path(made.name)
+        copy = file.with_suffix(".copy")
         try:
             with _fetching():
                 answer = await self._client.download(base.url, file, fresh=fresh)
@@ -165,11 +166,13 @@ class Fetcher:
                 self._source.venue,
             )  # fmt: skip
             # Bronze gets a copy: the receiver reads this one, which is on a local disk.
-            copy = file.with_suffix(".copy")
             await asyncio.to_thread(_link_or_copy, file, copy)
             await asyncio.to_thread(self._store.put_file, result.path, copy)
-        except BaseException:
-            await asyncio.to_thread(file.unlink, missing_ok=True)
+        except BaseException as error:
+            for left in (file, copy):
+                await asyncio.to_thread(left.unlink, missing_ok=True)
+            if isinstance(error, OSError) and not isinstance(error, LakehouseError):
+                raise explain(error, f"downloading {base.url} to {file.parent}") from error
             raise
         return RawObject(result, file=file)
 
@@ -274,7 +277,7 @@ def _http_date_us(header: str | None) -> int | None:
         moment: datetime = parsedate_to_datetime(header)
     except ValueError:
         return None
-    return to_us(moment)
+    return to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _start_of(file: Path) -> bytes:

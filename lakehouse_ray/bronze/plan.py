@@ -92,7 +92,7 @@ def plan_objects(
     """
     known = ledger.select(
         "key", "state", "sha256", "version", "path", "days_short", "attempts", "last_seen",
-        "built_sha256", "built_version", "built_path", "built_decoder",
+        "built_sha256", "built_version", "built_path", "built_decoder", "decoder_version",
         known_etag="etag", known_checksum="checksum_etag", known_modified="last_modified",
         known_size="size",
     )  # fmt: skip
@@ -113,6 +113,7 @@ def plan_objects(
         _left_alone=same
         & same_checksum
         & (pl.col("state") == "quarantined")
+        & (pl.col("decoder_version") == decoder_version)
         & (pl.col("attempts") >= attempts_max),
         _month=_month_of("period_start"),
     )

@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.errors import BadDataError, LakehouseError
 from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
 from lakehouse_ray.model.timespan import DAY_US, from_us
 from lakehouse_ray.model.work import ObjectResult, RawObject, Unit
@@ -102,6 +102,8 @@ def build_symbol(
         else:
             _merge_on_disk(context, staged, existing, refusals, outcome)
         outcome.results += staged.results()
+    except LakehouseError:
+        raise
     except OSError as error:
         raise explain(error, f"merging {symbol} in {folder}") from error
     finally:

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import TypeVar
 
@@ -165,17 +166,18 @@ class HttpClient:
             if self._retry.attempts_max < 2:
                 raise first
             async for attempt in stamina.retry_context(
-                on=_wait_for,
+                on=_worth_trying_again,
                 attempts=self._retry.attempts_max - 1,
                 timeout=self._retry.budget_s,
                 wait_initial=_WAIT_INITIAL_S,
                 wait_max=_WAIT_MAX_S,
             ):
+                if attempts == 1:
+                    await asyncio.sleep(_WAIT_INITIAL_S)
+                # Not an attempt: where the server asks for more than the budget, this is the end.
+                await self._wait_for_quiet()
                 with attempt:
                     attempts += 1
-                    if attempts == 2:
-                        await asyncio.sleep(_pause_s(first))
-                    await self._wait_for_quiet()
                     return await once()
         except (aiohttp.ClientError, TimeoutError, UnavailableError, ConnectionError) as error:
             message = f"{url}: {_describe(error)}; gave up after {attempts} attempts"
@@ -224,7 +226,10 @@ class _Transfer:
         self.sha256 = hashlib.sha256()
 
     def write(self, chunk: bytes) -> None:
-        self._file.write(chunk)
+        # A disk that is almost full takes a part and complains only of the rest.
+        view = memoryview(chunk)
+        while view:
+            view = view[self._file.write(view) :]
         self.sha256.update(chunk)
         self.size_bytes += len(chunk)
 
@@ -245,16 +250,11 @@ def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
 stamina.instrumentation.set_on_retry_hooks((_log_retry,))
 
 
-def _wait_for(error: Exception) -> bool | float:
-    """Tell stamina whether to try again, and how long the server asked to wait."""
-    if isinstance(error, UnavailableError):
-        return error.retry_after_s if error.retry_after_s else True
-    return isinstance(error, aiohttp.ClientError | TimeoutError | ConnectionError)
-
-
-def _pause_s(error: Exception) -> float:
-    asked = error.retry_after_s if isinstance(error, UnavailableError) else None
-    return asked if asked is not None else _WAIT_INITIAL_S
+def _worth_trying_again(error: Exception) -> bool:
+    """What the server asked to wait is kept by `_wait_for_quiet`, for all requests alike."""
+    return isinstance(
+        error, UnavailableError | aiohttp.ClientError | TimeoutError | ConnectionError
+    )
 
 
 def _describe(error: BaseException) -> str:
@@ -271,4 +271,6 @@ def _retry_after_s(header: str | None, clock: Clock) -> float | None:
         moment = email.utils.parsedate_to_datetime(header)
     except ValueError:
         return None
+    if moment.tzinfo is None:  # "-0000": UTC, from a clock of no known zone
+        moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - from_us(clock.now_us())).total_seconds())

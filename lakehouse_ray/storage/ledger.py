@@ -76,10 +76,10 @@ def read_object_log(
 def latest_by_key(log: pl.DataFrame) -> pl.DataFrame:
     """One row per key: its last event, with what planning needs of the earlier ones.
 
-    Adds `attempts` (runs that refused the object as it is listed now) and `last_seen`; where the
+    Adds `attempts` (runs that refused the object as it is listed now, by the same rules) and `last_seen`; where the
     last event is a refusal, `built_*` tell of the version before it that is in silver.
     """
-    same = ["key", "etag", "checksum_etag"]
+    same = ["key", "etag", "checksum_etag", "decoder_version"]
     refused = (
         log.filter(state="quarantined").group_by(same).agg(attempts=pl.col("run_id").n_unique())
     )

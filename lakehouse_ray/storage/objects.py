@@ -61,6 +61,17 @@ class ObjectStore(Protocol):
         """Yield path and size in bytes of every object below a folder, in no order."""
 
 
+# As pyarrow spells the errors of S3.
+_S3_DENIALS = (
+    "ACCESS_DENIED",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "INVALID_ACCESS_KEY_ID",
+    "INVALID_SIGNATURE",
+    "INVALID_CLIENT_TOKEN_ID",
+    "REQUEST_EXPIRED",
+)
+
+
 def explain(error: OSError, what: str) -> LakehouseError:
     """Turn the system's error into the one a caller can act on."""
     text = str(error)
@@ -68,7 +79,8 @@ def explain(error: OSError, what: str) -> LakehouseError:
         return ResourceError(
             f"no room left while {what}: {text}. Free some space and run it again."
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or "ACCESS_DENIED" in text:
+    refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if refused or any(code in text for code in _S3_DENIALS):
         return DeniedError(f"no permission while {what}: {text}. Check rights and credentials.")
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
         return InvalidError(f"{what} failed: {text}", "storage.root must be a folder")
@@ -235,7 +247,13 @@ class S3Store:
                 file.open("rb") as source,
                 self._fs.open_output_stream(self.locate(path)) as stream,
             ):
-                shutil.copyfileobj(source, stream, 8 << 20)
+                try:
+                    shutil.copyfileobj(source, stream, 8 << 20)
+                except BaseException:
+                    # Closing the stream shows what was written so far, and nothing else ends it.
+                    stream.close()
+                    self.delete(path)
+                    raise
             file.unlink()
         except OSError as error:
             raise explain(error, f"writing {self._root}/{path}") from error

@@ -88,8 +88,18 @@ class TableWriter:
         trace: TracebackType | None,
     ) -> None:
         if error is None:
-            self._close_file()
+            try:
+                self._close_file()
+            except OSError as failed:
+                # The last bytes go to the disk only now.
+                self._discard()
+                raise explain(failed, f"writing {self._path}") from failed
             return
+        self._discard()
+        if isinstance(error, OSError) and error.errno is not None:
+            raise explain(error, f"writing {self._path}") from error
+
+    def _discard(self) -> None:
         if self._writer is not None:
             try:
                 self._writer.close()
@@ -98,8 +108,6 @@ class TableWriter:
                 pass  # the first error is the one to tell
         for path in self._paths:
             self._store.delete(path)
-        if isinstance(error, OSError) and error.errno is not None:
-            raise explain(error, f"writing {self._path}") from error
 
     def write(self, rows: pa.Table) -> None:
         """Add one row group."""
