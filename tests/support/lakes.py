@@ -53,8 +53,16 @@ def metadata_locations(home: Path) -> dict[str, str]:
         connection.close()
 
 
-def read_lake(home: Path, properties: Mapping[str, str] | None = None) -> Contents:
-    """Read everything. properties: How pyiceberg reaches a store that is no local folder."""
+def read_lake(
+    home: Path,
+    properties: Mapping[str, str] | None = None,
+    bronze: Mapping[str, bytes] | None = None,
+) -> Contents:
+    """Read everything that the catalog in `home` knows of.
+
+    properties, bronze: Where the store is no local folder, how pyiceberg reaches it, and what it
+        has in bronze.
+    """
     tables, snapshots = {}, {}
     for name, location in sorted(metadata_locations(home).items()):
         table = StaticTable.from_metadata(location, dict(properties or {}))
@@ -62,7 +70,10 @@ def read_lake(home: Path, properties: Mapping[str, str] | None = None) -> Conten
         frame = pl.from_arrow(table.scan().to_arrow())
         assert isinstance(frame, pl.DataFrame)
         tables[name] = _settled(name, frame)
-    return Contents(tables, snapshots, read_bronze(home / "data"))
+    if bronze is None:
+        return Contents(tables, snapshots, read_bronze(home / "data"))
+    hashes = {path: hashlib.sha256(data).hexdigest() for path, data in bronze.items()}
+    return Contents(tables, snapshots, hashes)
 
 
 def _settled(name: str, rows: pl.DataFrame) -> pl.DataFrame:
