@@ -46,6 +46,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
 from lakehouse_ray.model.table import Partition, Table
+from lakehouse_ray.storage.objects import explain
 from lakehouse_ray.storage.paths import TABLES
 
 BUCKETS = 16
@@ -201,6 +202,8 @@ class TableCatalog:
             return None
         except SQLAlchemyError as error:
             raise UnavailableError(f"the catalog did not answer: {error}") from error
+        except OSError as error:
+            raise explain(error, f"reading the table {name}") from error
 
     def open(self, table: Table) -> IcebergTable:
         """Return the table as it is now; makes it where it is missing."""
@@ -223,6 +226,8 @@ class TableCatalog:
             return self._catalog.load_table(table.name)
         except SQLAlchemyError as error:
             raise UnavailableError(f"the catalog did not answer: {error}") from error
+        except OSError as error:
+            raise explain(error, f"making the table {table.name}") from error
 
     def names(self) -> list[str]:
         """Names of all tables, sorted."""
