@@ -89,14 +89,15 @@ def parse_symbol(symbol: str, market: str) -> Instrument:
         if match := _DELIVERY.fullmatch(name):
             name, contract = match["pair"], "delivery"
         name = name.removesuffix("_PERP")
-    base, quote = _split(name)
+    # Coin-margined contracts are quoted in USD alone: BNBUSD is not BN in BUSD.
+    base, quote = _split(name, ("USD",) if market == "cm" else QUOTES)
     return Instrument(symbol, base, quote, contract, settled)  # type: ignore[arg-type]
 
 
-def _split(pair: str) -> tuple[str, str]:
+def _split(pair: str, quotes: tuple[str, ...]) -> tuple[str, str]:
     if pair in _SPLIT_BY_HAND:
         return _SPLIT_BY_HAND[pair]
-    for quote in QUOTES:
+    for quote in quotes:
         if pair.endswith(quote) and len(pair) > len(quote):
             return pair[: -len(quote)], quote
     return pair, ""

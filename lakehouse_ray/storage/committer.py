@@ -167,7 +167,7 @@ class Committer:
     def _conflicts(self, request: CommitRequest, batch: FileIndex, gone: set[str]) -> bool:
         if any(path not in self._index or path in gone for path in request.removed):
             return True
-        if any(path not in self._index for path in request.seen):
+        if any(path not in self._index and path not in batch for path in request.seen):
             return True
         return any(
             entry.path not in request.seen or entry.path in gone
