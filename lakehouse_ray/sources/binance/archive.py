@@ -101,14 +101,16 @@ def parse_page(body: bytes, url: str) -> ListPage:
         tag = element.tag[len(namespace) :]
         if tag == "Contents":
             cells = {child.tag[len(namespace) :]: child.text or "" for child in element}
-            objects.append(
-                ListedObject(
+            try:
+                item = ListedObject(
                     cells["Key"],
                     int(cells["Size"]),
                     cells.get("ETag", "").strip('"'),
                     cells["LastModified"],
                 )
-            )
+            except (KeyError, ValueError) as error:
+                raise UnavailableError(f"{url} listed an object oddly: {cells}") from error
+            objects.append(item)
         elif tag == "CommonPrefixes":
             prefixes += [child.text or "" for child in element]
         elif tag == "IsTruncated":
