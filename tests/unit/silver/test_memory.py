@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.integration  # for its seconds
+
 CODE = """
 import sys, zipfile, resource, importlib.util
 from datetime import date
