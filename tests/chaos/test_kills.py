@@ -38,8 +38,9 @@ MOMENTS_COUNT = 20
 
 # A driver whose node died says so and ends; without an answer it would hang.
 NODE_LOSS_TIMEOUT_S = 90
-# Processes of a killed driver end by themselves.
-LEFTOVERS_TIMEOUT_S = 30
+# Processes of a killed driver end by themselves; Ray's agents first try for a minute to tell the
+# dead GCS about it.
+LEFTOVERS_TIMEOUT_S = 120
 
 PICK: dict[str, Callable[[psutil.Process], bool]] = {
     "worker": is_worker,

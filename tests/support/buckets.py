@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def seaweedfs(folder: Path) -> Iterator[Bucket]:
         try:
             yield _made(f"http://127.0.0.1:{s3}")
         finally:
-            process.terminate()
+            process.kill()  # in order it would take 25 s, for data that nobody wants any more
 
 
 def _made(endpoint_url: str, patience_s: float = 60) -> Bucket:
@@ -118,7 +119,9 @@ def _made(endpoint_url: str, patience_s: float = 60) -> Bucket:
             time.sleep(0.2)
 
 
+@cache
 def _client(endpoint_url: str) -> Any:
+    """One for all threads: making it takes longer than most of its calls."""
     return boto3.client(
         "s3",
         endpoint_url=endpoint_url,
