@@ -6,15 +6,18 @@ they are in a bucket it reads them through the store's file system, so that no e
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import queue
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import polars as pl
@@ -28,8 +31,13 @@ from lakehouse_ray.storage.objects import ObjectStore
 
 # Rows that DuckDB hands over at once: some MB of bars.
 BATCH_ROWS = 100_000
+# One is used, one waits, one is in the making.
+_BATCHES_AHEAD = 1
+_SIGNALS_EVERY_S = 0.2
 # Of the machine's memory; what a statement needs beyond it is spilled to disk.
 MEMORY_SHARE = "60%"
+
+T = TypeVar("T")
 
 _NO_TABLE = re.compile(r"Table with name \"?([\w.]+)\"? does not exist")
 _numbers = itertools.count()
@@ -142,6 +150,40 @@ def _unknown_table(name: str, message: str) -> InvalidError:
     return InvalidError(message.partition("\nDid you mean")[0], hint)
 
 
+def _heard(waiting: queue.Queue[T]) -> T:
+    """Take what comes next, and let Python handle signals meanwhile.
+
+    Polars handles SIGINT such that a lock waited for without a timeout is never interrupted.
+    """
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return waiting.get(timeout=_SIGNALS_EVERY_S)
+
+
+def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """Do work that keeps a connection busy in a thread, so that signals are heard meanwhile.
+
+    DuckDB in the main thread would let Python handle no signal until it is done.
+    """
+    done: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
+            done.put((None, error))
+
+    threading.Thread(target=run, name="work", daemon=True).start()
+    try:
+        result, error = _heard(done)
+    except BaseException:
+        connection.interrupt()
+        raise
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
 def create_view(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
     """Give a SELECT a name such as `silver.klines`."""
     spelled = ".".join(quoted(part) for part in name.split("."))
@@ -166,6 +208,8 @@ class Result:
         self._relation = relation
         self._names = _distinct(relation.columns)
         self._snapshots = snapshots
+        # Ends each reading in progress.
+        self._stops: list[Callable[[], None]] = []
 
     def __enter__(self) -> Result:
         return self
@@ -179,6 +223,8 @@ class Result:
         self.close()
 
     def close(self) -> None:
+        for stop in list(self._stops):
+            stop()
         self._connection.close()
 
     @property
@@ -197,11 +243,44 @@ class Result:
         return dict(self._snapshots)
 
     def fetch_batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in batches of at most about so many; memory stays bounded."""
-        with self._engine.explained():
-            reader = self._relation.to_arrow_reader(rows)
-        while (batch := self._engine.next_batch(reader)) is not None:
-            yield batch.rename_columns(self._names)
+        """Yield the rows in batches of at most about so many; memory stays bounded.
+
+        DuckDB works on in a thread while a batch is used. Ending early, by an exception or by
+        closing the iterator, stops it.
+        """
+        waiting: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
+        ended = threading.Event()
+
+        def pump() -> None:
+            try:
+                with self._engine.explained():
+                    reader = self._relation.to_arrow_reader(rows)
+                while not ended.is_set() and (batch := self._engine.next_batch(reader)) is not None:
+                    waiting.put(batch.rename_columns(self._names))
+                waiting.put(None)
+            except BaseException as error:  # noqa: BLE001 - raised by the thread that reads
+                waiting.put(error)
+
+        thread = threading.Thread(target=pump, name="statement", daemon=True)
+
+        def stop() -> None:
+            ended.set()
+            while thread.is_alive():
+                self._connection.interrupt()
+                with contextlib.suppress(queue.Empty):
+                    waiting.get_nowait()
+                thread.join(0.02)
+
+        self._stops.append(stop)
+        thread.start()
+        try:
+            while (item := _heard(waiting)) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop()
+            self._stops.remove(stop)
 
     @property
     def schema(self) -> pa.Schema:

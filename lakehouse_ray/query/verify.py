@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import duckdb
 
 from lakehouse_ray.query.lake import Lake
+from lakehouse_ray.query.statement import interruptible
 from lakehouse_ray.query.verification import Verification, workbench
 from lakehouse_ray.query.verify_files import verify_files, verify_objects
 from lakehouse_ray.query.verify_ledger import verify_ledger
@@ -24,7 +26,7 @@ def verify(
     with workbench(lake, deep=deep, say=say) as bench:
         for check in (verify_files, verify_rows, verify_objects, verify_ledger):
             try:
-                check(bench)
+                interruptible(bench.db, partial(check, bench))
             except duckdb.Error as error:
                 bench.result.add(
                     "unreadable",

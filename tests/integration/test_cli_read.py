@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -354,3 +356,33 @@ def test_importing_the_package_loads_nothing() -> None:
         "assert all(getattr(lh, name).__name__ == name for name in lh.__all__)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select count(*) from range(100000000000) a(i) where sin(i) > 2",
+        "from range(100000000000)",
+    ],
+)
+def test_a_statement_ends_when_it_is_told_to(
+    home: Path, query: str, number: int, code: int
+) -> None:
+    command = Path(sys.executable).with_name("lakehouse")
+    process = subprocess.Popen(
+        [command, "sql", query, "-o", "ndjson"],
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # A test run in the background is born deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(5)
+    process.send_signal(number)
+    try:
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert b"Traceback" not in err
