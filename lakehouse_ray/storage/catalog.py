@@ -7,6 +7,7 @@ Everything the rest of the lake knows of pyiceberg goes through here, `parquet`,
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,9 +43,15 @@ from pyiceberg.types import (
     StringType,
     TimestamptzType,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 
-from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
+from lakehouse_ray.errors import (
+    DeniedError,
+    InvalidError,
+    LakehouseError,
+    ResourceError,
+    UnavailableError,
+)
 from lakehouse_ray.model.table import Partition, Table
 from lakehouse_ray.storage.objects import explain
 from lakehouse_ray.storage.paths import TABLES
@@ -153,6 +160,22 @@ class CatalogAccess:
         )
 
 
+def explain_catalog(error: Exception, what: str) -> LakehouseError:
+    """Turn an error of the catalog's database into the one a caller can act on."""
+    text = str(getattr(error, "orig", None) or error).partition("\n")[0]
+    if "is full" in text:
+        return ResourceError(f"no room left for the catalog while {what}: {text}. Free some space.")
+    if "readonly database" in text:
+        return DeniedError(
+            f"the catalog may not be written while {what}: {text}. Check its rights."
+        )
+    return UnavailableError(f"the catalog did not answer while {what}: {text}")
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", uri)
+
+
 def _open_catalog(properties: Mapping[str, str]) -> Catalog:
     """Open the catalog; makes its own tables where they are missing."""
     for _ in range(CATALOG_TABLES):
@@ -169,7 +192,7 @@ class TableCatalog:
     """The lake's tables by name. Tables are made when first opened for writing."""
 
     def __init__(self, access: CatalogAccess) -> None:
-        """Raises DeniedError, UnavailableError or InvalidError where the catalog cannot be opened."""
+        """Raises LakehouseError where the catalog cannot be opened."""
         self._access = access
         uri = access.uri
         path = access.sqlite_path
@@ -177,22 +200,17 @@ class TableCatalog:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise DeniedError(
-                    f"cannot make the folder of the catalog {path}: {error}"
-                ) from error
+                raise explain(error, f"making the folder of the catalog {path}") from error
             uri = f"{uri}?timeout={SQLITE_TIMEOUT_S}"
         root = access.warehouse
         warehouse = f"{root}/{TABLES}" if "://" in root else f"file://{root}/{TABLES}"
         properties = {"uri": uri, "warehouse": warehouse, **access.properties}
         try:
             self._catalog: Catalog = _open_catalog(properties)
+        except (ValueError, ArgumentError) as error:
+            raise InvalidError(f"catalog.uri {_without_password(access.uri)}: {error}") from error
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-            raise UnavailableError(
-                f"the catalog {access.uri} cannot be opened: {error}. "
-                "Check catalog.uri and the rights on it."
-            ) from error
-        except ValueError as error:
-            raise InvalidError(f"catalog.uri {access.uri!r}: {error}") from error
+            raise explain_catalog(error, f"opening {_without_password(access.uri)}") from error
 
     def find(self, name: str) -> IcebergTable | None:
         """Return the table as it is now, or None."""
@@ -201,7 +219,7 @@ class TableCatalog:
         except (NoSuchTableError, NoSuchNamespaceError):
             return None
         except SQLAlchemyError as error:
-            raise UnavailableError(f"the catalog did not answer: {error}") from error
+            raise explain_catalog(error, f"looking for {name}") from error
         except OSError as error:
             raise explain(error, f"reading the table {name}") from error
 
@@ -225,7 +243,7 @@ class TableCatalog:
         except TableAlreadyExistsError:
             return self._catalog.load_table(table.name)
         except SQLAlchemyError as error:
-            raise UnavailableError(f"the catalog did not answer: {error}") from error
+            raise explain_catalog(error, f"making {table.name}") from error
         except OSError as error:
             raise explain(error, f"making the table {table.name}") from error
 
@@ -238,4 +256,4 @@ class TableCatalog:
                 for _, name in self._catalog.list_tables(space)
             )
         except SQLAlchemyError as error:
-            raise UnavailableError(f"the catalog did not answer: {error}") from error
+            raise explain_catalog(error, "listing its tables") from error

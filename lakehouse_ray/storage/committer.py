@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
+from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog, explain_catalog
 from lakehouse_ray.storage.files import FileEntry, FileIndex, Region, data_files, file_entry
 from lakehouse_ray.storage.objects import explain
 
@@ -120,9 +120,7 @@ class Committer:
                 self._refresh()
                 continue
             except (SQLAlchemyError, ConnectionError) as error:
-                raise UnavailableError(
-                    f"commit to {self._shape.name}: the catalog did not answer: {error}"
-                ) from error
+                raise explain_catalog(error, f"committing to {self._shape.name}") from error
             except OSError as error:
                 raise explain(error, f"committing to {self._shape.name}") from error
             for request in wanted:
@@ -229,7 +227,7 @@ class Committer:
             self._indexed = current
             self._done = self._committed_ids()
         except SQLAlchemyError as error:
-            raise UnavailableError(f"the catalog did not answer: {error}") from error
+            raise explain_catalog(error, f"reading {self._shape.name}") from error
         except OSError as error:
             raise explain(error, f"reading the metadata of {self._shape.name}") from error
 

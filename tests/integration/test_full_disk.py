@@ -45,7 +45,7 @@ def mount(*arguments: str) -> int:
     return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode
 
 
-@pytest.mark.parametrize("size_kib", [64, 400, 1000, 1800])
+@pytest.mark.parametrize("size_kib", [24, 40, 64, 1000, 1800])
 def test_a_full_disk_ends_a_run_and_space_lets_the_next_one_finish(
     stage: Stage, disk: Path, size_kib: int
 ) -> None:
@@ -54,6 +54,8 @@ def test_a_full_disk_ends_a_run_and_space_lets_the_next_one_finish(
     code, said = run("ingest", *KLINES_1M, env=env)
     assert code == 75, said
     assert said.count("error: ") == 1, said
+    assert "no room left" in said
+    assert "sqlalche.me" not in said
     assert "Traceback" not in said
     assert mount("-o", "remount,size=100m", str(disk)) == 0
     assert_sound(read_lake(disk))
@@ -74,6 +76,7 @@ def test_a_read_only_disk_ends_a_run_and_rights_let_the_next_one_work(
     assert mount("-o", "remount,rw", str(disk)) == 0
     code, said = run("ingest", *KLINES_1M, env=env)
     assert code == 3, said
+    # More to do, in a lake that cannot be written any more.
     assert mount("-o", "remount,ro", str(disk)) == 0
     code, said = run("ingest", *KLINES_1M, "--freq", "daily", env=env)
     assert code == 6, said
