@@ -45,7 +45,8 @@ class Dataset:
     name: As the archive spells it (`aggTrades`).
     view: The name asked in SQL, below `silver.` (`agg_trades`).
     columns: Between the identifying columns (market, symbol, interval) and those of the source.
-    key: What identifies a row within market, symbol and interval.
+    key: What identifies a row within market, symbol and interval; where the time is not part of it
+        (ids), within a UTC day: the exchange has given one id to trades on both sides of midnight.
     time: Column of the event's time; partitions, ranges and order go by it.
     archive: For each market, the frequencies of files that the archive has.
     slack_us: How far past the end of its file's period a row's time may lie. The bound is
@@ -76,6 +77,11 @@ class Dataset:
         return self._table(f"{self.view}_fine", (Partition("identity", "interval"), *FINE))
 
     @property
+    def key_within_day(self) -> bool:
+        """Whether rows of one key compete only with those of the same UTC day."""
+        return self.time not in self.key
+
+    @property
     def tables(self) -> tuple[Table, ...]:
         """All physical tables; the SQL view `silver.<view>` is their union."""
         if not self.bars:
@@ -86,11 +92,11 @@ class Dataset:
         identity = (MARKET, SYMBOL, INTERVAL) if self.bars else (MARKET, SYMBOL)
         names = tuple(column.name for column in identity)
         partitions = tuple(Partition(p.transform, p.column or self.time) for p in layout)
-        order = self.key if self.time in self.key else (self.time, *self.key)
+        order = (self.time, *self.key) if self.key_within_day else self.key
         return Table(
             name=f"silver.{name}",
             columns=(*identity, *self.columns, *SOURCE_COLUMNS),
-            key=(*names, *self.key),
+            key=(*names, *order),
             time=self.time,
             partitions=(Partition("identity", "market"), *partitions),
             sort=("symbol", *order),

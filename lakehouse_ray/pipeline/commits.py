@@ -240,6 +240,7 @@ class CommitQueue:
         for built in committed:
             self._report.rows += built.rows
             self._report.rows_replaced += built.rows_replaced
+            self._report.conflicting(built.rows_conflicting, built.unit.objects[0].key)
             for result in built.results:
                 self._report.count(result)
             self._on_committed(built)

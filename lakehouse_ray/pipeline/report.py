@@ -88,6 +88,12 @@ class IngestReport:
             self.failed += 1
             self.note(result.reason, result.task.key, result.detail)
 
+    def conflicting(self, rows: int, key: str) -> None:
+        """Take in rows that lost to another file of their kind."""
+        if rows:
+            self.rows_quarantined += rows
+            self.note("CONFLICTING_KEY", key, f"{rows} rows clash with another file's")
+
     def note(self, reason: str, key: str, detail: str) -> None:
         self.reasons[reason] += 1
         if len(self.examples) < EXAMPLES_MAX:

@@ -24,7 +24,7 @@ from lakehouse_ray.silver.coverage import day_counts, days_short
 from lakehouse_ray.silver.existing import Existing
 from lakehouse_ray.silver.quarantine import Refusals
 from lakehouse_ray.silver.regions import partition_of, regions_of, split_by_partition
-from lakehouse_ray.silver.resolve import merge_versions, resolve
+from lakehouse_ray.silver.resolve import key_of, merge_versions, resolve, with_day
 from lakehouse_ray.sources.source import CsvFile, Decoded, ObjectDecoder
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import FileEntry, PartitionKey
@@ -46,6 +46,7 @@ class Built:
     results: One per object.
     rows: Rows whose key is new to silver.
     rows_replaced: Rows written whose key was there before.
+    rows_conflicting: Rows refused since another file of their kind has the key with other values.
     """
 
     unit: Unit
@@ -54,6 +55,7 @@ class Built:
     results: tuple[ObjectResult, ...]
     rows: int = 0
     rows_replaced: int = 0
+    rows_conflicting: int = 0
 
 
 @dataclass
@@ -61,6 +63,7 @@ class _Tally:
     results: list[ObjectResult] = field(default_factory=list)
     rows: int = 0
     rows_replaced: int = 0
+    rows_conflicting: int = 0
 
 
 class SilverBuilder:
@@ -206,10 +209,14 @@ class _UnitWork:
         limit = self._builder.csv_bytes_in_memory
         if self._existing.count(symbol) * self._dataset.bytes_a_row > limit:
             return True
-        # Zips of this archive inflate 4 to 6 times.
-        packed = sum(len(item.data) for item in items if item.data is not None)
-        packed += sum(task.size for task in candidates)
-        return packed * 5 > limit
+        decoder = self._builder.decoder
+        inflated = sum(
+            decoder.unpacked_bytes(item.result.task.key, item.data)
+            for item in items
+            if item.data is not None
+        )
+        # Zips of this archive inflate 4 to 6 times; candidates are mostly not even fetched.
+        return inflated + 5 * sum(task.size for task in candidates) > limit
 
     def _add_large(
         self,
@@ -307,35 +314,40 @@ class _UnitWork:
         results: Sequence[ObjectResult],
         stack: ExitStack,
     ) -> None:
-        key = self._dataset.key
+        key = key_of(self._dataset)
         if ordered and symbol not in self._existing:
             self._write(symbol, frame, results, stack)
             self._tally.rows += frame.height
             return
-        new, conflicts = resolve(with_sources(frame, results), key)
-        if conflicts.height:
-            self._refusals.refuse_conflicts(symbol, conflicts)
+        new = with_day(with_sources(frame, results), self._dataset)
+        new, conflicts = resolve(new, key)
+        self._refuse(symbol, conflicts)
         if symbol not in self._existing:
             self._write(symbol, new.sort(self._table.sort[1:]), results, stack)
             self._tally.rows += new.height
             return
-        existing = self._existing.rows(symbol).select(*new.columns, "_file")
+        existing = with_day(self._existing.rows(symbol), self._dataset)
+        existing = existing.select(*new.columns, "_file")
         versions = pl.DataFrame(
             [(r.task.key, r.version) for r in results],
             schema={"source_key": pl.String, "source_version": pl.String},
             orient="row",
         )
         outcome = merge_versions(new, existing, key, versions)
-        if outcome.conflicts.height:
-            self._refusals.refuse_conflicts(symbol, outcome.conflicts)
+        self._refuse(symbol, outcome.conflicts)
         self._write(symbol, outcome.added.sort(self._table.sort[1:]), results, stack)
         self._tally.rows += outcome.fresh
         self._tally.rows_replaced += outcome.added.height - outcome.fresh
         for (path,), rows in outcome.dropped.partition_by("_file", as_dict=True).items():
-            keys = rows.select(pl.lit(symbol).alias("symbol"), *key)
+            keys = rows.select(pl.lit(symbol).alias("symbol"), *self._table.sort[1:])
             if self._unit.interval is not None:
                 keys = keys.with_columns(interval=pl.lit(self._unit.interval))
             self._dropped[str(path)].append(keys)
+
+    def _refuse(self, symbol: str, conflicts: pl.DataFrame) -> None:
+        if conflicts.height:
+            self._refusals.refuse_conflicts(symbol, conflicts)
+            self._tally.rows_conflicting += conflicts.height
 
     def _write(
         self,
@@ -393,6 +405,7 @@ class _UnitWork:
             tuple(self._tally.results),
             self._tally.rows,
             self._tally.rows_replaced,
+            self._tally.rows_conflicting,
         )
 
 

@@ -28,7 +28,7 @@ from lakehouse_ray.silver.coverage import day_counts, days_short
 from lakehouse_ray.silver.existing import Existing
 from lakehouse_ray.silver.quarantine import ROWS_PER_OBJECT_MAX, Refusals
 from lakehouse_ray.silver.regions import partition_of, split_by_partition
-from lakehouse_ray.silver.resolve import SOURCE_NAMES
+from lakehouse_ray.silver.resolve import DAY, SOURCE_NAMES, key_of, with_day
 from lakehouse_ray.sources.source import ObjectDecoder
 from lakehouse_ray.storage.files import PartitionKey
 from lakehouse_ray.storage.objects import ObjectStore, explain
@@ -203,6 +203,7 @@ class _Staged:
         self.ordered = self.ordered and ordered
         self._last = (frame[time][-1], frame[key][-1])
         path = self._context.folder / f"piece-{len(self.pieces):05d}.parquet"
+        frame = with_day(frame, self._context.dataset)
         frame.write_parquet(path, compression="zstd", compression_level=1)
         self.pieces.append(path)
 
@@ -253,9 +254,12 @@ def _merge_on_disk(
     Rows of one object that repeat are one; its rows that share a key and differ are all refused.
     """
     dataset = context.dataset
-    key = ", ".join(f'"{name}"' for name in dataset.key)
+    key = ", ".join(f'"{name}"' for name in key_of(dataset))
     columns = [column.name for column in dataset.columns]
     names = ", ".join(f'"{name}"' for name in columns)
+    # With what the key needs beyond the data set's columns.
+    helped = [*columns, DAY] if dataset.key_within_day else columns
+    all_names = ", ".join(f'"{name}"' for name in helped)
     objects = pl.DataFrame(
         [
             (i, PRECEDENCE[item.task.freq], item.task.freq, item.task.key, item.version)
@@ -280,15 +284,18 @@ def _merge_on_disk(
         connection.register("objects", objects.to_arrow())
         pieces = [str(path) for path in staged.pieces]
         # An object may have no good row at all, and still replace what its older version gave.
-        empty = pl.DataFrame(schema={**_empty_schema(dataset), ORIGIN: pl.Int32()})
+        empty = with_day(pl.DataFrame(schema=_empty_schema(dataset)), dataset)
+        empty = empty.with_columns(pl.lit(None, dtype=pl.Int32).alias(ORIGIN))
         connection.register("no_rows", empty.to_arrow())
         connection.execute("CREATE TABLE new_rows AS SELECT * FROM no_rows")
         if pieces:
             connection.execute(
-                f"INSERT INTO new_rows SELECT DISTINCT {names}, {ORIGIN} FROM read_parquet(?)",
+                f"INSERT INTO new_rows SELECT DISTINCT {all_names}, {ORIGIN} FROM read_parquet(?)",
                 [pieces],
             )
-        known = pl.DataFrame(schema={**{n: empty.schema[n] for n in dataset.key}, ORIGIN: pl.Int32})
+        known = pl.DataFrame(
+            schema={**{n: empty.schema[n] for n in key_of(dataset)}, ORIGIN: pl.Int32}
+        )
         known = pl.concat([known, *(part.cast(known.schema) for part in staged.clashing)])
         connection.register("clashing_in_pieces", known.to_arrow())
         connection.execute(
@@ -299,9 +306,9 @@ def _merge_on_disk(
         _refuse_clashing(connection, context, staged, refusals, key)
         _count_again(connection, context, staged, key)
         old = (
-            f"SELECT {names}, source, source_key, source_version, _file FROM read_parquet(?)"
+            f"SELECT {all_names}, source, source_key, source_version, _file FROM read_parquet(?)"
             if old_paths
-            else f"SELECT {names}, '' source, '' source_key, '' source_version, '' _file "
+            else f"SELECT {all_names}, '' source, '' source_key, '' source_version, '' _file "
             "FROM new_rows WHERE false"
         )
         connection.execute(
@@ -313,12 +320,12 @@ def _merge_on_disk(
             f"""
             CREATE TABLE ranked AS
             WITH good AS (SELECT * FROM new_rows ANTI JOIN clashing USING ({key}, {ORIGIN}))
-            SELECT {names}, {ORIGIN}, _file, stale, row_number() OVER (
+            SELECT {all_names}, {ORIGIN}, _file, stale, row_number() OVER (
                 PARTITION BY {key}, stale
                 ORDER BY precedence, source_key DESC, source_version DESC, _file IS NULL
             ) AS place
             FROM (
-                SELECT {names}, {ORIGIN}, NULL AS _file, false AS stale, precedence, source_key,
+                SELECT {all_names}, {ORIGIN}, NULL AS _file, false AS stale, precedence, source_key,
                     source_version
                 FROM good JOIN objects USING ({ORIGIN})
                 WHERE NOT EXISTS (
@@ -326,7 +333,7 @@ def _merge_on_disk(
                     AND o.source_version > objects.source_version
                 )
                 UNION ALL
-                SELECT {", ".join(f'o."{name}"' for name in columns)}, NULL, o._file,
+                SELECT {", ".join(f'o."{name}"' for name in helped)}, NULL, o._file,
                     coalesce(o.source_version < objects.source_version OR (
                         o.source_version = objects.source_version AND n.{ORIGIN} IS NULL), false),
                     CASE o.source {precedence} END, o.source_key, o.source_version
@@ -354,13 +361,14 @@ def _merge_on_disk(
         outcome.rows_replaced += replaced
         outcome.rows += rows - replaced
         dropped = connection.sql(
-            f"SELECT _file, {key} FROM ranked WHERE _file IS NOT NULL AND (stale OR place > 1)"
+            f"SELECT _file, {', '.join(chr(34) + n + chr(34) for n in _order(dataset))} FROM ranked WHERE _file IS NOT NULL AND (stale OR place > 1)"
         ).pl()
     finally:
         connection.close()
     for (path,), part in dropped.partition_by("_file", as_dict=True).items():
-        keys = part.select(pl.lit(context.symbol).alias("symbol"), *dataset.key)
-        types = {n: t for n, t in _empty_schema(dataset).items() if n in dataset.key}
+        order = _order(dataset)
+        keys = part.select(pl.lit(context.symbol).alias("symbol"), *order)
+        types = {n: t for n, t in _empty_schema(dataset).items() if n in order}
         keys = keys.cast(types)
         if context.unit.interval is not None:
             keys = keys.with_columns(interval=pl.lit(context.unit.interval))
@@ -388,6 +396,7 @@ def _stage_existing(context: _Context, existing: Existing) -> list[Path]:
     paths = []
     for i, frame in enumerate(existing.groups(context.symbol)):
         path = context.folder / f"existing-{i:05d}.parquet"
+        frame = with_day(frame, context.dataset)
         frame.write_parquet(path, compression="zstd", compression_level=1)
         paths.append(path)
     return paths

@@ -47,7 +47,9 @@ class Refusals:
     ) -> None:
         """Rows that share their key with another, by default one of another file that won."""
         for row in conflicts.iter_rows(named=True):
-            values = {k: v for k, v in row.items() if k not in SOURCE_NAMES}
+            values = {
+                k: v for k, v in row.items() if k not in SOURCE_NAMES and not k.startswith("_")
+            }
             self._rows.append(
                 {
                     **self._common(symbol),

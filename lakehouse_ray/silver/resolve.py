@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lakehouse_ray.model.dataset import PRECEDENCE
+from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
 
 SOURCE_NAMES = ("source", "source_key", "source_version")
 
@@ -32,6 +32,22 @@ class Merge:
     dropped: pl.DataFrame
     fresh: int
     conflicts: pl.DataFrame
+
+
+# The UTC day of a row, where keys are unique within a day (`Dataset.key_within_day`).
+DAY = "_day"
+
+
+def with_day(frame: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """Add the day to rows whose key is unique within one."""
+    if not dataset.key_within_day:
+        return frame
+    return frame.with_columns(pl.col(dataset.time).dt.date().alias(DAY))
+
+
+def key_of(dataset: Dataset) -> tuple[str, ...]:
+    """Columns by which rows compete, in frames that `with_day` has prepared."""
+    return (*dataset.key, DAY) if dataset.key_within_day else dataset.key
 
 
 def resolve(new: pl.DataFrame, key: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:

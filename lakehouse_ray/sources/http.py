@@ -39,7 +39,7 @@ _WAIT_MAX_S = 20.0
 _BYTES_PER_S_MIN = 16 << 10
 _SMALL_BYTES = 1 << 20
 _FRESH = {"Cache-Control": "no-cache"}
-_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRIED = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,9 @@ class HttpClient:
             if state.size_bytes and state.etag:
                 headers |= {"Range": f"bytes={state.size_bytes}-", "If-Range": state.etag}
             async with self._session.get(address, headers=headers, timeout=timeout) as answer:
+                if answer.status == 416:
+                    # What is held already does not fit the object of now: from the start, then.
+                    state.restart("")
                 await self._check(answer)
                 if answer.status != 206:
                     state.restart(answer.headers.get("ETag", ""))

@@ -155,6 +155,9 @@ class ObjectDecoder(Protocol):
     def unpack(self, key: str, data: bytes) -> bytes:
         """Return the CSV in an object's bytes. Raises BadDataError where there is none."""
 
+    def unpacked_bytes(self, key: str, data: bytes) -> int:
+        """How large an object says its CSV is; 0 where it cannot be read at all."""
+
     def check(self, dataset: Dataset, market: Market, key: str, csv: bytes) -> None:
         """Raises BadDataError where the CSV as a whole is not of the data set."""
 

@@ -8,6 +8,7 @@ careful way, line by line in columns of text, where each bad row is told apart w
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,12 @@ from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import Market
-from lakehouse_ray.sources.binance.inflate import find_member, inflate, inflate_pieces
+from lakehouse_ray.sources.binance.inflate import (
+    Member,
+    find_member,
+    inflate,
+    inflate_pieces,
+)
 from lakehouse_ray.sources.binance.layouts import Cell, Layout, cells_of, is_header, layout_of
 from lakehouse_ray.sources.source import BadRow, CsvFile, Decoded
 
@@ -61,6 +67,17 @@ class BinanceDecoder:
             data, key, inflated_bytes_max=self._bytes_max, inflate_ratio_max=self._ratio_max
         )
 
+    def unpacked_bytes(self, key: str, data: bytes) -> int:
+        try:
+            return self._member(io.BytesIO(data), key).inflated_bytes
+        except BadDataError:
+            return 0
+
+    def _member(self, file: io.BufferedIOBase, key: str) -> Member:
+        return find_member(
+            file, key, inflated_bytes_max=self._bytes_max, inflate_ratio_max=self._ratio_max
+        )
+
     def check(self, dataset: Dataset, market: Market, key: str, csv: bytes) -> None:
         sniff(dataset, market, key, csv)
 
@@ -78,9 +95,7 @@ class BinanceDecoder:
         piece_bytes: int,
     ) -> Iterator[Decoded]:
         with file.open("rb") as opened:
-            member = find_member(
-                opened, key, inflated_bytes_max=self._bytes_max, inflate_ratio_max=self._ratio_max
-            )
+            member = self._member(opened, key)
             layout: Layout | None = None
             lines = 0
             for body in inflate_pieces(opened, member, piece_bytes):
@@ -239,7 +254,7 @@ def _keys_and_times_hold(dataset: Dataset, frame: pl.DataFrame, run: list[_Run])
     # Not in strict order: unique all the same? Only inside each file matters here.
     at = 0
     for part in run:
-        if frame.select(dataset.key).slice(at, part.rows).is_duplicated().any():
+        if _keys(dataset, frame.slice(at, part.rows)).is_duplicated().any():
             return None
         at += part.rows
     return False
@@ -353,7 +368,7 @@ def _decode_carefully(dataset: Dataset, layout: Layout, part: _Run) -> Decoded:
     before = good.height
     good = good.unique(subset=columns, keep="first", maintain_order=True)
     duplicates = before - good.height
-    conflicting = good.select(dataset.key).is_duplicated()
+    conflicting = _keys(dataset, good).is_duplicated()
     conflicts = good.filter(conflicting)
     good = good.filter(~conflicting)
 
@@ -376,8 +391,15 @@ def _decode_carefully(dataset: Dataset, layout: Layout, part: _Run) -> Decoded:
         (frame.height,),
         (tuple(sorted(refused, key=lambda r: r.line)),),
         (duplicates,),
-        clashing=conflicts.select(dataset.key).unique() if conflicts.height else None,
+        clashing=_keys(dataset, conflicts).unique() if conflicts.height else None,
     )
+
+
+def _keys(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
+    """What may stand once in a file: the key, or the key and the day (as `_day`)."""
+    if not dataset.key_within_day:
+        return frame.select(dataset.key)
+    return frame.select(*dataset.key, pl.col(dataset.time).dt.date().alias("_day"))
 
 
 def _from_text(cell: Cell, text: pl.Expr) -> pl.Expr:
