@@ -30,7 +30,7 @@ from lakehouse_ray.query.views import SCHEMAS, View, nearest
 from lakehouse_ray.storage.objects import ObjectStore
 
 # Rows that DuckDB hands over at once: some MB of bars.
-BATCH_ROWS = 100_000
+BATCH_ROWS = 30_000
 # One is used, one waits, one is in the making.
 _BATCHES_AHEAD = 1
 _SIGNALS_EVERY_S = 0.2
