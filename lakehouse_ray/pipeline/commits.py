@@ -27,6 +27,8 @@ from lakehouse_ray.storage.ledger import events, frame_schema, log_request
 
 # How long a finished unit waits for others to share its snapshot.
 COMMIT_INTERVAL_S = 5.0
+# A wait without an end would not hear a signal.
+_LISTEN_S = 0.5
 # What is put between units: commit what there is; and then end.
 _FLUSH, _END = "flush", "end"
 # Asking again is how an unknown outcome is resolved.
@@ -132,7 +134,8 @@ class CommitQueue:
         trace: TracebackType | None,
     ) -> None:
         self._waiting.put(_END)
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(_LISTEN_S)
         if error is None and self._error is not None:
             raise self._error
 
@@ -144,7 +147,9 @@ class CommitQueue:
     def drain(self) -> list[Unit]:
         """Wait until everything handed over is committed; return the units to be merged again."""
         self._waiting.put(_FLUSH)
-        self._waiting.join()
+        with self._waiting.all_tasks_done:
+            while self._waiting.unfinished_tasks:
+                self._waiting.all_tasks_done.wait(_LISTEN_S)
         self._check()
         conflicts, self._conflicts = self._conflicts, []
         self._report.conflicts += len(conflicts)
