@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,7 @@ def test_killed_at_a_seeded_moment(stage: Stage, tmp_path: Path, number: int) ->
     kind = KINDS[number % len(KINDS)]
     moment = draw(rng, number, stage.commits)
     if kind != "driver" and moment.share < 0:
-        moment = Moment(share=-moment.share)  # there are no workers before
+        moment = Moment(share=abs(moment.share))  # there are no workers before
     _kill_and_repair(stage, tmp_path, kind, moment, rng, again_on_ray=number % 2 == 0)
 
 
@@ -64,10 +65,12 @@ def test_killed_at_a_seeded_moment(stage: Stage, tmp_path: Path, number: int) ->
 @pytest.mark.parametrize("number", range(6))
 def test_interrupted_at_a_seeded_moment(stage: Stage, tmp_path: Path, number: int) -> None:
     rng = random.Random(SEED + 100 + number)
-    moment = draw(rng, number, stage.commits)
+    # Not so late that the run may end first.
+    moment = draw(rng, number, stage.commits * 3 // 4)
+    moment = replace(moment, share=moment.share * 0.75)
     env = stage.environment(tmp_path, on_ray=True)
     with running("ingest", *KLINES_1M, env=env) as command:
-        moment.await_in(command, tmp_path, stage.start_s, stage.work_s)
+        moment.await_in(command, tmp_path, stage.start_s, stage.commits)
         commits = _commits(tmp_path)
         code = _interrupt(command, (signal.SIGINT, signal.SIGTERM)[number % 2])
         _tell("interrupt", f"{moment}, {commits} commits", command, code)
@@ -100,7 +103,7 @@ def test_a_committer_that_sleeps_through_its_drivers_death_adds_nothing_twice(
     """It is stopped in a commit, its driver killed, and it goes on while the next run works."""
     env = stage.environment(tmp_path, on_ray=True)
     with running("ingest", *KLINES_1M, env=env) as dead:
-        Moment(commit=commit, number=7).await_in(dead, tmp_path, stage.start_s, stage.work_s)
+        Moment(commit=commit, number=7).await_in(dead, tmp_path, stage.start_s, stage.commits)
         committers = dead.offspring(is_committer)
         for process in committers:
             process.suspend()
@@ -130,7 +133,7 @@ def _kill_and_repair(
 ) -> None:
     env = stage.environment(home, on_ray=True)
     with running("ingest", *KLINES_1M, env=env) as command:
-        moment.await_in(command, home, stage.start_s, stage.work_s)
+        moment.await_in(command, home, stage.start_s, stage.commits)
         commits = _commits(home)
         code = _kill(command, kind, rng)
         _tell(kind, f"{moment}, {commits} of {stage.commits} commits", command, code)

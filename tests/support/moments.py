@@ -19,13 +19,15 @@ COMMITS = {
 
 @dataclass(frozen=True)
 class Moment:
-    """share: Of the time that work takes, from its first task; below 0: of the time before it.
+    """share: Of an undisturbed run's commits of silver, so that a busy machine shifts nothing; from
+        there it waits `pause_s`. Below 0: of the time before work begins.
 
     commit: Instead, while this table's snapshot number `number` is written: its manifest list is
         there, the catalog may or may not know of it.
     """
 
     share: float = 0.0
+    pause_s: float = 0.0
     commit: str = ""
     number: int = 0
 
@@ -34,23 +36,20 @@ class Moment:
             return f"in {self.commit} commit {self.number}"
         return f"at {self.share:.0%} of the work" if self.share >= 0 else "before work begins"
 
-    def await_in(self, command: Command, home: Path, start_s: float, work_s: float) -> None:
+    def await_in(self, command: Command, home: Path, start_s: float, commits: int) -> None:
         """Wait for the moment; returns early where the command ends before it comes.
 
-        start_s, work_s: What an undisturbed run takes until workers are up, and from there.
+        start_s, commits: What an undisturbed run takes until workers are up, and makes then.
         """
         if self.share < 0:
             time.sleep(max(0.0, start_s * (1 + self.share)))
             return
         command.wait_for_work()
-        if not self.commit:
-            time.sleep(self.share * work_s)
-            return
-        folder = home / "data" / COMMITS[self.commit]
-        while command.process.poll() is None:
-            if len(list(folder.glob("snap-*.avro"))) >= self.number:
-                return
+        number = self.number if self.commit else int(self.share * commits)
+        folder = home / "data" / COMMITS[self.commit or "silver"]
+        while len(list(folder.glob("snap-*.avro"))) < number and command.process.poll() is None:
             time.sleep(0.0005)
+        time.sleep(self.pause_s)
 
 
 def draw(rng: random.Random, number: int, commits: int) -> Moment:
@@ -62,4 +61,4 @@ def draw(rng: random.Random, number: int, commits: int) -> Moment:
         return Moment(
             commit=table, number=1 if table == "quarantine" else rng.randrange(1, commits)
         )
-    return Moment(share=rng.uniform(0.02, 0.98))
+    return Moment(share=rng.uniform(0, 0.98), pause_s=rng.uniform(0, 0.2))

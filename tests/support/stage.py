@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,7 +29,7 @@ fault = "untyped_cell"
 class Stage:
     """An archive that is served, and an undisturbed run on it.
 
-    code: How that run ended. start_s, work_s: What it took until workers were up, and from there.
+    code: How that run ended. start_s: What it took until workers were up.
     commits: Snapshots it made of silver.
     """
 
@@ -38,7 +37,6 @@ class Stage:
     code: int
     contents: Contents
     start_s: float = 0.0
-    work_s: float = 0.0
 
     @property
     def commits(self) -> int:
@@ -61,12 +59,3 @@ def write(folder: Path, symbols: list[str], start: date, end: date) -> None:
     archive = SyntheticArchive(7, symbols, ["spot"], start, end, trades_per_minute=1)
     for freq in ("monthly", "daily"):
         write_archive(archive, folder, f"data/spot/{freq}/klines/", "*-1m-*")
-
-
-def measured(said: str) -> tuple[float, float]:
-    start = re.search(r"workers are up after ([\d.]+) s", said)
-    times = re.search(r"time +([\d.]+) s, of which work ([\d.]+) s", said)
-    assert start is not None, said
-    assert times is not None, said
-    whole, work = float(times[1]), float(times[2])
-    return whole - work, work
