@@ -156,7 +156,11 @@ class _Proxy:
                     raise UnavailableError(f"{self._name} was not made anew") from error
                 SystemClock().sleep(0.05)
             except RayError as error:
-                raise UnavailableError(f"{self._name} was not made anew: {error}") from error
+                reason = str(error).strip().partition("\n")[0]
+                raise UnavailableError(
+                    f"the process of {self._name} died and was not made anew ({reason}); its node "
+                    "may be lost"
+                ) from error
             else:
                 self._down = False
                 return
