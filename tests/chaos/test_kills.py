@@ -157,7 +157,8 @@ def _kill(command: Command, kind: str, rng: random.Random) -> int | None:
     if chosen:  # else the command is about to end
         os.kill(rng.choice(chosen).pid, signal.SIGKILL)
     code = command.wait(NODE_LOSS_TIMEOUT_S)
-    if kind == "raylet" and code != 3:
+    # The work may be done before Ray notices that the node is gone; else it ends in a clear error.
+    if kind == "raylet" and code not in (0, 3):
         assert code == 7, command.said()
         assert "error: " in command.said()
         assert "Traceback" not in command.said()
