@@ -19,7 +19,7 @@ from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.timespan import TimeRange, from_us
 from lakehouse_ray.model.work import ObjectResult, ObjectTask, RawObject, Unit
 from lakehouse_ray.silver import large
-from lakehouse_ray.silver.columns import to_arrow, with_origin, with_sources
+from lakehouse_ray.silver.columns import ORIGIN, to_arrow, with_origin, with_sources
 from lakehouse_ray.silver.coverage import day_counts, days_short
 from lakehouse_ray.silver.existing import Existing
 from lakehouse_ray.silver.quarantine import Refusals
@@ -301,7 +301,10 @@ class _UnitWork:
         frame = frames[0] if len(frames) == 1 else pl.concat(frames)
         for number, result in enumerate(results):
             if result.task.freq == "monthly":
-                own = frame.filter(pl.col("_origin") == number)
+                # Usually it is the only one, and nothing but its times is looked at.
+                own = frame.select(self._dataset.time, ORIGIN)
+                if len(results) > 1:
+                    own = own.filter(pl.col(ORIGIN) == number)
                 short = self._days_short(result.task.period, own)
                 results[number] = replace(result, days_short=",".join(short))
         return frame, len(decoded) == 1 and decoded[0].ordered
