@@ -43,7 +43,7 @@ integration: setup ## tests on a local Ray, real HTTP, real stores
 acceptance: setup ## the finished commands on real data of ../shared/data
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/acceptance
 
-chaos: setup ## kill drivers, workers and nodes at seeded moments; ten minutes
+chaos: setup ## kill drivers, workers and nodes at seeded moments; half an hour
 	$(BIN)/python -m pytest tests/chaos
 
 bench: setup ## benchmarks; figures go to .bench/

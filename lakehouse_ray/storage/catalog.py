@@ -11,6 +11,7 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ _TYPES: Mapping[str, IcebergType] = {
 }
 
 
+@cache
 def iceberg_schema(table: Table) -> Schema:
     """Field ids are positions from 1, so a column may only be added at the end."""
     fields = [

@@ -7,6 +7,7 @@ measured on klines: zstd-3, plain floats, deltas for times and counts, dictionar
 from __future__ import annotations
 
 import uuid
+from functools import cache
 from types import TracebackType
 from typing import Any
 
@@ -32,6 +33,7 @@ from lakehouse_ray.storage.paths import TABLES
 FILE_BYTES_MAX = 128 << 20
 
 
+@cache
 def arrow_schema(table: Table) -> pa.Schema:
     """The table's columns with their field ids; names and sources as dictionaries in memory.
 
@@ -49,6 +51,14 @@ def arrow_schema(table: Table) -> pa.Schema:
     return pa.schema(fields)
 
 
+@cache
+def _descriptions(table: Table) -> tuple[Any, Any]:
+    """What pyiceberg needs to describe a file; made once, since walking a schema takes ms."""
+    iceberg = iceberg_schema(table)
+    plan = compute_statistics_plan(iceberg, table_properties(table))
+    return plan, parquet_path_to_id_mapping(iceberg)
+
+
 class TableWriter:
     """Writes one partition of a table into as many files as its size asks for.
 
@@ -61,9 +71,7 @@ class TableWriter:
         self._store = store
         self._partition = partition
         self._schema = arrow_schema(table)
-        iceberg = iceberg_schema(table)
-        self._statistics = compute_statistics_plan(iceberg, table_properties(table))
-        self._mapping = parquet_path_to_id_mapping(iceberg)
+        self._statistics, self._mapping = _descriptions(table)
         names = [field.name for field in partition_spec(table).fields]
         folder = "/".join(f"{n}={v}" for n, v in zip(names, partition, strict=True))
         self._folder = f"{TABLES}/{table.name.replace('.', '/')}/data/{folder}"
