@@ -16,7 +16,7 @@ def day_counts(dataset: Dataset, frame: pl.DataFrame) -> dict[date, int]:
     """Rows of each UTC day."""
     days = frame[dataset.time].dt.date()
     if days.is_sorted():
-        # Runs of one day are counted ten times as fast as groups; there is one for each day.
+        # Runs of one day are counted twice as fast as groups (0.5 against 1.1 ms a month of 1m).
         runs = days.rle().struct
         return dict(zip(runs.field("value"), runs.field("len"), strict=True))
     return dict(days.value_counts().iter_rows())
