@@ -1,6 +1,7 @@
 """Bringing objects into bronze: fetched, verified, kept byte for byte.
 
-Nothing is stored before its sha256 equals the published one. An object that is refused is fetched
+Nothing is stored before its sha256 equals the published one: what the CHECKSUM file holds, or what the
+listing proves that it holds. An object that is refused is fetched
 once more in the same run, past any cache; after that it is refused with a reason.
 """
 
@@ -35,6 +36,7 @@ from lakehouse_ray.sources.source import ObjectSource
 from lakehouse_ray.storage.objects import ObjectStore, explain
 from lakehouse_ray.storage.paths import BronzePath
 
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})\s+\*?(\S+)\s*")
 _TRIES = 2
 
@@ -135,12 +137,15 @@ class Fetcher:
 
     async def _download(self, base: ObjectResult, *, fresh: bool) -> RawObject:
         task = base.task
-        published = await self._published(task, fresh=fresh)
+        published = ""
+        if fresh or not _tells_content(task.checksum_etag):
+            published = await self._published(task, fresh=fresh)
         if task.size > self._large_bytes:
             return await self._download_large(base, published, fresh=fresh)
         with _fetching():
             answer = await self._client.get(base.url, fresh=fresh, size_hint=task.size)
         sha256 = hashlib.sha256(answer.body).hexdigest()
+        published = published or await self._published_for(task, sha256)
         _compare(published, sha256, answer.body[:200])
         result = _received(
             base, published, sha256, len(answer.body), answer.headers, self._source.venue
@@ -154,12 +159,14 @@ class Fetcher:
     async def _download_large(
         self, base: ObjectResult, published: str, *, fresh: bool
     ) -> RawObject:
+        task = base.task
         with tempfile.NamedTemporaryFile(prefix="lakehouse-", suffix=".zip", delete=False) as made:
             file = Path(made.name)
         copy = file.with_suffix(".copy")
         try:
             with _fetching():
                 answer = await self._client.download(base.url, file, fresh=fresh)
+            published = published or await self._published_for(task, answer.sha256)
             _compare(published, answer.sha256, await asyncio.to_thread(_start_of, file))
             result = _received(
                 base, published, answer.sha256, answer.size_bytes, answer.headers,
@@ -175,6 +182,22 @@ class Fetcher:
                 raise explain(error, f"downloading {base.url} to {file.parent}") from error
             raise
         return RawObject(result, file=file)
+
+    async def _published_for(self, task: ObjectTask, sha256: str) -> str:
+        """What the CHECKSUM says, asked for only where the listing does not tell that it says this.
+
+        The ETag of an object that was put in one piece is the md5 of its content, so a listed
+        CHECKSUM whose ETag is the md5 of "<sha256>  <name>" holds just that: half of all requests
+        of a run over small files need not be made.
+        """
+        line = f"{sha256}  {task.key.rpartition('/')[2]}".encode()
+        digest = hashlib.md5(line, usedforsecurity=False)
+        if task.checksum_etag == digest.hexdigest():
+            return sha256
+        digest.update(b"\n")
+        if task.checksum_etag == digest.hexdigest():
+            return sha256
+        return await self._published(task, fresh=False)
 
     async def _published(self, task: ObjectTask, *, fresh: bool) -> str:
         url = self._source.checksum_url(task.key)
@@ -235,6 +258,10 @@ class Fetcher:
                 Path(made.name).unlink()
                 raise explain(error, f"copying {path}") from error
         return Path(made.name), digest.hexdigest()
+
+
+def _tells_content(etag: str | None) -> bool:
+    return etag is not None and _MD5.fullmatch(etag) is not None
 
 
 class _UnfetchedError(BadDataError):

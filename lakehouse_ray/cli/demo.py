@@ -165,8 +165,8 @@ def _exchange() -> ReplicaExchange:
             (
                 Rule(_CORRUPT, "corrupt_zip"),
                 Rule(_BAD_ROWS, "untyped_cell"),
-                # Its CHECKSUM and itself, once each: then it is published again, with all rows.
-                Rule(_REPUBLISHED, "republished", params={"first": "missing_rows", "after": 2}),
+                # Once it was fetched it is published again, with all rows.
+                Rule(_REPUBLISHED, "republished", params={"first": "missing_rows", "after": 1}),
             )
         ),
     )

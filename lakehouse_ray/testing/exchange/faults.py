@@ -1,8 +1,8 @@
 """Which defects the replica exchange shows, on which keys: rules, and the file they come from.
 
 A fault file is JSON or TOML. This one damages a month of BTCUSDT for good, answers its first two
-requests for ETHUSDT with 503, slows a tenth of all objects, and re-publishes a day once it and its
-CHECKSUM were fetched:
+requests for ETHUSDT with 503, slows a tenth of all objects, and re-publishes a day once it was
+fetched:
 
     seed = 7
 
@@ -28,7 +28,7 @@ CHECKSUM were fetched:
     match = "*/SOLUSDT-1m-2024-01-05.zip"
     fault = "republished"
     first = "missing_rows"
-    after = 2
+    after = 1
 
 `match` is a glob over whole keys in which "*" crosses "/" (fnmatch, case-sensitive). A listing goes
 by the name "?prefix=<its prefix>". Every rule may have `times` and `probability`.
@@ -43,9 +43,9 @@ whether the published CHECKSUM is that of the defective bytes ("fresh") or of th
 that a defect hits are functions of `seed` and key, so two runs see the same.
 
 `rows = 0` hits every row. `early_close` and `off_grid` leave all but klines as they are.
-`republished` serves what the defect `first` makes of the object until the zip or its CHECKSUM were
-delivered `after` times, then what `then` makes of it (both may be empty: the object as it is), with
-a later Last-Modified.
+`republished` serves what the defect `first` makes of the object until the zip was delivered `after`
+times, then what `then` makes of it (both may be empty: the object as it is), with a later
+Last-Modified.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ FAULTS: Mapping[str, Kind] = MappingProxyType(
         name: Kind("content", {**defect.defaults, "checksum": "fresh"})
         for name, defect in CONTENT.items()
     }
-    | {"republished": Kind("content", _with(first="", then="stale_values", after=2))}
+    | {"republished": Kind("content", _with(first="", then="stale_values", after=1))}
 )
 _CHOICES: Mapping[str, tuple[Value, ...]] = {
     "checksum": ("fresh", "stale"),

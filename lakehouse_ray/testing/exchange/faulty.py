@@ -28,7 +28,6 @@ class _State:
     since_s: int
     generation: int = 0
     answers: Counter[tuple[int, str]] = field(default_factory=Counter)
-    zips_delivered: Counter[str] = field(default_factory=Counter)
     delivered: Counter[str] = field(default_factory=Counter)
     switched_s: dict[tuple[int, str], int] = field(default_factory=dict)
     heads: dict[str, tuple[Hashable, Head]] = field(default_factory=dict)
@@ -82,19 +81,16 @@ class FaultyArchive:
         return None
 
     def delivered(self, key: str) -> None:
-        """Note that an object was asked for, which may be what switches it to its next version."""
+        """Note that an object was asked for: a zip may be switched to its next version by it."""
         state = self._state
-        if not state.faults.rules:
+        if not state.faults.rules or key.endswith(CHECKSUM):
             return
-        name = key.removesuffix(CHECKSUM)
         with self._lock:
-            state.delivered[name] += 1
-            if name == key:
-                state.zips_delivered[key] += 1
+            state.delivered[key] += 1
             for number, rule in enumerate(state.faults.rules):
-                due = rule.fault == "republished" and state.delivered[name] == rule.params["after"]
-                if due and rule.matches(name):
-                    state.switched_s[number, name] = self._now_s()
+                due = rule.fault == "republished" and state.delivered[key] == rule.params["after"]
+                if due and rule.matches(key):
+                    state.switched_s[number, key] = self._now_s()
 
     def children(self, folder: str) -> list[str]:
         names = self._inner.children(folder)
@@ -174,7 +170,7 @@ class FaultyArchive:
         return changes
 
     def _applies(self, state: _State, number: int, rule: Rule, name: str) -> bool:
-        if rule.times is not None and state.zips_delivered[name] >= rule.times:
+        if rule.times is not None and state.delivered[name] >= rule.times:
             return False
         return rule.probability >= 1 or state.faults.draw(number, name).random() < rule.probability
 

@@ -45,7 +45,8 @@ from lakehouse_ray.testing.exchange.listing import (
 )
 
 CONTROL = "_control/"
-CACHE_BYTES_MAX = 256 * 2**20
+# Holds a trial of ten million bars as daily zips (300 MB); only what was asked for is kept.
+CACHE_BYTES_MAX = 512 * 2**20
 # Bodies are written in pieces of this size: large enough to be few, small enough that a slow
 # client holds little of a large object in the socket's buffer.
 PIECE_BYTES = 2**20
