@@ -8,6 +8,7 @@ goes on with fewer where the cluster has no room.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import time
@@ -39,6 +40,10 @@ START_FAILURES_MAX = 3
 
 # How long the pool sleeps at most before it looks at deadlines and pending workers again.
 HEARTBEAT_S = 1.0
+
+# How long the first worker waits for the others: what it did meanwhile would only take the CPUs that
+# they need to come up, on one machine; on many, the first may be minutes ahead of the last.
+STRAGGLERS_S = 1.5
 
 
 def default_worker_env(cpus: float) -> dict[str, str]:
@@ -149,13 +154,19 @@ class RayPool(Generic[T, R]):
         self._none_up_since_s = time.monotonic()
 
     def begin(self) -> None:
-        """Ask for all workers and wait for the first. Raises what `setup` raises."""
+        """Ask for all workers and wait for the first, and a little for those right behind it.
+
+        Raises what `setup` raises.
+        """
         for _ in range(self._spec.actors):
             self._start_worker()
         while not self._places:
             self._step()
             if self._start_error is not None and not self._places:
                 raise self._start_error
+        until_s = time.monotonic() + STRAGGLERS_S
+        while self._starting and time.monotonic() < until_s:
+            self._step(until_s)
 
     def end(self) -> None:
         """Kill all workers, those that have not come up included."""
@@ -207,10 +218,11 @@ class RayPool(Generic[T, R]):
     def _submit(self, ticket: Ticket[int, T]) -> None:
         self._flying[self._actors[ticket.worker].run.remote(ticket.task)] = ticket
 
-    def _step(self) -> None:
+    def _step(self, until_s: float = math.inf) -> None:
         """Wait for the next thing that happens, a heartbeat at most, and deal with it."""
         self._check_alive()
-        done, _ = ray.wait([*self._flying, *self._starting], timeout=self._patience_s())
+        patience_s = min(self._patience_s(), max(0.0, until_s - time.monotonic()))
+        done, _ = ray.wait([*self._flying, *self._starting], timeout=patience_s)
         for ref in done:
             if ref in self._starting:
                 self._settle_start(ref)

@@ -6,6 +6,7 @@ request that comes back is committed; a repeated build of the same objects chang
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -35,6 +36,8 @@ from lakehouse_ray.storage.parquet import TableWriter
 # Rows of one row group; a symbol with more in a partition has several.
 ROW_GROUP_ROWS_MAX = 1_000_000
 
+# Objects that could be read, with their CSV, and the results of the rest.
+Opened = tuple[list[tuple[ObjectResult, bytes]], list[ObjectResult]]
 FetchMore = Callable[[Sequence[ObjectTask]], list[RawObject]]
 
 
@@ -110,29 +113,37 @@ class SilverBuilder:
         return work.built()
 
     def open_objects(
-        self, dataset: Dataset, unit: Unit, items: Sequence[RawObject], refusals: Refusals
-    ) -> tuple[list[tuple[ObjectResult, bytes]], list[ObjectResult]]:
-        """Inflate objects held in memory: those that could be read, and the results of the rest."""
+        self,
+        dataset: Dataset,
+        unit: Unit,
+        items: Sequence[RawObject],
+        refusals: Refusals,
+        room_bytes: int,
+    ) -> Opened | None:
+        """Inflate objects held in memory; None, and nothing refused, where they have no room."""
         opened: list[tuple[ObjectResult, bytes]] = []
         closed: list[ObjectResult] = []
         for item in items:
             result = item.result
             if item.data is None:
-                if result.state == "quarantined":
-                    refusals.refuse_object(result)
                 closed.append(result)
                 continue
             try:
-                csv = self._decoder.unpack(result.task.key, item.data)
+                csv = self._decoder.unpack(result.task.key, item.data, room_bytes)
+                if csv is None:
+                    return None
+                room_bytes -= len(csv)
                 self._decoder.check(dataset, unit.market, result.task.key, csv)
             except BadDataError as error:
                 result = replace(
                     result, state="quarantined", reason=error.reason, detail=error.detail
                 )
-                refusals.refuse_object(result)
                 closed.append(result)
                 continue
             opened.append((replace(result, csv_bytes=len(csv)), csv))
+        for result in closed:
+            if result.state == "quarantined":
+                refusals.refuse_object(result)
         return opened, closed
 
     @property
@@ -182,14 +193,17 @@ class _UnitWork:
             for task in self._unit.objects
             if task.symbol == symbol and task.role == "candidate"
         ]
-        if self._too_large(symbol, items, candidates):
+        found = self._open(items, self._room_bytes(symbol, items, candidates))
+        if found is None:
             self._add_large(symbol, items, candidates, stack)
             return
-        opened, closed = self._open(items)
+        opened, closed = found
         if candidates:
             more, skipped = self._needed(opened, candidates)
-            reopened, reclosed = self._open(self._fetch_more(more)) if more else ([], [])
-            opened, closed = [*opened, *reopened], [*closed, *reclosed, *skipped]
+            # Their room was set aside above.
+            reopened = self._open(self._fetch_more(more) if more else (), sys.maxsize)
+            assert reopened is not None, "nothing is larger than that"
+            opened, closed = [*opened, *reopened[0]], [*closed, *reopened[1], *skipped]
         self._tally.results += closed
         if not opened:
             return
@@ -201,22 +215,17 @@ class _UnitWork:
         self._merge_and_write(symbol, frame, ordered, results, stack)
         self._tally.results += results
 
-    def _too_large(
+    def _room_bytes(
         self, symbol: str, items: Sequence[RawObject], candidates: Sequence[ObjectTask]
-    ) -> bool:
-        if any(item.file is not None for item in items):
-            return True
+    ) -> int:
+        """CSV bytes of these objects that fit into memory; negative where nothing does."""
         limit = self._builder.csv_bytes_in_memory
+        if any(item.file is not None for item in items):
+            return -1
         if self._existing.count(symbol) * self._dataset.bytes_a_row > limit:
-            return True
-        decoder = self._builder.decoder
-        inflated = sum(
-            decoder.unpacked_bytes(item.result.task.key, item.data)
-            for item in items
-            if item.data is not None
-        )
+            return -1
         # Zips of this archive inflate 4 to 6 times; candidates are mostly not even fetched.
-        return inflated + 5 * sum(task.size for task in candidates) > limit
+        return limit - 5 * sum(task.size for task in candidates)
 
     def _add_large(
         self,
@@ -243,10 +252,12 @@ class _UnitWork:
         self._tally.rows += outcome.rows
         self._tally.rows_replaced += outcome.rows_replaced
 
-    def _open(
-        self, items: Sequence[RawObject]
-    ) -> tuple[list[tuple[ObjectResult, bytes]], list[ObjectResult]]:
-        return self._builder.open_objects(self._dataset, self._unit, items, self._refusals)
+    def _open(self, items: Sequence[RawObject], room_bytes: int) -> Opened | None:
+        if room_bytes < 0:
+            return None
+        return self._builder.open_objects(
+            self._dataset, self._unit, items, self._refusals, room_bytes
+        )
 
     def _decode(self, symbol: str, opened: Sequence[tuple[ObjectResult, bytes]]) -> list[Decoded]:
         files = [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 
+import numpy as np
 import polars as pl
 
 from lakehouse_ray.model.dataset import Dataset
@@ -14,12 +15,18 @@ from lakehouse_ray.model.venue import INTERVALS
 
 def day_counts(dataset: Dataset, frame: pl.DataFrame) -> dict[date, int]:
     """Rows of each UTC day."""
-    days = frame[dataset.time].dt.date()
-    if days.is_sorted():
-        # Runs of one day are counted twice as fast as groups (0.5 against 1.1 ms a month of 1m).
-        runs = days.rle().struct
-        return dict(zip(runs.field("value"), runs.field("len"), strict=True))
-    return dict(days.value_counts().iter_rows())
+    time = frame[dataset.time].drop_nulls().to_physical()
+    if not time.is_sorted():
+        time = time.sort()
+    days = time.to_numpy() // DAY_US
+    # Sorted: a day is a run, counted by where it begins (a tenth of the time of a group-by).
+    begins = np.flatnonzero(np.diff(days, prepend=days[:1] - 1))
+    counts = np.diff(begins, append=len(days))
+    epoch = date(1970, 1, 1)
+    return {
+        epoch + timedelta(days=int(day)): int(count)
+        for day, count in zip(days[begins], counts, strict=True)
+    }
 
 
 def days_short(

@@ -152,11 +152,11 @@ class ObjectDecoder(Protocol):
 
     version: int
 
-    def unpack(self, key: str, data: bytes) -> bytes:
-        """Return the CSV in an object's bytes. Raises BadDataError where there is none."""
+    def unpack(self, key: str, data: bytes, room_bytes: int) -> bytes | None:
+        """Return the CSV in an object's bytes; None where it is larger than `room_bytes`.
 
-    def unpacked_bytes(self, key: str, data: bytes) -> int:
-        """How large an object says its CSV is; 0 where it cannot be read at all."""
+        Raises BadDataError where there is none.
+        """
 
     def check(self, dataset: Dataset, market: Market, key: str, csv: bytes) -> None:
         """Raises BadDataError where the CSV as a whole is not of the data set."""

@@ -125,6 +125,15 @@ def bucket_of(text: str) -> int:
     return value
 
 
+def pruning_columns(table: Table) -> tuple[str, ...]:
+    """Columns by whose bounds files and row groups are left out when they are read.
+
+    Those that a partition fixes are the same in all of a file: the partition says them.
+    """
+    cut = {p.column for p in table.partitions if p.transform != "identity"}
+    return tuple(sorted(cut | {table.sort[0], table.time}))
+
+
 def table_properties(table: Table) -> dict[str, str]:
     properties = {
         # The committer checks and retries itself: it knows which files each request has seen.
@@ -137,8 +146,7 @@ def table_properties(table: Table) -> dict[str, str]:
         "commit.manifest.min-count-to-merge": "50",
         "commit.manifest-merge.enabled": "true",
     }
-    pruning = {partition.column for partition in table.partitions} | {table.sort[0], table.time}
-    for name in sorted(pruning):
+    for name in pruning_columns(table):
         properties[f"write.metadata.metrics.column.{name}"] = "full"
     return properties
 

@@ -89,17 +89,11 @@ def find_member(
     )
 
 
-def inflate(data: bytes, key: str, *, inflated_bytes_max: int, inflate_ratio_max: int) -> bytes:
+def inflate(data: bytes, member: Member) -> bytes:
     """Return the CSV inside a zip that fits into memory.
 
-    Raises BadDataError as `find_member` does, and ZIP_CORRUPT where size or CRC differ.
+    Raises BadDataError (ZIP_CORRUPT) where size or CRC differ.
     """
-    member = find_member(
-        io.BytesIO(data),
-        key,
-        inflated_bytes_max=inflated_bytes_max,
-        inflate_ratio_max=inflate_ratio_max,
-    )
     packed = memoryview(data)[member.offset : member.offset + member.compressed_bytes]
     if member.deflated:
         # One byte more than promised is enough to see that the promise was false.

@@ -28,7 +28,10 @@ def packed(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> b
 
 
 def open_all(data: bytes, bytes_max: int = 1 << 30, ratio_max: int = 200) -> bytes:
-    return inflate(data, KEY, inflated_bytes_max=bytes_max, inflate_ratio_max=ratio_max)
+    member = find_member(
+        io.BytesIO(data), KEY, inflated_bytes_max=bytes_max, inflate_ratio_max=ratio_max
+    )
+    return inflate(data, member)
 
 
 def pieces(data: bytes, piece_bytes: int) -> list[bytes]:
