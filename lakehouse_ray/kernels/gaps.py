@@ -217,10 +217,12 @@ _Found = tuple[_Ints, _Ints, _Ints]
 
 
 def _grid(times: _Ints, step: int, anchor: int) -> _Found:
-    slots = (times - anchor) // step
-    jumps = np.diff(slots)
-    at = np.flatnonzero(jumps > 1)
-    return anchor + (slots[at] + 1) * step, anchor + slots[at + 1] * step, jumps[at] - 1
+    # Only rows further apart than a slot can leave one empty, so few are divided.
+    near = np.flatnonzero(np.diff(times) > step)
+    before, after = (times[near] - anchor) // step, (times[near + 1] - anchor) // step
+    empty = after - before > 1
+    before, after = before[empty], after[empty]
+    return anchor + (before + 1) * step, anchor + after * step, after - before - 1
 
 
 def _months(times: _Ints) -> _Found:

@@ -2,8 +2,8 @@
 
 Trading on spot was halted for all pairs, so no bar exists anywhere; nothing is to be fetched. The
 times are those at which BTCUSDT's bars end and begin again, at the finest interval that a source
-gives. The hourly files of BTCUSDT from 2018 to 2025 have a hole for each of them that holds a whole
-hour, and no other hole.
+gives. In the hourly files of BTCUSDT from 2018 to 2025 no trade is counted in any whole hour of
+them, and each hole of these files lies in one of them.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from lakehouse_ray.query.views import VIEWS
 # are opened, and few enough that each row is held against each.
 _HOLES_MAX = 32
 _HOLES_SPAN_US = 31 * DAY_US
+# Holes named in one question: a statement of some MB.
+_HOLES_ASKED = 20_000
 # Of a symbol, so many holes are held against its trades: each is held against two days of them.
 _HOLES_OF_TRADES_MAX = 200
 # Jumps of ids within less are too short for other symbols to tell anything.
@@ -114,7 +116,11 @@ def _of_symbols(pinned: Pinned, kind: Kind, facts: pl.DataFrame) -> pl.DataFrame
     objects = _objects(pinned, kind, symbols)
     facts = facts.join(file_facts(facts, objects, edge_us), on=key, how="left")
     open_ = facts.filter(pl.col("outage").is_null() & (pl.col("place") == "inside"))
-    others = _other_rows(pinned, kind, open_.select("symbol", "start_time", "end_time"))
+    holes = open_.select("symbol", "start_time", "end_time")
+    others = pl.concat(
+        [_other_rows(pinned, kind, holes.head(0))]
+        + [_other_rows(pinned, kind, part) for part in holes.iter_slices(_HOLES_ASKED)]
+    )
     return facts.join(others, on=key, how="left")
 
 

@@ -18,8 +18,8 @@ from lakehouse_ray.query.scan import Where, plan_files, quoted, scan_sql, text
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View
 
-# Rows that one question hands over at a time: with three columns some 50 MB.
-PIECE_ROWS = 1_000_000
+# Rows that one question hands over at a time: with three columns some 25 MB.
+PIECE_ROWS = 500_000
 # Symbols asked about together. Files are pruned by at most 200 values.
 SYMBOLS_MAX = 100
 

@@ -25,12 +25,16 @@ def write_monthly(root: Path, files: Iterable[Path], interval: str = "1h") -> in
             moment = datetime.fromtimestamp(time // (1_000_000 if time > 10**14 else 1000), UTC)
             months[symbol, f"{moment:%Y-%m}"].append(line)
     for (symbol, month), lines in months.items():
-        folder = root / f"data/spot/monthly/klines/{symbol}/{interval}"
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{symbol}-{interval}-{month}"
-        path = folder / f"{name}.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(f"{name}.csv", "\n".join(lines) + "\n")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        path.with_name(f"{path.name}.CHECKSUM").write_text(f"{digest}  {path.name}\n")
+        folder = f"data/spot/monthly/klines/{symbol}/{interval}"
+        publish(root, f"{folder}/{symbol}-{interval}-{month}.zip", lines)
     return sum(map(len, months.values()))
+
+
+def publish(root: Path, key: str, lines: Iterable[str]) -> None:
+    """Write a zip with the lines of its CSV, and the CHECKSUM beside it."""
+    path = root / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{path.stem}.csv", "".join(f"{line}\n" for line in lines))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.CHECKSUM").write_text(f"{digest}  {path.name}\n")

@@ -100,9 +100,7 @@ def test_a_value_that_differs_is_told_with_both_values() -> None:
     hours = hours_of(finer)
     hours[1]["trades"] += 36
     hours[4]["high"] *= 1.01
-    found = finer_against_coarser(
-        frame(finer, "open_time"), frame(hours, "open_time"), "spot"
-    )
+    found = finer_against_coarser(frame(finer, "open_time"), frame(hours, "open_time"), "spot")
     first, second = found.iter_rows(named=True)
     assert (first["symbol"], first["column"]) == ("AUSDT", "trades")
     assert (first["left"], first["right"], first["difference"]) == (
