@@ -19,6 +19,7 @@ from lakehouse_ray.cli.app import dispatch
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import DAY_US, MINUTE_US, day_range, parse_time
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
+from lakehouse_ray.query import gap_facts
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.sources.source import Selection
@@ -188,6 +189,17 @@ def test_asking_for_one_symbol_tells_the_same_of_it_as_asking_for_all(lake: Lake
     for symbol in SYMBOLS:
         one = lake.gaps(symbols=symbol)
         assert one.equals(everything.filter(symbol=symbol))
+
+
+def test_many_holes_and_few_are_compared_with_other_symbols_alike(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = lake.gaps()
+    monkeypatch.setattr(gap_facts, "_HOLES_SPELLED_MAX", 0)
+    assert lake.gaps().equals(usual)
+    monkeypatch.setattr(gap_facts, "_HOLES_MAX", 1)
+    monkeypatch.setattr(gap_facts, "_HOLES_ASKED", 1)
+    assert lake.gaps().equals(usual)
 
 
 def test_coverage_counts_the_rows_that_gaps_say_are_missing(lake: Lake) -> None:
