@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sql": ("sql", "sql", "Ask the lake in SQL."),
     "get": ("get", "get", "Print bars or other rows of one symbol."),
     "datasets": ("datasets", "datasets", "List the data sets and what the lake has of them."),
+    "gaps": ("gaps", "gaps", "List what is missing in the lake, and why."),
+    "coverage": ("coverage", "coverage", "Show how much of each symbol's day is there."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
     "doctor": ("doctor", "doctor", "Say what is wrong with this installation and how to mend it."),
     "config": ("config", "config", "Show every setting, its value and where it came from."),

@@ -18,6 +18,9 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.timespan import TimeRange, parse_time, to_us
 from lakehouse_ray.model.venue import parse_interval, parse_market
+from lakehouse_ray.query.asked import Asked, ask_for
+from lakehouse_ray.query.coverage import coverage
+from lakehouse_ray.query.gaps import gaps
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
 from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
@@ -98,6 +101,44 @@ class Lake:
         Raises InvalidError for a statement that cannot be right.
         """
         return self.ask(query, mentioned(query), parameters=parameters, as_of=as_of)
+
+    def gaps(
+        self,
+        market: str | None = None,
+        dataset: str | None = None,
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        start: When = None,
+        end: When = None,
+        *,
+        as_of: AsOf = None,
+    ) -> pl.DataFrame:
+        """Return what is missing and why, one row per gap: `model.gaps.GAPS`.
+
+        What is not given means everything stored; without a range, from the first to the last
+        stored row of each symbol.
+
+        Raises InvalidError for an unknown market, data set or interval, NotFoundError where nothing
+        of it is stored.
+        """
+        return gaps(self, _asked(market, dataset, symbols, interval, start, end), as_of)
+
+    def coverage(
+        self,
+        market: str | None = None,
+        dataset: str | None = None,
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        start: When = None,
+        end: When = None,
+        *,
+        as_of: AsOf = None,
+    ) -> pl.DataFrame:
+        """Return how much of each symbol's day is there: `kernels.coverage.COVERAGE`.
+
+        Asked for and answered like `gaps`.
+        """
+        return coverage(self, _asked(market, dataset, symbols, interval, start, end), as_of)
 
     def ask(
         self,
@@ -212,6 +253,18 @@ def identity(dataset: Dataset, symbol: str, market: str, interval: str | None) -
     elif interval:
         raise InvalidError(f"{dataset.name} has no intervals", "leave the interval away")
     return equal
+
+
+def _asked(
+    market: str | None,
+    dataset: str | None,
+    symbols: str | Iterable[str] | None,
+    interval: str | None,
+    start: When,
+    end: When,
+) -> Asked:
+    first = None if start is None else _micro(start)
+    return ask_for(market, dataset, interval, symbols, first, None if end is None else _micro(end))
 
 
 def _span(start: When, end: When) -> TimeRange | None:

@@ -99,6 +99,12 @@ class Engine:
             raise
         return Result(self, connection, relation, snapshots)
 
+    def hold(self, frame: pl.DataFrame) -> Result:
+        """Rows that are there already, to be read as a statement's are."""
+        connection = self.connect()
+        connection.register("held", frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        return Result(self, connection, connection.sql("FROM held"), {})
+
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn DuckDB's errors into those a caller can act on."""

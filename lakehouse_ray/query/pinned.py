@@ -1,0 +1,143 @@
+"""Many questions over one state of the lake: snapshots pinned once, files chosen per question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import polars as pl
+from pyiceberg.expressions import And, BooleanExpression, In
+
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.pins import AsOf, Pin
+from lakehouse_ray.query.scan import Where, plan_files, quoted, scan_sql, text
+from lakehouse_ray.query.statement import Engine, Result
+from lakehouse_ray.query.views import VIEWS, View
+
+# Rows that one question hands over at a time: with three columns some 25 MB.
+PIECE_ROWS = 500_000
+# Symbols asked about together. Files are pruned by at most 200 values.
+SYMBOLS_MAX = 100
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Series that are alike: one data set of one market, for bars at one interval."""
+
+    dataset: Dataset
+    market: str
+    interval: str | None
+
+    @property
+    def view(self) -> View:
+        return VIEWS[f"silver.{self.dataset.view}"]
+
+    @property
+    def table(self) -> Table:
+        return self.dataset.table(self.interval)
+
+    @property
+    def equal(self) -> dict[str, str]:
+        return {"market": self.market} | ({"interval": self.interval} if self.interval else {})
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.market, self.dataset.name, self.interval) if part)
+
+
+@dataclass(frozen=True)
+class Among(Where):
+    """Also only these symbols; none: all."""
+
+    symbols: tuple[str, ...] = ()
+
+    def sql(self, table: Table) -> str:
+        condition = super().sql(table)
+        if not self.symbols:
+            return condition
+        return f"{condition} AND symbol IN ({', '.join(map(text, self.symbols))})"
+
+    def iceberg(self, table: Table) -> BooleanExpression:
+        expression = super().iceberg(table)
+        if not self.symbols:
+            return expression
+        return And(expression, In(term="symbol", literals=self.symbols))
+
+
+class Readable(Protocol):
+    """What a lake must be able to do for its state to be pinned."""
+
+    def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+
+class Pinned:
+    """Reads of one state of the lake, however many commits come meanwhile."""
+
+    def __init__(self, lake: Readable, views: Iterable[View], as_of: AsOf = None) -> None:
+        self._engine = lake.engine
+        self._pins = lake.pin(views, as_of)
+
+    def ask(self, query: str, view: View, where: Where, parameters: object = None) -> Result:
+        """Run a statement over one view, opening only files that may hold wanted rows."""
+        sources = {table.name: scan_sql(self._pins[table.name], where) for table in view.tables}
+        return self._engine.run(query, [view], sources, parameters)
+
+    def frame(
+        self, query: str, view: View, where: Where, parameters: object = None
+    ) -> pl.DataFrame:
+        with self.ask(query, view, where, parameters) as result:
+            return result.pl()
+
+    def pieces(self, query: str, view: View, where: Where) -> Iterator[pl.DataFrame]:
+        """The rows of a statement in pieces of about `PIECE_ROWS`."""
+        with self.ask(query, view, where) as result:
+            for batch in result.fetch_batches(PIECE_ROWS):
+                piece = pl.from_arrow(batch)
+                assert isinstance(piece, pl.DataFrame)
+                yield piece
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        """Every kind of series that the pinned data sets have; reads no rows."""
+        found: dict[tuple[str, str, str | None], Kind] = {}
+        for dataset in DATASETS.values():
+            for table in dataset.tables:
+                if table.name not in self._pins:
+                    continue
+                columns = [partition.column for partition in table.partitions]
+                for file in plan_files(self._pins[table.name]):
+                    values = {name: file.partition[i] for i, name in enumerate(columns)}
+                    market = str(values["market"])
+                    interval = str(values["interval"]) if dataset.bars else None
+                    key = dataset.name, market, interval
+                    found.setdefault(key, Kind(dataset, market, interval))
+        return list(found.values())
+
+    def lives(self, kind: Kind, symbols: Sequence[str] = ()) -> pl.DataFrame:
+        """Return `symbol, first_time, last_time, rows` of every symbol (or these), sorted."""
+        where, time = Among(kind.equal, None, tuple(symbols)), quoted(kind.dataset.time)
+        query = (
+            f"SELECT symbol, min({time}) first_time, max({time}) last_time, count(*) AS rows "
+            f"FROM {kind.view.name} WHERE {where.sql(kind.table)} GROUP BY symbol ORDER BY symbol"
+        )
+        return self.frame(query, kind.view, where)
+
+
+def in_groups(lives: pl.DataFrame, rows_max: int = 4 * PIECE_ROWS) -> Iterator[tuple[str, ...]]:
+    """Cut symbols into groups that are asked about together: so many rows, or one symbol."""
+    group: list[str] = []
+    rows = 0
+    for symbol, count in lives.select("symbol", "rows").iter_rows():
+        if group and (rows + count > rows_max or len(group) >= SYMBOLS_MAX):
+            yield tuple(group)
+            group, rows = [], 0
+        group.append(symbol)
+        rows += count
+    if group:
+        yield tuple(group)
