@@ -268,16 +268,12 @@ def fit(table: Table, unit: ProductUnit, frame: pl.DataFrame) -> pl.DataFrame:
         raise BadDataError("WRONG_COLUMNS", f"{table.name}: missing or unknown: {unknown}")
     time = pl.col(table.time).dt.epoch("us")
     span = unit.span
-    frame = (
-        frame.select(table.names)
-        .cast(frame_schema(table))
-        .filter((time >= span.start_us) & (time < span.end_us))
-        .sort(table.sort)
-    )
+    frame = frame.select(table.names).cast(frame_schema(table))
     required = [column.name for column in table.columns if column.required]
     nulls = [name for name in required if frame[name].null_count()]
     if nulls:
         raise BadDataError("NULL_VALUE", f"{table.name}: nulls in {nulls}")
+    frame = frame.filter((time >= span.start_us) & (time < span.end_us)).sort(table.sort)
     for name, value in named.items():
         if name in frame.columns and value not in ("", ALL_SYMBOLS):
             others = frame.filter(pl.col(name) != value).height
