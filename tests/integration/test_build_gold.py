@@ -7,7 +7,7 @@ DuckDB over silver's own files, which share no code with the engine.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,23 @@ from polars.testing import assert_frame_equal
 from ray import cloudpickle
 from support import products
 from support.bars import BarLake, bars
+from support.failing import Crashed, FailingCommitter, FailingWriter, crash, lose_the_answer
 from support.products import ALL, derive_steps, only, refuse_bbb
+from support.products import STEPS as STEPS_PRODUCT
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.errors import NotFoundError
 from lakehouse_ray.gold.plan import BuildScope
 from lakehouse_ray.gold.recipe import Inputs, Recipe
+from lakehouse_ray.model.lake import BUILD_LOG
 from lakehouse_ray.model.product import ProductUnit
+from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange, parse_time
+from lakehouse_ray.pipeline.commits import TableCommitter
 from lakehouse_ray.pipeline.gold import BuildRequest, build
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.runtime.session import RaySession
+from lakehouse_ray.storage.committer import CommitRequest, Outcome
 
 pytestmark = pytest.mark.integration
 
@@ -377,3 +383,96 @@ def test_what_was_built_is_asked_in_sql_over_one_snapshot(lake: BarLake) -> None
     assert then.rows() == [{"n": 84}]
     built = "select symbol, sum(rows)::int as rows from gold.builds group by symbol order by symbol"
     assert [row["rows"] for row in reader.lake.sql(built).rows()] == [22, 22, 20, 20, 2]
+
+
+def failing(lake: BarLake, table: Table, number: int, **hooks: Callable[[], None]) -> FailingWriter:
+    made = lake.writer(kind=FailingWriter)
+    assert isinstance(made, FailingWriter)
+    around = {table.name: lambda inner: FailingCommitter(inner, number, **hooks)}
+    object.__setattr__(made, "around", around)
+    return made
+
+
+POINTS = [
+    (table, number, when)
+    for table in (STEPS_PRODUCT.table, BUILD_LOG)
+    for number in (1, 3)
+    for when in ("before", "after")
+]
+
+
+@pytest.mark.parametrize(("table", "number", "when"), POINTS)
+def test_a_build_that_ends_around_a_commit_is_completed_by_the_next(
+    lake: BarLake, table: Table, number: int, when: str
+) -> None:
+    run(lake, only("steps"))
+    lake.put(*(bars(symbol, "2024-06-09", 1, seed=1) for symbol in SYMBOLS[1:]))
+    lake.rewrite(FINE, without("AAA"))
+    dead = failing(lake, table, number, **{when: crash})
+    with pytest.raises(Crashed):
+        build(dead, BuildRequest(), recipes=only("steps"))
+    assert not run(lake, only("steps")).partial
+    assert_like_new(lake, only("steps"))
+    before = lake.snapshots()
+    run(lake, only("steps"))
+    assert lake.snapshots() == before
+
+
+@pytest.mark.parametrize("table", [STEPS_PRODUCT.table, BUILD_LOG])
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(lake: BarLake, table: Table) -> None:
+    writer = failing(lake, table, 1, after=lose_the_answer)
+    report = build(writer, BuildRequest(), recipes=only("steps"))
+    assert (report.total("failed"), report.conflicts) == (0, 0)
+    assert lake.rows(BUILD_LOG.name).height == 12
+    assert_like_new(lake, only("steps"))
+
+
+def test_a_dead_runs_late_commit_of_older_rows_does_not_stay(lake: BarLake) -> None:
+    """It was held back until a run that knows more of silver had built; and once more after it."""
+    held: list[Callable[[], None]] = []
+
+    class Holding(FailingCommitter):
+        def commit(self, requests: Sequence[CommitRequest]) -> list[Outcome]:
+            held.append(lambda: self.inner.commit(requests) and None)
+            raise Crashed
+
+    dead = lake.writer(kind=FailingWriter)
+    object.__setattr__(dead, "around", {"gold.steps": lambda inner: Holding(inner, 0)})
+    with pytest.raises(Crashed):
+        build(dead, BuildRequest(), recipes=only("steps"))
+    lake.put(*(bars(symbol, "2024-06-09", 1, seed=1) for symbol in SYMBOLS))
+    report = build(
+        failing(lake, STEPS_PRODUCT.table, 1, before=held[0]),
+        BuildRequest(),
+        recipes=only("steps"),
+    )
+    assert report.conflicts > 0
+    assert_like_new(lake, only("steps"))
+    held[0]()
+    assert_like_new(lake, only("steps"))
+
+
+def test_content_that_comes_back_after_a_crash_is_not_taken_for_unchanged(lake: BarLake) -> None:
+    """Rows of another state of silver are visible and were never logged."""
+    run(lake, only("steps"))
+    original = lake.rows(COARSE)
+    lake.rewrite(COARSE, lambda rows: rows.with_columns(pl.col("close") * 2))
+    with pytest.raises(Crashed):
+        build(failing(lake, BUILD_LOG, 1, before=crash), BuildRequest(), recipes=only("steps"))
+    lake.rewrite(COARSE, lambda rows: original)
+    run(lake, only("steps"))
+    assert_like_new(lake, only("steps"))
+
+
+def test_a_run_that_pinned_silver_before_another_built_does_not_undo_it(lake: BarLake) -> None:
+    def overtaken(inner: TableCommitter) -> TableCommitter:
+        lake.put(*(bars(symbol, "2024-06-09", 1, seed=1) for symbol in SYMBOLS))
+        run(lake, only("steps"))
+        return inner
+
+    late = lake.writer(kind=FailingWriter)
+    object.__setattr__(late, "around", {"gold.steps": overtaken})
+    report = build(late, BuildRequest(), recipes=only("steps"))
+    assert report.conflicts > 0
+    assert not report.partial
+    assert_like_new(lake, only("steps"))

@@ -83,8 +83,10 @@ class BarLake:
 
     home: Path
 
-    def writer(self, *, on_ray: bool = False, **build: object) -> Writer:
-        return Writer(
+    def writer(
+        self, *, on_ray: bool = False, kind: type[Writer] = Writer, **build: object
+    ) -> Writer:
+        return kind(
             load_settings(
                 {
                     "home": self.home,
