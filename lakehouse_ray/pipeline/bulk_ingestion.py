@@ -9,12 +9,11 @@ in between leaves work that is found done when it is repeated.
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import polars as pl
@@ -28,7 +27,13 @@ from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.venue import FREQS, Freq
 from lakehouse_ray.model.work import ObjectResult, Unit
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
-from lakehouse_ray.pipeline.execution import CONFLICT_ROUNDS_MAX, concerns_all, open_executor
+from lakehouse_ray.pipeline.execution import (
+    CONFLICT_ROUNDS_MAX,
+    check_store,
+    concerns_all,
+    open_executor,
+    store_marker,
+)
 from lakehouse_ray.pipeline.ingest_commits import IngestCommits
 from lakehouse_ray.pipeline.report import IngestReport, Observer, Silent
 from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
@@ -39,7 +44,6 @@ from lakehouse_ray.silver.regions import regions_of
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.files import FileEntry, FileIndex, index_files
 from lakehouse_ray.storage.ledger import latest_by_key, read_object_log
-from lakehouse_ray.storage.paths import marker_path
 from lakehouse_ray.telemetry.logs import configure
 from lakehouse_ray.telemetry.processes import cpu_seconds, rss_bytes_max
 
@@ -111,21 +115,14 @@ class IngestWorker:
 
 @dataclass(frozen=True)
 class _Setup:
-    """Makes a worker's component; pickles.
-
-    marker: A path in the store that the driver has written and that every node must see.
-    """
+    """Makes a worker's component; pickles."""
 
     writer: Writer
     lanes: int
-    marker: str = ""
+    marker: str
 
     def __call__(self) -> IngestWorker:
-        if self.marker and not self.writer.store.exists(self.marker):
-            raise InvalidError(
-                f"node {platform.node()} does not see the lake at {self.writer.store.root}",
-                "with several nodes storage.root must be s3://… or a folder that all of them share",
-            )
+        check_store(self.writer, self.marker)
         return IngestWorker(self.writer, self.lanes)
 
 
@@ -243,7 +240,9 @@ class _Run:
                 commits.note_sightings(plan.sightings)
             if plan.todo.is_empty():
                 return
-            pool = stack.enter_context(executor.pool(_Setup(self._writer, lanes), _process, spec))
+            marker = stack.enter_context(store_marker(self._writer, self._run_id))
+            setup = _Setup(self._writer, lanes, marker)
+            pool = stack.enter_context(executor.pool(setup, _process, spec))
             report.start_seconds = time.monotonic() - before_s
             self._observer.started(report.start_seconds)
             work_started_s, cpu_before_s = time.monotonic(), cpu_seconds()
@@ -263,16 +262,6 @@ class _Run:
             report.work_seconds = time.monotonic() - work_started_s
             report.work_cpu_seconds = cpu_seconds() - cpu_before_s
             report.driver_rss_bytes_max = rss_bytes_max()
-
-    @contextmanager
-    def _marker(self) -> Iterator[str]:
-        """Something in the store by which a node can tell that it sees the same one."""
-        path = marker_path(self._run_id)
-        self._writer.store.put(path, b"")
-        try:
-            yield path
-        finally:
-            self._writer.store.delete(path)
 
     def _committers(self, local: bool) -> AbstractContextManager[Committers]:
         tables = (self._table, QUARANTINE, OBJECT_LOG)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from lakehouse_ray.assembly.writer import Writer
-from lakehouse_ray.errors import DeniedError, LakehouseError, ResourceError
+from lakehouse_ray.errors import DeniedError, InvalidError, LakehouseError, ResourceError
 from lakehouse_ray.runtime.allocator import Allocation
 from lakehouse_ray.runtime.cluster import ClusterView, this_machine
 from lakehouse_ray.runtime.executor import Executor, LocalExecutor
 from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
 from lakehouse_ray.runtime.session import connect
+from lakehouse_ray.storage.paths import marker_path
 
 # Times work is done anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
@@ -39,6 +41,26 @@ def open_executor(
     )
     allocation = replace(allocate(session.view()), executor="ray")
     return RayExecutor(inherited_env=session.inherited_env), allocation
+
+
+@contextmanager
+def store_marker(writer: Writer, run_id: str) -> Iterator[str]:
+    """Leave something in the store by which a worker can tell that it sees the same one."""
+    path = marker_path(run_id)
+    writer.store.put(path, b"")
+    try:
+        yield path
+    finally:
+        writer.store.delete(path)
+
+
+def check_store(writer: Writer, marker: str) -> None:
+    """Raises InvalidError on a node whose store is not the driver's."""
+    if not writer.store.exists(marker):
+        raise InvalidError(
+            f"node {platform.node()} does not see the lake at {writer.store.root}",
+            "with several nodes storage.root must be s3://… or a folder that all of them share",
+        )
 
 
 def concerns_all(error: Exception | None) -> bool:

@@ -26,7 +26,13 @@ from lakehouse_ray.gold.tasks import Task, make_tasks
 from lakehouse_ray.model.lake import BUILD_LOG
 from lakehouse_ray.model.product import Product
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
-from lakehouse_ray.pipeline.execution import CONFLICT_ROUNDS_MAX, concerns_all, open_executor
+from lakehouse_ray.pipeline.execution import (
+    CONFLICT_ROUNDS_MAX,
+    check_store,
+    concerns_all,
+    open_executor,
+    store_marker,
+)
 from lakehouse_ray.pipeline.gold_report import BuildObserver, BuildReport, SilentBuild
 from lakehouse_ray.pipeline.gold_state import BuildState
 from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
@@ -60,8 +66,10 @@ class _Setup:
     writer: Writer
     recipes: Mapping[str, Recipe]
     lanes: int
+    marker: str
 
     def __call__(self) -> ProductBuilder:
+        check_store(self.writer, self.marker)
         log = self.writer.settings.log
         configure(log.level, log.format)
         return ProductBuilder(self.writer.store, self.recipes, lanes=self.lanes)
@@ -185,7 +193,8 @@ class _Run:
             attempts_max=settings.task_attempts_max, deadline_s=settings.task_deadline_s
         )
         lanes = max(1, int(allocation.cpus_per_actor))
-        setup = _Setup(self._writer, self._recipes, lanes)
+        marker = stack.enter_context(store_marker(self._writer, self._run_id))
+        setup = _Setup(self._writer, self._recipes, lanes, marker)
         pool: Pool[Task, Result] = stack.enter_context(executor.pool(setup, _build, spec))
         self.report.start_seconds = time.monotonic() - before_s
         self._observer.started(self.report.start_seconds)

@@ -28,7 +28,7 @@ FOOTERS_AT_ONCE = 16
 OPEN_FILES_MAX = 32
 # Rows that a reader keeps: what is asked for in neighbouring pieces (a year's row group for each
 # of its months) is read once.
-ROWS_KEPT_MAX = 1_000_000
+ROWS_KEPT_MAX = 150_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Footers:
         entries = list(entries)
         missing = [entry for entry in entries if entry.path not in self._known]
         if missing:
-            with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+            with ThreadPoolExecutor(min(FOOTERS_AT_ONCE, len(missing))) as threads:
                 found = threads.map(lambda entry: _row_groups(self._store, table, entry), missing)
                 for entry, groups in zip(missing, found, strict=True):
                     self._known[entry.path] = groups
