@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
+from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
+from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.settings import ENV_PREFIX, Settings
 
@@ -38,7 +39,20 @@ def datasets() -> str:
             "",
             *_columns(dataset.tables[0]),
         ]
-    for table in (OBJECT_LOG, QUARANTINE):
+    for product in PRODUCTS.values():
+        unit = "symbol" if product.of == "symbol" else "market"
+        extent = "" if product.period == "history" else f" and {product.period}"
+        sources = ", ".join(f"`{t.name}`" for item in product.inputs for t in item.tables(""))
+        lines += [
+            f"## {product.name}: `{product.table.name}`",
+            "",
+            product.table.doc,
+            "",
+            f"Built by `lakehouse build {product.name}` from {sources}, by {unit}{extent}.",
+            "",
+            *_columns(product.table),
+        ]
+    for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG):
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
     return "\n".join(lines)
 

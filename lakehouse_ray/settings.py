@@ -132,6 +132,22 @@ class IngestSettings(_Section):
     )
 
 
+class BuildSettings(_Section):
+    """Derived tables."""
+
+    task_bytes_max: int = Field(
+        256 << 20,
+        ge=1 << 10,
+        description="Compressed bytes a task may read, if it has more than one symbol. Memory is "
+        "bounded by the largest symbol, not by this.",
+    )
+    tasks_per_commit: int = Field(16, ge=1, description="Finished tasks that share one snapshot.")
+    task_attempts_max: int = Field(3, ge=1, description="Times a task is tried on other workers.")
+    task_deadline_s: float = Field(
+        3600.0, gt=0, description="A task that takes longer is given to another worker."
+    )
+
+
 class ComputeSettings(_Section):
     """Resource profiles: CPUs and GiB of memory of one worker."""
 
@@ -185,6 +201,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     catalog: CatalogSettings = CatalogSettings()
     ingest: IngestSettings = IngestSettings()
+    build: BuildSettings = BuildSettings()
     compute: ComputeSettings = ComputeSettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()

@@ -72,3 +72,34 @@ QUARANTINE = Table(
     partitions=(Partition("identity", "market"), Partition("identity", "dataset")),
     sort=("symbol", "source_key"),
 )
+
+BUILD_LOG = Table(
+    name="gold.build_log",
+    doc="What each unit of each product was built from, one row per build. `gold.builds` has the "
+    "latest of each unit.",
+    columns=(
+        Column("product", "string", "Name of the product", True, _DICT),
+        Column("market", "string", "spot, um or cm", True, _DICT),
+        Column("interval", "string", "Of bars; empty: a product without intervals", True, _DICT),
+        Column("symbol", "string", "The exchange's own spelling; *: the whole market", True, _DICT),
+        Column("period", "string", "A month (2024-05), a year (2024) or all", True, _DICT),
+        Column("version", "int", "Of the product", True, "delta"),
+        Column("fingerprint", "string", "Names the parts of files that it was built from", True),
+        Column("content", "string", "Names the rows that it was built from", True),
+        Column("rows_read", "long", "Rows in these parts of files", True, "delta"),
+        Column("rows", "long", "Rows of the product", True, "delta"),
+        Column(
+            "output_sequence",
+            "long",
+            "Number of the product's snapshot that has them, or that had them before",
+            True,
+            "delta",
+        ),
+        Column("run_id", "string", "Run that built it", True, _DICT),
+        Column("built_at", "timestamp", "When", True, "delta"),
+    ),
+    key=(),
+    time="built_at",
+    partitions=(Partition("identity", "product"), Partition("identity", "market")),
+    sort=("symbol", "interval", "period"),
+)

@@ -9,41 +9,43 @@ in between leaves work that is found done when it is repeated.
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 
 import polars as pl
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.fetch import Fetcher
 from lakehouse_ray.bronze.plan import FreqPolicy, Plan, make_units, plan_objects
-from lakehouse_ray.errors import DeniedError, InvalidError, LakehouseError, ResourceError
+from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.venue import FREQS, Freq
 from lakehouse_ray.model.work import ObjectResult, Unit
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
+from lakehouse_ray.pipeline.execution import (
+    CONFLICT_ROUNDS_MAX,
+    check_store,
+    concerns_all,
+    open_executor,
+    store_marker,
+)
+from lakehouse_ray.pipeline.ingest_commits import IngestCommits
 from lakehouse_ray.pipeline.report import IngestReport, Observer, Silent
 from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
-from lakehouse_ray.runtime.cluster import ClusterView, this_machine
-from lakehouse_ray.runtime.executor import Done, Executor, LocalExecutor
-from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
-from lakehouse_ray.runtime.session import connect
+from lakehouse_ray.runtime.cluster import ClusterView
+from lakehouse_ray.runtime.executor import Done, Executor
 from lakehouse_ray.silver.build import Built, SilverBuilder, span_of
 from lakehouse_ray.silver.regions import regions_of
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.files import FileEntry, FileIndex, index_files
 from lakehouse_ray.storage.ledger import latest_by_key, read_object_log
-from lakehouse_ray.storage.paths import marker_path
 from lakehouse_ray.telemetry.logs import configure
 from lakehouse_ray.telemetry.processes import cpu_seconds, rss_bytes_max
-
-# Times a unit is merged anew because another writer came first.
-CONFLICT_ROUNDS_MAX = 10
 
 
 @dataclass(frozen=True)
@@ -113,21 +115,14 @@ class IngestWorker:
 
 @dataclass(frozen=True)
 class _Setup:
-    """Makes a worker's component; pickles.
-
-    marker: A path in the store that the driver has written and that every node must see.
-    """
+    """Makes a worker's component; pickles."""
 
     writer: Writer
     lanes: int
-    marker: str = ""
+    marker: str
 
     def __call__(self) -> IngestWorker:
-        if self.marker and not self.writer.store.exists(self.marker):
-            raise InvalidError(
-                f"node {platform.node()} does not see the lake at {self.writer.store.root}",
-                "with several nodes storage.root must be s3://… or a folder that all of them share",
-            )
+        check_store(self.writer, self.marker)
         return IngestWorker(self.writer, self.lanes)
 
 
@@ -196,30 +191,13 @@ def ingest(
     plan = plan_ingestion(writer, request, observer)
     run = _Run(writer, plan, observer)
     with ExitStack() as stack:
-        executor, allocation = _open_executor(writer, plan, stack)
+        executor, allocation = open_executor(
+            writer, lambda view: allocate_ingestion(writer, plan, view), stack
+        )
         observer.planned(plan, allocation)
         run.execute(executor, allocation, local=allocation.executor == "local")
     run.report.seconds = time.monotonic() - started_s
     return run.report
-
-
-def _open_executor(writer: Writer, plan: Plan, stack: ExitStack) -> tuple[Executor, Allocation]:
-    """Ray is started only for a plan that is worth it."""
-    settings = writer.settings
-    allocation = allocate_ingestion(writer, plan, this_machine())
-    if allocation.executor == "local" and not settings.ray.address:
-        return LocalExecutor(), allocation
-    env = default_worker_env(allocation.cpus_per_actor)
-    session = stack.enter_context(
-        connect(
-            settings.ray.address,
-            object_store_bytes=settings.compute.object_store_mb << 20,
-            worker_env=env,
-        )
-    )
-    view = session.view()
-    allocation = replace(allocate_ingestion(writer, plan, view), executor="ray")
-    return RayExecutor(inherited_env=session.inherited_env), allocation
 
 
 class _Run:
@@ -254,12 +232,17 @@ class _Run:
         lanes = max(1, int(allocation.cpus_per_actor))
         with ExitStack() as stack:
             committers = stack.enter_context(self._committers(local))
-            queue = stack.enter_context(self._queue(committers))
+            commits = IngestCommits(
+                self._writer, committers, plan, self._run_id, report, self._committed
+            )
+            queue = stack.enter_context(CommitQueue(commits.commit, settings.units_per_commit))
             if not plan.sightings.is_empty():
-                queue.note_sightings(plan.sightings)
+                commits.note_sightings(plan.sightings)
             if plan.todo.is_empty():
                 return
-            pool = stack.enter_context(executor.pool(_Setup(self._writer, lanes), _process, spec))
+            marker = stack.enter_context(store_marker(self._writer, self._run_id))
+            setup = _Setup(self._writer, lanes, marker)
+            pool = stack.enter_context(executor.pool(setup, _process, spec))
             report.start_seconds = time.monotonic() - before_s
             self._observer.started(report.start_seconds)
             work_started_s, cpu_before_s = time.monotonic(), cpu_seconds()
@@ -271,7 +254,7 @@ class _Run:
             for _ in range(CONFLICT_ROUNDS_MAX):
                 for done in pool.map_unordered(self._tasks(units)):
                     self._take(done, queue)
-                units = queue.drain()
+                units = [built.unit for built in queue.drain()]
                 if not units:
                     break
             for unit in units:
@@ -280,28 +263,9 @@ class _Run:
             report.work_cpu_seconds = cpu_seconds() - cpu_before_s
             report.driver_rss_bytes_max = rss_bytes_max()
 
-    @contextmanager
-    def _marker(self) -> Iterator[str]:
-        """Something in the store by which a node can tell that it sees the same one."""
-        path = marker_path(self._run_id)
-        self._writer.store.put(path, b"")
-        try:
-            yield path
-        finally:
-            self._writer.store.delete(path)
-
     def _committers(self, local: bool) -> AbstractContextManager[Committers]:
-        return open_committers(self._writer, self._table, self._run_id, local=local)
-
-    def _queue(self, committers: Committers) -> CommitQueue:
-        return CommitQueue(
-            self._writer,
-            committers,
-            self._plan,
-            self._run_id,
-            self.report,
-            on_committed=self._committed,
-        )
+        tables = (self._table, QUARANTINE, OBJECT_LOG)
+        return open_committers(self._writer, tables, self._run_id, local=local)
 
     def _tasks(self, units: Iterator[Unit] | Sequence[Unit]) -> Iterator[UnitTask]:
         index = index_files(self._table, self._writer.catalog.find(self._table.name))
@@ -314,9 +278,9 @@ class _Run:
         found = {e.path: e for region in regions for e in index.overlapping(region)}
         return tuple(found.values())
 
-    def _take(self, done: Done[UnitTask, Result], queue: CommitQueue) -> None:
+    def _take(self, done: Done[UnitTask, Result], queue: CommitQueue[Built]) -> None:
         if done.error is not None:
-            if isinstance(done.error, LakehouseError) and _concerns_all(done.error):
+            if concerns_all(done.error):
                 raise done.error
             self._give_up(done.task.unit, type(done.error).__name__, str(done.error))
             return
@@ -332,8 +296,3 @@ class _Run:
 
     def _committed(self, built: Built) -> None:
         self._observer.advanced(self.report, len(built.unit.objects))
-
-
-def _concerns_all(error: LakehouseError) -> bool:
-    """Disk full or no permission: every other unit would fail in the same way."""
-    return isinstance(error, DeniedError | ResourceError)

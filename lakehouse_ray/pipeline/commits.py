@@ -1,29 +1,24 @@
-"""From finished units to snapshots, beside the work."""
+"""From finished work to snapshots, beside the work: what all pipelines share."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
-
-import polars as pl
+from typing import Generic, Protocol, TypeVar
 
 from lakehouse_ray.assembly.writer import Writer
-from lakehouse_ray.bronze.plan import Plan
 from lakehouse_ray.errors import UnavailableError
-from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.work import ObjectResult, Unit
-from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.shared import shared, unshared
-from lakehouse_ray.silver.build import Built
 from lakehouse_ray.storage.committer import CommitRequest, Outcome
-from lakehouse_ray.storage.ledger import events, frame_schema, log_request
+from lakehouse_ray.storage.groups import relative_path
+
+B = TypeVar("B")
 
 # How long a finished unit waits for others to share its snapshot.
 COMMIT_INTERVAL_S = 5.0
@@ -41,13 +36,29 @@ class TableCommitter(Protocol):
     def commit(self, requests: Sequence[CommitRequest]) -> list[Outcome]: ...
 
 
-@dataclass(frozen=True)
 class Committers:
-    """One per table that a run writes."""
+    """One per table that a run writes, and how they are asked."""
 
-    silver: TableCommitter
-    quarantine: TableCommitter
-    objects: TableCommitter
+    def __init__(self, writer: Writer, members: Mapping[str, TableCommitter]) -> None:
+        self._writer = writer
+        self._members = members
+
+    def commit(self, table: Table, requests: Sequence[CommitRequest]) -> list[Outcome]:
+        """Commit to a table. Asks again where the outcome is not known."""
+        for attempt in range(1, ASKS_MAX + 1):
+            try:
+                return self._members[table.name].commit(requests)
+            except UnavailableError:
+                if attempt == ASKS_MAX:
+                    raise
+                self._writer.clock.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable: the loop above returns or raises")
+
+    def forget(self, request: CommitRequest) -> None:
+        """Delete the files of a request that lost against another writer's: they are nobody's."""
+        store = self._writer.store
+        for file in request.added:
+            store.delete(relative_path(store, file.file_path))
 
 
 class CommitterGroup:
@@ -83,47 +94,37 @@ class _Member:
 
 @contextmanager
 def open_committers(
-    writer: Writer, table: Table, run_id: str, *, local: bool
+    writer: Writer, tables: Iterable[Table], run_id: str, *, local: bool
 ) -> Iterator[Committers]:
     """Start the committers of a run: in this process, or in an actor on this node."""
-    shapes = (table, QUARANTINE, OBJECT_LOG)
-    make = _MakeGroup({s.name: writer.committer_factory(s, run_id) for s in shapes})
+    shapes = {table.name: table for table in tables}
+    make = _MakeGroup({n: writer.committer_factory(s, run_id) for n, s in shapes.items()})
     with (
         unshared(make, "commits") if local else shared(make, "commits", methods=("commit",))
     ) as group:
-        yield Committers(*(_Member(group, shape.name) for shape in shapes))
+        yield Committers(writer, {name: _Member(group, name) for name in shapes})
 
 
-class CommitQueue:
-    """Commits finished units in batches, in a thread of its own.
+class CommitQueue(Generic[B]):
+    """Commits finished units of work in batches, in a thread of its own.
+
+    commit: Commits a batch and returns what has to be done again, since another writer came first.
+    batch_max: Units that share a snapshot at most.
 
     Leaving the context commits what is left. An error of the thread is raised by the next `put`,
     by `drain` or on leaving.
     """
 
-    def __init__(
-        self,
-        writer: Writer,
-        committers: Committers,
-        plan: Plan,
-        run_id: str,
-        report: IngestReport,
-        on_committed: Callable[[Built], None],
-    ) -> None:
-        self._writer = writer
-        self._committers = committers
-        self._plan = plan
-        self._run_id = run_id
-        self._report = report
-        self._on_committed = on_committed
-        self._batch_max = writer.settings.ingest.units_per_commit
+    def __init__(self, commit: Callable[[list[B]], list[B]], batch_max: int) -> None:
+        self._commit = commit
+        self._batch_max = batch_max
         # Two batches may wait; then whoever puts waits too.
-        self._waiting: queue.Queue[Built | str] = queue.Queue(2 * self._batch_max)
-        self._conflicts: list[Unit] = []
+        self._waiting: queue.Queue[B | str] = queue.Queue(2 * batch_max)
+        self._conflicts: list[B] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="commits", daemon=True)
 
-    def __enter__(self) -> CommitQueue:
+    def __enter__(self) -> CommitQueue[B]:
         self._thread.start()
         return self
 
@@ -139,57 +140,20 @@ class CommitQueue:
         if error is None and self._error is not None:
             raise self._error
 
-    def put(self, built: Built) -> None:
+    def put(self, built: B) -> None:
         """Hand over a finished unit."""
         self._check()
         self._waiting.put(built)
 
-    def drain(self) -> list[Unit]:
-        """Wait until everything handed over is committed; return the units to be merged again."""
+    def drain(self) -> list[B]:
+        """Wait until everything handed over is committed; return what has to be done again."""
         self._waiting.put(_FLUSH)
         with self._waiting.all_tasks_done:
             while self._waiting.unfinished_tasks:
                 self._waiting.all_tasks_done.wait(_LISTEN_S)
         self._check()
         conflicts, self._conflicts = self._conflicts, []
-        self._report.conflicts += len(conflicts)
         return conflicts
-
-    def note_sightings(self, objects: pl.DataFrame) -> None:
-        """Write down that objects are still listed as they were."""
-        now_us = self._writer.clock.now_us()
-        schema = frame_schema(OBJECT_LOG)
-        time = pl.Datetime("us", "UTC")
-        rows = objects.select(
-            pl.lit(self._plan.market).alias("market"),
-            pl.lit(self._plan.dataset.name).alias("dataset"),
-            "symbol",
-            pl.lit(self._plan.interval, dtype=pl.String).alias("interval"),
-            "freq",
-            pl.col("period_start").cast(time),
-            "key",
-            pl.lit("").alias("url"),
-            "etag",
-            "checksum_etag",
-            pl.col("last_modified").cast(time),
-            "size",
-            pl.col("built_sha256").alias("published_sha256"),
-            pl.col("built_sha256").alias("sha256"),
-            pl.col("built_version").alias("version"),
-            pl.col("built_path").alias("path"),
-            pl.lit("built").alias("state"),
-            pl.lit(None, dtype=pl.String).alias("reason"),
-            pl.lit(None, dtype=pl.String).alias("detail"),
-            "days_short",
-            pl.lit(None, dtype=pl.Int64).alias("rows"),
-            pl.lit(None, dtype=pl.Int64).alias("rows_quarantined"),
-            pl.col("built_decoder").alias("decoder_version"),
-            pl.lit("sighting").alias("unit_id"),
-            pl.lit(self._run_id).alias("run_id"),
-            pl.lit(now_us).cast(time).alias("seen_at"),
-            pl.lit(False).alias("fetched"),
-        ).cast(schema)
-        self._append_events(rows, f"{self._run_id}-sightings")
 
     def _check(self) -> None:
         if self._error is not None:
@@ -200,18 +164,18 @@ class CommitQueue:
         ended = False
         while not ended:
             batch = self._gather()
-            units = [built for built in batch if isinstance(built, Built)]
+            units = [built for built in batch if not isinstance(built, str)]
             ended = _END in batch
             try:
                 if units and self._error is None:
-                    self._commit(units)
+                    self._conflicts += self._commit(units)
             except BaseException as error:  # noqa: BLE001 - raised in the thread that asked
                 self._error = error
             finally:
                 for _ in batch:
                     self._waiting.task_done()
 
-    def _gather(self) -> list[Built | str]:
+    def _gather(self) -> list[B | str]:
         """A snapshot costs some 70 ms of a CPU, so units share one as long as nobody waits."""
         batch = [self._waiting.get()]
         until_s = time.monotonic() + COMMIT_INTERVAL_S
@@ -221,87 +185,3 @@ class CommitQueue:
             except queue.Empty:
                 break
         return batch
-
-    def _commit(self, batch: list[Built]) -> None:
-        outcomes = self._ask(self._committers.silver, [built.silver for built in batch])
-        committed = [b for b, o in zip(batch, outcomes, strict=True) if o.committed]
-        for built, outcome in zip(batch, outcomes, strict=True):
-            if not outcome.committed:
-                self._forget_files(built)
-                self._conflicts.append(built.unit)
-        refusals = [b.quarantine for b in committed if not b.quarantine.empty]
-        if refusals:
-            self._ask(self._committers.quarantine, refusals)
-        now_us = self._writer.clock.now_us()
-        rows = [
-            self._event(result, built.unit, now_us)
-            for built in committed
-            for result in built.results
-            if result.state in ("built", "quarantined")
-        ]
-        if rows:
-            self._append_events(events(rows), committed[0].unit.id)
-        self._report.commits += 1
-        for built in committed:
-            self._report.rows += built.rows
-            self._report.rows_replaced += built.rows_replaced
-            self._report.conflicting(built.rows_conflicting, built.unit.objects[0].key)
-            for result in built.results:
-                self._report.count(result)
-            self._on_committed(built)
-
-    def _ask(self, committer: TableCommitter, requests: Sequence[CommitRequest]) -> list[Outcome]:
-        for attempt in range(1, ASKS_MAX + 1):
-            try:
-                return committer.commit(requests)
-            except UnavailableError:
-                if attempt == ASKS_MAX:
-                    raise
-                self._writer.clock.sleep(0.1 * 2**attempt)
-        raise AssertionError("unreachable: the loop above returns or raises")
-
-    def _append_events(self, rows: pl.DataFrame, request_id: str) -> None:
-        partition = (self._plan.market, self._plan.dataset.name)
-        request = log_request(OBJECT_LOG, self._writer.store, rows, partition, request_id)
-        self._ask(self._committers.objects, [request])
-
-    def _forget_files(self, built: Built) -> None:
-        """Files that lost against another writer's are nobody's."""
-        root = self._writer.store.root
-        for request in (built.silver, built.quarantine):
-            for file in request.added:
-                path = file.file_path.removeprefix("file://").removeprefix(f"{root}/")
-                self._writer.store.delete(path)
-
-    def _event(self, result: ObjectResult, unit: Unit, now_us: int) -> dict[str, object]:
-        task = result.task
-        return {
-            "market": unit.market,
-            "dataset": unit.dataset,
-            "symbol": task.symbol,
-            "interval": unit.interval,
-            "freq": task.freq,
-            "period_start": task.period.start_us,
-            "key": task.key,
-            "url": result.url,
-            # Of the bytes received: where a cache gave old ones, the next listing tells so.
-            "etag": result.etag,
-            "checksum_etag": task.checksum_etag,
-            "last_modified": result.last_modified_us,
-            "size": result.size,
-            "published_sha256": result.published_sha256 or None,
-            "sha256": result.sha256 or None,
-            "version": result.version or None,
-            "path": result.path or None,
-            "state": result.state,
-            "reason": result.reason or None,
-            "detail": result.detail[:1000] or None,
-            "days_short": result.days_short or None,
-            "rows": result.rows,
-            "rows_quarantined": result.rows_quarantined,
-            "decoder_version": self._writer.decoder.version,
-            "unit_id": unit.id,
-            "run_id": self._run_id,
-            "seen_at": now_us,
-            "fetched": task.role != "stored",
-        }

@@ -15,7 +15,8 @@ from types import MappingProxyType
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
+from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
+from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.scan import quoted
 
@@ -82,6 +83,15 @@ QUALIFY row_number() OVER (
 """
 
 
+# Which build of a unit is the last is told by the product's snapshots, not by clocks.
+_BUILDS = """
+SELECT * FROM gold.build_log
+QUALIFY row_number() OVER (
+    PARTITION BY product, market, "interval", symbol, period ORDER BY output_sequence DESC, built_at DESC
+) = 1
+"""
+
+
 def _of_dataset(dataset: Dataset) -> View:
     name = f"silver.{dataset.view}"
     if not dataset.bars:
@@ -110,6 +120,15 @@ def _all() -> Mapping[str, View]:
             "Rows and objects that were refused, each once, and why.",
             (QUARANTINE,),
             _QUARANTINE,
+        )
+    )
+    views += [View(p.table.name, p.table.doc, (p.table,)) for p in PRODUCTS.values()]
+    views.append(
+        View(
+            "gold.builds",
+            "What each unit of each derived table was last built from.",
+            (BUILD_LOG,),
+            _BUILDS,
         )
     )
     known = {view.name: view for view in views}

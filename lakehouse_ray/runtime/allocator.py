@@ -57,6 +57,7 @@ class Workload:
     compressed_bytes: Their sizes together.
     units: Pieces the work can be cut into at most; a worker without one would idle.
     unit_bytes_max: Compressed bytes a piece may hold, whatever the workers could bear.
+    in_parts: A piece is worked on part by part, so that its size asks for no memory.
     """
 
     kind: Kind
@@ -64,6 +65,7 @@ class Workload:
     compressed_bytes: int
     units: int
     unit_bytes_max: int = 32 * MIB
+    in_parts: bool = False
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,7 @@ def _allocation(
 ) -> Allocation:
     by_share = math.ceil(work.compressed_bytes / (actors * depth * ROUNDS_MIN))
     by_memory = work.unit_bytes_max
-    if option.memory_bytes:
+    if option.memory_bytes and not work.in_parts:
         by_memory = int(option.memory_bytes * BATCH_MEMORY_SHARE / INFLATION / depth)
     ceiling = max(1, min(work.unit_bytes_max, by_memory))
     batch_bytes = min(ceiling, max(by_share, BATCH_BYTES_MIN))

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.timespan import TimeRange, to_us
+from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.storage.files import FileEntry
+from lakehouse_ray.storage.groups import Footers, GroupReader, RowGroup, relative_path
 from lakehouse_ray.storage.ledger import frame_schema
 from lakehouse_ray.storage.objects import ObjectStore, explain
 from lakehouse_ray.storage.parquet import TableWriter
-
-
-@dataclass(frozen=True)
-class _Group:
-    """A row group that may hold rows of a symbol."""
-
-    path: str
-    number: int
 
 
 class Existing:
@@ -38,30 +29,25 @@ class Existing:
         self._store = store
         self._span = span
         self._files = {entry.path: entry for entry in files}
-        self._groups: dict[str, list[_Group]] = defaultdict(list)
-        lead, time = table.names.index(table.sort[0]), table.names.index(table.time)
-        for entry in files:
-            metadata = self._open(entry.path).metadata
-            for number in range(metadata.num_row_groups):
-                group = metadata.row_group(number)
-                names, times = group.column(lead).statistics, group.column(time).statistics
-                first, last = _us(times.min), _us(times.max)
-                if first > span.end_us or last < span.start_us:
-                    continue
-                assert names.min == names.max, "a row group holds one symbol"
-                self._groups[names.min].append(_Group(entry.path, number))
+        self._groups: dict[str, list[RowGroup]] = defaultdict(list)
+        for group in Footers(store).groups(table, files):
+            region = group.region
+            if region.time_min_us > span.end_us or region.time_max_us < span.start_us:
+                continue
+            assert region.lead_min == region.lead_max, "a row group holds one symbol"
+            self._groups[region.lead_min].append(group)
 
     def __contains__(self, symbol: str) -> bool:
         return symbol in self._groups
 
     def groups(self, symbol: str) -> Iterator[pl.DataFrame]:
         """Yield the symbol's rows in the span, a row group at a time, with `_file`."""
-        schema = frame_schema(self._table)
         micro = pl.col(self._table.time).dt.epoch("us")
         inside = (micro >= self._span.start_us) & (micro <= self._span.end_us)
-        for group in self._groups.get(symbol, ()):
-            frame = _frame(self._open(group.path).read_row_group(group.number), schema)
-            yield frame.filter(inside).with_columns(_file=pl.lit(group.path))
+        with GroupReader(self._store) as reader:
+            for group in self._groups.get(symbol, ()):
+                frame = reader.read(self._table, group, self._table.names)
+                yield frame.filter(inside).with_columns(_file=pl.lit(group.path))
 
     def rows(self, symbol: str) -> pl.DataFrame:
         """The same in one frame."""
@@ -73,10 +59,7 @@ class Existing:
 
     def count(self, symbol: str) -> int:
         """Rows in the row groups that may hold the symbol's rows: no fewer than `rows` has."""
-        return sum(
-            self._open(group.path).metadata.row_group(group.number).num_rows
-            for group in self._groups.get(symbol, ())
-        )
+        return sum(group.rows for group in self._groups.get(symbol, ()))
 
     def rewrite(self, path: str, dropped: pl.DataFrame, writer: TableWriter) -> None:
         """Copy a file without some of its rows, row group by row group.
@@ -102,10 +85,11 @@ class Existing:
         return self._files[path]
 
     def _open(self, path: str) -> pq.ParquetFile:
-        relative = path.removeprefix("file://").removeprefix(self._store.root + "/")
         try:
             return pq.ParquetFile(
-                self._store.locate(relative), filesystem=self._store.filesystem, memory_map=False
+                self._store.locate(relative_path(self._store, path)),
+                filesystem=self._store.filesystem,
+                memory_map=False,
             )
         except OSError as error:
             raise explain(error, f"reading {path}") from error
@@ -126,8 +110,3 @@ def _frame(table: object, schema: pl.Schema) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame.select(schema.names()).cast(schema)
-
-
-def _us(value: object) -> int:
-    assert isinstance(value, datetime)
-    return to_us(value)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.manifest import DataFile
@@ -60,11 +60,14 @@ class Outcome:
     """What became of a request.
 
     snapshot_id: Where its files became visible; None: a conflict, or nothing to do.
+    sequence: Of that snapshot, or of the one in which there was nothing to do. Orders outcomes on
+        one table, whoever asked for them; 0: of an empty table, or a conflict.
     """
 
     id: str
     committed: bool
     snapshot_id: int | None = None
+    sequence: int = 0
 
 
 class Committer:
@@ -124,7 +127,7 @@ class Committer:
             except OSError as error:
                 raise explain(error, f"committing to {self._shape.name}") from error
             for request in wanted:
-                outcomes[request.id] = Outcome(request.id, True, snapshot_id)
+                outcomes[request.id] = self._outcome(request, snapshot_id)
             return [outcomes[request.id] for request in requests]
         raise UnavailableError(
             f"commit to {self._shape.name}: other writers came first {ATTEMPTS_MAX} times"
@@ -143,17 +146,18 @@ class Committer:
         for request in requests:
             added = [file.file_path for file in request.added]
             if request.id in self._done:
-                outcomes[request.id] = Outcome(request.id, True, self._done[request.id])
+                outcomes[request.id] = self._outcome(request, self._done[request.id])
                 continue
             if added and all(path in self._index for path in added):
-                outcomes[request.id] = Outcome(request.id, True, self._indexed)
+                outcomes[request.id] = self._outcome(request, self._indexed)
                 continue
             if self._conflicts(request, batch, gone):
                 outcomes[request.id] = Outcome(request.id, False)
                 continue
             if request.empty:
                 # Nothing to write, because what was seen has it all: so that must still be there.
-                outcomes[request.id] = Outcome(request.id, True)
+                now = self._outcome(request, self._indexed)
+                outcomes[request.id] = replace(now, snapshot_id=None)
                 continue
             wanted.append(request)
             gone.update(request.removed)
@@ -161,6 +165,11 @@ class Committer:
                 for file in request.added:
                     batch.add(file_entry(self._shape, schema, file))
         return outcomes, wanted
+
+    def _outcome(self, request: CommitRequest, snapshot_id: int | None) -> Outcome:
+        snapshot = None if snapshot_id is None else self._table.snapshot_by_id(snapshot_id)
+        sequence = (snapshot.sequence_number or 0) if snapshot else 0
+        return Outcome(request.id, True, snapshot_id, sequence)
 
     def _conflicts(self, request: CommitRequest, batch: FileIndex, gone: set[str]) -> bool:
         if any(path not in self._index or path in gone for path in request.removed):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from pyiceberg.conversions import from_bytes
-from pyiceberg.manifest import DataFile
+from pyiceberg.manifest import DataFile, ManifestEntry
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
 
@@ -20,11 +21,21 @@ from lakehouse_ray.model.table import Table
 PartitionKey = tuple[object, ...]
 
 
+class Wild(Enum):
+    """In place of a value of a partition key: any."""
+
+    ANY = "any"
+
+
+ANY = Wild.ANY
+
+
 @dataclass(frozen=True)
 class Region:
     """A part of a table: one partition, a range of the leading sort column, a range of times.
 
-    All bounds are inclusive.
+    All bounds are inclusive. With ANY in its key it is a part of several partitions; what is asked
+    about it, files, has none there.
     """
 
     partition: PartitionKey
@@ -35,12 +46,19 @@ class Region:
 
     def overlaps(self, other: Region) -> bool:
         return (
-            self.partition == other.partition
+            matches(self.partition, other.partition)
             and self.lead_min <= other.lead_max
             and other.lead_min <= self.lead_max
             and self.time_min_us <= other.time_max_us
             and other.time_min_us <= self.time_max_us
         )
+
+
+def matches(pattern: PartitionKey, key: PartitionKey) -> bool:
+    """Whether two keys are the same where neither has ANY."""
+    return pattern == key or all(
+        a == b or a is ANY or b is ANY for a, b in zip(pattern, key, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -49,15 +67,17 @@ class FileEntry:
 
     path: As the table spells it (file:///… or s3://…).
     region: Where its rows lie.
+    sequence: Of the snapshot that added it; 0: not known.
     """
 
     path: str
     region: Region
     rows: int
     size_bytes: int
+    sequence: int = 0
 
 
-def file_entry(table: Table, schema: Schema, file: DataFile) -> FileEntry:
+def file_entry(table: Table, schema: Schema, file: DataFile, sequence: int = 0) -> FileEntry:
     """Read partition and bounds of a file from its entry in the table's metadata."""
     lead = schema.find_field(table.sort[0])
     time = schema.find_field(table.time)
@@ -74,6 +94,7 @@ def file_entry(table: Table, schema: Schema, file: DataFile) -> FileEntry:
         ),
         file.record_count,
         file.file_size_in_bytes,
+        sequence,
     )
 
 
@@ -106,29 +127,48 @@ class FileIndex:
     def copy(self) -> FileIndex:
         return FileIndex(self)
 
+    def entry(self, path: str) -> FileEntry:
+        return self._by_path[path]
+
     def overlapping(self, region: Region) -> list[FileEntry]:
         """Files that may hold rows of the region, by path."""
-        found = self._by_partition.get(region.partition, {}).values()
+        keys: Iterable[PartitionKey] = (region.partition,)
+        if ANY in region.partition:
+            keys = [key for key in self._by_partition if matches(region.partition, key)]
         return sorted(
-            (entry for entry in found if entry.region.overlaps(region)), key=lambda e: e.path
+            (
+                entry
+                for key in keys
+                for entry in self._by_partition.get(key, {}).values()
+                if entry.region.overlaps(region)
+            ),
+            key=lambda e: e.path,
         )
 
 
 def data_files(table: IcebergTable, snapshot_id: int | None = None) -> Iterator[DataFile]:
     """Yield every live data file of a snapshot (the current one by default)."""
+    return (entry.data_file for entry in _live(table, snapshot_id))
+
+
+def _live(table: IcebergTable, snapshot_id: int | None) -> Iterator[ManifestEntry]:
     snapshot = (
         table.current_snapshot() if snapshot_id is None else table.snapshot_by_id(snapshot_id)
     )
     if snapshot is None:
         return
     for manifest in snapshot.manifests(table.io):
-        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
-            yield entry.data_file
+        yield from manifest.fetch_manifest_entry(table.io, discard_deleted=True)
 
 
-def index_files(shape: Table, table: IcebergTable | None) -> FileIndex:
-    """Index the current snapshot; empty where there is no table yet."""
+def index_files(
+    shape: Table, table: IcebergTable | None, snapshot_id: int | None = None
+) -> FileIndex:
+    """Index a snapshot, the current one by default; empty where there is no table yet."""
     if table is None:
         return FileIndex()
     schema = table.schema()
-    return FileIndex(file_entry(shape, schema, file) for file in data_files(table))
+    return FileIndex(
+        file_entry(shape, schema, entry.data_file, entry.sequence_number or 0)
+        for entry in _live(table, snapshot_id)
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import polars as pl
-import pyarrow as pa
 from pyiceberg.expressions import And, BooleanExpression, EqualTo
 
 from lakehouse_ray.errors import UnavailableError
@@ -19,7 +18,7 @@ from lakehouse_ray.storage.catalog import TableCatalog
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import PartitionKey
 from lakehouse_ray.storage.objects import ObjectStore
-from lakehouse_ray.storage.parquet import TableWriter
+from lakehouse_ray.storage.parquet import TableWriter, to_rows
 
 _TIME = pl.Datetime("us", "UTC")
 _POLARS_TYPES: dict[str, pl.DataType] = {
@@ -42,13 +41,7 @@ def log_request(
     """Write rows of a log, all of one partition, to a file and ask for its commit."""
     rows = rows.select(frame_schema(table).names()).sort(table.sort)
     with TableWriter(table, store, partition) as writer:
-        arrow = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-        writer.write(
-            pa.Table.from_arrays(
-                [arrow.column(field.name).cast(field.type) for field in writer.schema],
-                schema=writer.schema,
-            )
-        )
+        writer.write(to_rows(table, rows))
     return CommitRequest(request_id, writer.files)
 
 

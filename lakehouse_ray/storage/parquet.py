@@ -11,6 +11,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.io.pyarrow import (
@@ -57,6 +58,15 @@ def arrow_schema(table: Table) -> pa.Schema:
     return pa.schema(fields)
 
 
+def to_rows(table: Table, frame: pl.DataFrame) -> pa.Table:
+    """Rows in the schema of the table's files; `frame` has all its columns."""
+    arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    schema = arrow_schema(table)
+    return pa.Table.from_arrays(
+        [arrow.column(field.name).cast(field.type) for field in schema], schema=schema
+    )
+
+
 @cache
 def _descriptions(table: Table) -> tuple[Any, Any]:
     """What pyiceberg needs to describe a file; made once, since walking a schema takes ms."""
@@ -72,10 +82,18 @@ class TableWriter:
     are committed; files of a writer that failed are deleted.
     """
 
-    def __init__(self, table: Table, store: ObjectStore, partition: PartitionKey) -> None:
+    def __init__(
+        self,
+        table: Table,
+        store: ObjectStore,
+        partition: PartitionKey,
+        *,
+        file_bytes_max: int = FILE_BYTES_MAX,
+    ) -> None:
         self._table = table
         self._store = store
         self._partition = partition
+        self._file_bytes_max = file_bytes_max
         self._schema = arrow_schema(table)
         self._statistics, self._mapping = _descriptions(table)
         names = [field.name for field in partition_spec(table).fields]
@@ -129,7 +147,7 @@ class TableWriter:
             self._open_file()
         assert self._writer is not None
         self._writer.write_table(rows, row_group_size=max(1, rows.num_rows))
-        if self._sink.tell() > FILE_BYTES_MAX:
+        if self._sink.tell() > self._file_bytes_max:
             self._close_file()
 
     @property

@@ -6,26 +6,24 @@ the object log. In this process and without Ray, so that the point is met exactl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
 import pytest
 from support.commands import MANY_BYTES
+from support.failing import Crashed, FailingCommitter, FailingWriter, crash, lose_the_answer
 from support.lakes import Contents, assert_same, read_lake
 
 from lakehouse_ray.assembly.writer import Writer
-from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
-from lakehouse_ray.model.table import Table
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.commits import TableCommitter
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.settings import load_settings
 from lakehouse_ray.sources.source import Selection
-from lakehouse_ray.storage.committer import CommitRequest, Committer, Outcome
+from lakehouse_ray.storage.committer import CommitRequest, Outcome
 from lakehouse_ray.testing.exchange import Faults, ReplicaExchange, Rule, SyntheticArchive
 
 pytestmark = pytest.mark.integration
@@ -39,49 +37,6 @@ FAULTS = Faults(
         Rule("*/ETHUSDT-1m-2025-02-03.zip", "untyped_cell"),
     )
 )
-
-
-class Crashed(BaseException):
-    """The process is gone: nothing in it may handle this."""
-
-
-@dataclass
-class FailingCommitter:
-    """Does something around the n-th commit of the one it wraps."""
-
-    inner: TableCommitter
-    number: int
-    before: Callable[[], None] | None = None
-    after: Callable[[], None] | None = None
-    calls: int = 0
-
-    def commit(self, requests: Sequence[CommitRequest]) -> list[Outcome]:
-        self.calls += 1
-        if self.calls == self.number and self.before:
-            self.before()
-        outcomes = self.inner.commit(requests)
-        if self.calls == self.number and self.after:
-            self.after()
-        return outcomes
-
-
-class FailingWriter(Writer):
-    """A Writer whose committers of some tables fail; `around` is by table."""
-
-    around: Mapping[str, Callable[[TableCommitter], TableCommitter]]
-
-    def committer_factory(self, table: Table, run_id: str) -> Callable[[], Committer]:
-        make = super().committer_factory(table, run_id)
-        wrap = self.around.get(table.name)
-        return (lambda: wrap(make())) if wrap else make  # type: ignore[return-value]
-
-
-def crash() -> None:
-    raise Crashed
-
-
-def lose_the_answer() -> None:
-    raise UnavailableError("the answer was lost")
 
 
 @pytest.fixture(scope="module")

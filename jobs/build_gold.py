@@ -1,0 +1,14 @@
+"""Derived tables as a Ray job: `lakehouse build` on the cluster that runs the job.
+
+ray job submit --working-dir . -- python jobs/build_gold.py daily --market spot
+
+Options are those of `lakehouse build`. LAKEHOUSE_HOME, or LAKEHOUSE_STORAGE__ROOT and
+LAKEHOUSE_CATALOG__URI, must be set in the job's environment.
+"""
+
+import sys
+
+from lakehouse_ray.cli.app import dispatch
+
+if __name__ == "__main__":
+    sys.exit(dispatch(["build", *sys.argv[1:]]))

@@ -1,0 +1,143 @@
+"""`lakehouse build` as people and scripts call it, and on real bars."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.bars import BarLake, bars
+from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.days import assert_days
+
+from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.model.datasets.klines import KLINES
+from lakehouse_ray.model.venue import Market
+from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
+from lakehouse_ray.settings import load_settings
+from lakehouse_ray.sources.source import Selection
+from lakehouse_ray.testing.exchange import FolderArchive, ReplicaExchange
+
+ARCHIVE = Path(__file__).parents[2].parent / "shared/data/archive"
+JOB = Path(__file__).parents[2] / "jobs/build_gold.py"
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> BarLake:
+    lake = BarLake(tmp_path)
+    for symbol in ("AAA", "BBB", "CCC"):  # a file each
+        lake.put(bars(symbol, "2024-05-20", 20))
+    return lake
+
+
+def call(
+    lake: BarLake, *arguments: str, command: tuple[str, ...] = (LAKEHOUSE, "build")
+) -> subprocess.CompletedProcess[str]:
+    env = environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+    return subprocess.run(
+        [*command, *arguments], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_builds_and_the_job_finds_it_done(lake: BarLake) -> None:
+    done = call(lake, "daily", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert (report["built"], report["rows"], report["failed"]) == (6, 60, 0)
+    assert report["products"][0]["product"] == "daily"
+    assert_days(lake)
+    again = call(lake, "--json", command=(sys.executable, str(JOB)))
+    assert again.returncode == 0, again.stderr
+    assert (json.loads(again.stdout)["built"], json.loads(again.stdout)["current"]) == (0, 6)
+
+
+def test_a_dry_run_tells_and_writes_nothing(lake: BarLake) -> None:
+    before = lake.snapshots()
+    told = json.loads(call(lake, "--dry-run", "--json", "--symbols", "BBB").stdout)
+    (daily,) = [one for one in told["products"] if one["product"] == "daily"]
+    assert daily["first_stale"] == ["spot 1h BBB 2024-05", "spot 1h BBB 2024-06"]
+    assert "2 of 2 units" in call(lake, "daily", "--dry-run", "--symbols", "BBB").stdout
+    assert lake.snapshots() == before
+
+
+def test_options_choose_what_is_built(lake: BarLake) -> None:
+    chosen = ("--symbols", "AAA,CCC", "--start", "2024-06", "--market", "spot", "--interval", "1h")
+    assert json.loads(call(lake, "--json", *chosen).stdout)["built"] == 2
+    assert json.loads(call(lake, "--json").stdout)["built"] == 4
+    assert json.loads(call(lake, "--json", "--rebuild", "--symbols", "AAA").stdout)["built"] == 2
+    assert_days(lake)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "hint"),
+    [
+        (("dialy",), 2, "did you mean daily?"),
+        (("--interval", "7m"), 2, "one of 1s"),
+        (("--market", "sport"), 2, "one of spot"),
+        (("--start", "2024-13"), 2, ""),
+        (("--start", "2024-06", "--end", "2024-05"), 2, "half-open"),
+        (("--symbols", "AAB"), 4, "did you mean AAA?"),
+        (("--start", "2031"), 4, "lakehouse datasets"),
+    ],
+)
+def test_what_cannot_be_is_an_error_with_a_code_and_a_hint(
+    lake: BarLake, arguments: tuple[str, ...], code: int, hint: str
+) -> None:
+    done = call(lake, *arguments, "--json")
+    assert done.returncode == code, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == code
+    assert hint in error["hint"]
+
+
+def test_a_lake_without_anything_is_built_at_once(tmp_path: Path) -> None:
+    done = call(BarLake(tmp_path), "--json")
+    assert (done.returncode, json.loads(done.stdout)["units"]) == (0, 0)
+
+
+def test_a_symbol_whose_file_is_damaged_is_told_and_the_others_are_built(lake: BarLake) -> None:
+    (path,) = [
+        path for path, names in lake.files("silver.klines_coarse").items() if names == ["BBB"]
+    ]
+    data = bytearray(Path(path).read_bytes())
+    data[100 : len(data) // 2] = bytes(len(data) // 2 - 100)
+    Path(path).write_bytes(data)
+    done = call(lake, "--json")
+    assert done.returncode == 3
+    report = json.loads(done.stdout)
+    assert (report["built"], report["failed"]) == (4, 2)
+    assert report["examples"][0]["unit"] == "daily spot 1h BBB 2024-05"
+    shown = call(lake)
+    assert shown.returncode == 3
+    assert "daily spot 1h BBB 2024-05" in shown.stdout
+
+
+REAL: list[tuple[Market, str]] = [("spot", "15m"), ("spot", "1h"), ("spot", "5m"), ("um", "1m")]
+
+
+@pytest.mark.skipif(not ARCHIVE.is_dir(), reason="the real files are not on this machine")
+def test_days_of_real_bars_are_what_duckdb_makes_of_them(tmp_path: Path) -> None:
+    lake = BarLake(tmp_path)
+    with ReplicaExchange(FolderArchive(ARCHIVE)) as exchange:
+        writer = Writer(
+            load_settings(
+                {
+                    "home": tmp_path,
+                    "binance": {"archive_url": exchange.url},
+                    "compute": {"local_bytes_max": MANY_BYTES},
+                }
+            ).resolved()
+        )
+        for market, interval in REAL:
+            ingest(writer, IngestRequest(Selection(KLINES, market, interval)))
+    done = call(lake, "daily", "--json")
+    assert done.returncode == 0, done.stderr
+    assert_days(lake)
+    checked = call(lake, "--deep", "--json", command=(LAKEHOUSE, "verify"))
+    assert checked.returncode == 0, checked.stdout
+    again = json.loads(call(lake, "daily", "--json").stdout)
+    assert (again["built"], again["unchanged"], again["commits"]) == (0, 0, 0)
