@@ -1,1 +1,1 @@
-"""Not built yet: gold products, one file each."""
+"""Gold products, one file each: rows of silver in, rows of a table of `model/gold.py` out."""
