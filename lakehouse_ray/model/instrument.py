@@ -94,6 +94,15 @@ def parse_symbol(symbol: str, market: str) -> Instrument:
     return Instrument(symbol, base, quote, contract, settled)  # type: ignore[arg-type]
 
 
+def contract_size_usd(symbol: str) -> float:
+    """USD that one contract of COIN-M is worth: 100 for Bitcoin, 10 for every other coin.
+
+    So it is for all 25 contracts of the exchange's own list that were looked at; delisted ones are
+    on no list.
+    """
+    return 100.0 if parse_symbol(symbol, "cm").base == "BTC" else 10.0
+
+
 def _split(pair: str, quotes: tuple[str, ...]) -> tuple[str, str]:
     if pair in _SPLIT_BY_HAND:
         return _SPLIT_BY_HAND[pair]
