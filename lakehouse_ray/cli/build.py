@@ -19,7 +19,7 @@ from lakehouse_ray.cli.options import (
 )
 from lakehouse_ray.cli.progress import BuildProgress
 from lakehouse_ray.gold.plan import BuildScope, ProductPlan
-from lakehouse_ray.model.products.registry import find_product
+from lakehouse_ray.model.products.registry import find_products
 from lakehouse_ray.model.timespan import TimeRange, parse_time
 from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.pipeline import gold
@@ -65,7 +65,11 @@ def build(
     """
     compute = {k: v for k, v in (("profile", profile), ("actors", actors)) if v}
     request = BuildRequest(
-        tuple(dict.fromkeys(find_product(name).name for name in products or ())),
+        tuple(
+            dict.fromkeys(
+                product.name for name in products or () for product in find_products(name)
+            )
+        ),
         _scope(market, symbols, interval, start, end),
         rebuild,
     )

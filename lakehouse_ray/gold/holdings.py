@@ -92,18 +92,17 @@ class Holdings:
     def units(self, product: Product, interval: str) -> Iterator[ProductUnit]:
         """Name every unit that the rows here make exist; some of them repeatedly.
 
-        interval: That a product without intervals reads. Empty: any.
+        interval: That all units of the product read. Empty: each its own.
         """
         for (market, of), shelves in self._shelves.items():
-            if market not in product.markets:
+            if market not in product.markets or interval not in ("", of):
                 continue
-            if not product.intervals and interval not in ("", of):
-                continue
-            named = of if product.intervals else ""
+            made = product.intervals if interval else (of,)
             for symbol, shelf in shelves.items():
+                who = symbol if product.of == "symbol" else ALL_SYMBOLS
                 for period in _periods(product, shelf):
-                    who = symbol if product.of == "symbol" else ALL_SYMBOLS
-                    yield ProductUnit(_market(market, product), named, who, period)
+                    for named in made if product.intervals else ("",):
+                        yield ProductUnit(_market(market, product), named, who, period)
 
     def _keys(self, market: str, interval: str) -> list[tuple[str, str]]:
         if interval:

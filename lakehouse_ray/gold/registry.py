@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.gold.bars import derive_klines, derive_resampled
 from lakehouse_ray.gold.daily import derive_daily
 from lakehouse_ray.gold.recipe import Derive, Recipe
 from lakehouse_ray.model.products.registry import PRODUCTS
@@ -12,6 +13,10 @@ from lakehouse_ray.model.table import Table
 
 _DERIVE: Mapping[str, Derive] = {
     "daily": derive_daily,
+    "klines_fine": derive_klines,
+    "klines_coarse": derive_klines,
+    "resampled_klines_fine": derive_resampled,
+    "resampled_klines_coarse": derive_resampled,
 }
 
 RECIPES: dict[str, Recipe] = {

@@ -110,7 +110,7 @@ RESAMPLED_FINE = _resampled("resampled_klines_fine", FINE)
 RESAMPLED_COARSE = _resampled("resampled_klines_coarse", COARSE)
 
 # What is asked in SQL, and the tables it is the union of.
-VIEWS = {
+UNIONS = {
     "gold.klines": (KLINES_FINE, KLINES_COARSE),
     "gold.resampled_klines": (RESAMPLED_FINE, RESAMPLED_COARSE),
 }

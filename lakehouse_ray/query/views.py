@@ -15,6 +15,7 @@ from types import MappingProxyType
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.gold import UNIONS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.table import Table
@@ -104,6 +105,12 @@ def _of_dataset(dataset: Dataset) -> View:
     return View(name, dataset.doc, dataset.tables, union)
 
 
+def _union(name: str, tables: tuple[Table, ...]) -> View:
+    chosen = ", ".join(quoted(column) for column in tables[0].names)
+    sql = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in tables)
+    return View(name, tables[0].doc, tables, sql)
+
+
 def _all() -> Mapping[str, View]:
     views = [_of_dataset(dataset) for dataset in DATASETS.values()]
     views.append(
@@ -122,6 +129,7 @@ def _all() -> Mapping[str, View]:
             _QUARANTINE,
         )
     )
+    views += [_union(name, tables) for name, tables in UNIONS.items()]
     views += [View(p.table.name, p.table.doc, (p.table,)) for p in PRODUCTS.values()]
     views.append(
         View(
@@ -152,7 +160,13 @@ def mentioned(query: str) -> list[View]:
     if _ASKS_WHAT_THERE_IS.search(query):
         return list(VIEWS.values())
     words = set(re.findall(r"\w+", query.lower()))
-    return [view for view in VIEWS.values() if view.name.partition(".")[2] in words]
+    spelled = words.intersection(SCHEMAS) or SCHEMAS
+    found = []
+    for view in VIEWS.values():
+        schema, _, name = view.name.partition(".")
+        if name in words and schema in spelled:
+            found.append(view)
+    return found
 
 
 def nearest(name: str) -> list[str]:

@@ -19,7 +19,7 @@ from lakehouse_ray.errors import BadDataError, InvalidError
 from lakehouse_ray.gold.klines import GoldRule, gold_klines, gold_resampled
 from lakehouse_ray.kernels.grid import offsets_by
 from lakehouse_ray.kernels.resample import Resampling
-from lakehouse_ray.model.gold import VIEWS, klines_table, resampled_table
+from lakehouse_ray.model.gold import UNIONS, klines_table, resampled_table
 from lakehouse_ray.model.timespan import HOUR_US
 from lakehouse_ray.model.venue import INTERVALS
 
@@ -59,7 +59,7 @@ def test_tables_are_cut_as_those_they_are_made_from() -> None:
     assert fine == ["identity market", "identity interval", "month open_time", "bucket16 symbol"]
     coarse = [f"{part.transform} {part.column}" for part in resampled_table("1h").partitions]
     assert coarse == ["identity market", "identity interval", "year open_time"]
-    for tables in VIEWS.values():
+    for tables in UNIONS.values():
         for table in tables:
             names = [column.name for column in table.columns]
             assert {*table.key, *table.sort, table.time} <= set(names)

@@ -14,7 +14,7 @@ from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.lake import OBJECT_LOG
 from lakehouse_ray.model.product import EVER, Input, Period, period_of, periods_between, span_of
 from lakehouse_ray.model.products.daily import DAILY
-from lakehouse_ray.model.products.registry import PRODUCTS, find_product
+from lakehouse_ray.model.products.registry import PRODUCTS, find_products
 from lakehouse_ray.model.timespan import DAY_US, TimeRange, parse_time
 
 times = st.integers(parse_time("2009"), parse_time("2150"))
@@ -70,7 +70,8 @@ def test_no_two_products_share_a_table() -> None:
 
 
 def test_products_are_found_by_their_names_and_their_tables() -> None:
-    assert find_product("daily") is find_product("gold.daily") is DAILY
+    assert find_products("daily") == find_products("gold.daily") == [DAILY]
+    assert [p.name for p in find_products("klines")] == ["klines_fine", "klines_coarse"]
     with pytest.raises(InvalidError) as told:
-        find_product("dialy")
+        find_products("dialy")
     assert told.value.hint == "did you mean daily?"
