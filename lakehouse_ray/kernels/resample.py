@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
 
-from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.errors import BadDataError, InvalidError
 from lakehouse_ray.kernels.aggregate import Bars, Floats, by_slot, by_window
 from lakehouse_ray.kernels.fill import PRICES, VOLUMES, How, fill_gaps, tick_us
 from lakehouse_ray.kernels.grid import (
@@ -78,18 +78,16 @@ class Resampling:
         if not self.offsets_us or len(set(self.offsets_us)) != len(self.offsets_us):
             raise InvalidError("at least one offset, and each once", "0m is no offset")
         check_offsets(self.source, self.target, self.offsets_us)
-        for policy, known in ((self.partial, ("keep", "drop")), (self.empty, _EMPTY)):
-            if policy not in known:
-                raise InvalidError(f"unknown policy {policy!r}", f"one of {', '.join(known)}")
+        for policy, known in ((self.partial, PartialPolicy), (self.empty, EmptyPolicy)):
+            if policy not in get_args(known):
+                names = ", ".join(get_args(known))
+                raise InvalidError(f"unknown policy {policy!r}", f"one of {names}")
 
     @property
     def source_us(self) -> int:
         length_us = INTERVALS[self.source]
         assert length_us is not None  # a month divides nothing
         return length_us
-
-
-_EMPTY = ("none", "null", "carry")
 
 
 def resample(bars: pl.DataFrame, plan: Resampling) -> pl.DataFrame:
@@ -102,7 +100,7 @@ def resample(bars: pl.DataFrame, plan: Resampling) -> pl.DataFrame:
     Columns: offset, open_time, the prices and sums, close_time, bars, bars_expected, is_partial,
     is_filled, source_interval, partial_policy, empty_policy.
 
-    Raises BadDataError for bars out of order or repeated. Memory: some four times the columns used.
+    Raises BadDataError for bars out of order or repeated. Memory: some three times the columns used.
     """
     return finish([aggregate(bars, plan)], plan)
 
@@ -111,8 +109,21 @@ def resample_pieces(pieces: Iterable[pl.DataFrame], plan: Resampling) -> pl.Data
     """`resample` of a history that comes in pieces, one after the other in time.
 
     The result is the same wherever it was cut; memory is that of the largest piece and the result.
+    Raises BadDataError also where a piece does not begin after the one before it, and InvalidError
+    where there is no piece at all.
     """
-    return finish([aggregate(piece, plan) for piece in pieces], plan)
+    parts: list[pl.DataFrame] = []
+    last_us: int | None = None
+    for piece in pieces:
+        opens = times_of(piece)
+        if opens.size and last_us is not None and opens[0] <= last_us:
+            at = piece["open_time"][0]
+            raise BadDataError("NOT_ORDERED", f"a piece begins at {at}, within the one before it")
+        last_us = int(opens[-1]) if opens.size else last_us
+        parts.append(aggregate(piece, plan))
+    if not parts:
+        raise InvalidError("no pieces to resample", "an empty history is one empty frame")
+    return finish(parts, plan)
 
 
 def aggregate(bars: pl.DataFrame, plan: Resampling) -> pl.DataFrame:

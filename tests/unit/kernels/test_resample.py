@@ -154,6 +154,14 @@ def test_bars_of_two_parts_cut_at_an_edge_are_the_bars_of_both(slots: list[int],
     assert_frame_equal(pl.concat([resample(part, plan) for part in parts]), resample(bars, plan))
 
 
+def test_pieces_that_overlap_are_refused_since_sums_would_count_twice() -> None:
+    bars = made_bars(list(range(100)))
+    with pytest.raises(BadDataError):
+        resample_pieces([bars[:50], bars[49:]], HOURS_BY_5M)
+    with pytest.raises(InvalidError):
+        resample_pieces([], HOURS_BY_5M)
+
+
 def test_sums_are_exact_to_a_few_units_in_the_last_place() -> None:
     bars = made_bars(list(range(40_000)), seed=5)
     made = resample(bars, Resampling("1m", "1mo"))
