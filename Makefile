@@ -51,6 +51,7 @@ bench: setup ## benchmarks; figures go to .bench/
 	$(BIN)/python tests/benchmarks/bench_ingest.py --json .bench/ingest.json
 	$(BIN)/python tests/benchmarks/bench_planning.py --json .bench/planning.json
 	$(BIN)/python tests/benchmarks/bench_gaps.py --json .bench/gaps.json
+	$(BIN)/python tests/benchmarks/bench_resample.py --json .bench/resample.json
 	$(BIN)/python tests/benchmarks/bench_build.py --json .bench/build.json
 
 docs: setup ## write docs/datasets.md and docs/settings.md from the code
