@@ -53,6 +53,8 @@ bench: setup ## benchmarks; figures go to .bench/
 	$(BIN)/python tests/benchmarks/bench_gaps.py --json .bench/gaps.json
 	$(BIN)/python tests/benchmarks/bench_resample.py --json .bench/resample.json
 	$(BIN)/python tests/benchmarks/bench_build.py --json .bench/build.json
+	$(BIN)/python tests/benchmarks/bench_quality.py --json .bench/quality.json
+	$(BIN)/python tests/benchmarks/bench_anomalies.py --json .bench/anomalies.json
 
 docs: setup ## write docs/datasets.md and docs/settings.md from the code
 	$(BIN)/python docs/generate.py

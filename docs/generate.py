@@ -11,9 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
+from lakehouse_ray.model.checks import refusals
+from lakehouse_ray.model.checks.registry import rules_of, sequence_rules_of
+from lakehouse_ray.model.checks.rule import Rule
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
+from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.settings import ENV_PREFIX, Settings
 
@@ -52,7 +56,7 @@ def datasets() -> str:
             "",
             *_columns(product.table),
         ]
-    for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG):
+    for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG, QUALITY, ANOMALIES):
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
     return "\n".join(lines)
 
@@ -74,6 +78,52 @@ def _columns(table: Table) -> list[str]:
         ),
         "",
     ]
+
+
+def checks() -> str:
+    lines = [
+        "# Checks",
+        "",
+        "Written by `make docs` from `lakehouse_ray/model/checks/`. What is refused goes to",
+        "`silver.quarantine` with its reason. Any other row stays; what it breaks stands in the",
+        "column `flags`, names joined by commas, null where the row is fine. Conditions are SQL:",
+        "`x_us` is `epoch_us(x)`, `prev_x` is `lag(x) OVER (…)` in the order of time and key within",
+        "a symbol, for DuckDB's QUALIFY.",
+        "",
+        "## Refused",
+        "",
+        "| reason | |",
+        "| --- | --- |",
+    ]
+    refused = (*refusals.ROW_REFUSALS, *refusals.OBJECT_REFUSALS, *refusals.RECORD_REFUSALS)
+    lines += [*(f"| `{rule.name}` | {rule.doc} |" for rule in refused), ""]
+    for dataset in DATASETS.values():
+        interval = "1m" if dataset.bars else None
+        rules: list[Rule] = []
+        for market in dataset.archive:
+            found = (
+                *rules_of(dataset.name, market, interval),
+                *sequence_rules_of(dataset.name, market),
+            )
+            rules += [rule for rule in found if rule not in rules]
+        lines += [
+            f"## Flagged in {dataset.name}" + (f" (at {interval})" if interval else ""),
+            "",
+            "| flag | | condition |",
+            "| --- | --- | --- |",
+            *(
+                f"| `{rule.name}` | {rule.doc}{_limits(rule, dataset.archive)} | `{rule.where}` |"
+                for rule in rules
+            ),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _limits(rule: Rule, markets: Any) -> str:
+    left_out = [market for market in markets if market not in rule.markets]
+    where = f" Only {', '.join(rule.markets)}." if left_out else ""
+    return where + ("" if rule.costs else " Costs nothing in the quality score.")
 
 
 def settings() -> str:
@@ -107,7 +157,11 @@ def _settings(model: type[BaseModel], prefix: str) -> list[str]:
 
 def main() -> int:
     stale = []
-    for name, text in (("datasets.md", datasets()), ("settings.md", settings())):
+    for name, text in (
+        ("checks.md", checks()),
+        ("datasets.md", datasets()),
+        ("settings.md", settings()),
+    ):
         path = DOCS / name
         if "--check" in sys.argv:
             if not path.exists() or path.read_text() != text:

@@ -1,0 +1,172 @@
+"""Bars that look wrong to an isolation forest: odd combinations of values that are each within limits.
+
+A forest isolates a bar by random cuts; the fewer cuts it takes, the odder the bar (Liu, Ting and
+Zhou, "Isolation Forest", ICDM 2008; their score s, 0.5 for an ordinary point, towards 1 for an odd
+one). It knows nothing of time, so a bar is described by numbers that are already relative to the
+bars before it. Needs scikit-learn: the extra `lakehouse-ray[ml]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.kernels.anomaly import FINDINGS_SCHEMA, with_series
+
+# What a bar is to the forest, in this order.
+FEATURES = ("return", "range", "volume", "trade size", "taker share")
+_INPUT = (
+    "open_time", "high", "low", "close", "volume", "trades", "taker_buy_volume",
+)  # fmt: skip
+# Beyond this many scales a value is simply far; without a bound one wild bar would take all cuts.
+_FAR = 50.0
+
+
+@dataclass(frozen=True)
+class ForestLimits:
+    """score: Of the paper, above which a bar is a finding.
+
+    window: Bars that the scales look back on.
+    trees, sample: Of the forest. fit_rows: Bars it learns from at most, evenly taken.
+    """
+
+    score: float = 0.75
+    window: int = 240
+    window_least: int = 60
+    trees: int = 100
+    sample: int = 512
+    fit_rows: int = 50_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A forest that has learned a symbol. It may be pickled and used on later bars."""
+
+    model: Any
+    limits: ForestLimits
+    interval: str
+
+
+def fit_forest(
+    bars: pl.DataFrame, interval: str, limits: ForestLimits | None = None
+) -> Forest | None:
+    """Learn what is ordinary; None where there are too few bars (four windows) to say.
+
+    bars: Of one symbol in order, as for `find_anomalies`, with trades and taker_buy_volume.
+    Raises InvalidError where scikit-learn is not installed. The same bars give the same forest.
+    Memory: the features of the bars given, 40 bytes a bar.
+    """
+    limits = limits or ForestLimits()
+    try:
+        from sklearn.ensemble import IsolationForest  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise InvalidError(
+            "the isolation forest needs scikit-learn, which is not installed",
+            "pip install 'lakehouse-ray[ml]', or leave the method out",
+        ) from error
+    features, known = _features(bars, interval, limits)
+    features = features[known]
+    if len(features) < 4 * limits.window:
+        return None
+    step = -(-len(features) // limits.fit_rows)
+    model = IsolationForest(
+        n_estimators=limits.trees,
+        max_samples=min(limits.sample, len(features)),
+        random_state=limits.seed,
+    )
+    return Forest(model.fit(features[::step]), limits, interval)
+
+
+def forest_findings(
+    forest: Forest, bars: pl.DataFrame, carry: pl.DataFrame | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return findings in FINDINGS_SCHEMA, and the carry for the next piece.
+
+    carry: What the call on the piece before returned: its last `window` + 2 bars.
+    """
+    limits = forest.limits
+    rows = bars.select(_INPUT)
+    before = 0
+    if carry is not None:
+        before = carry.height
+        rows = pl.concat([carry, rows])
+    features, known = _features(rows, forest.interval, limits)
+    known[:before] = False
+    found = pl.DataFrame(schema=FINDINGS_SCHEMA)
+    if known.any():
+        # score_samples is the negative of the paper's score.
+        scores = -forest.model.score_samples(features[known])
+        found = _findings(
+            rows["open_time"].filter(pl.Series(known)), features[known], scores, limits
+        )
+    return found, rows.tail(limits.window + 2)
+
+
+def _features(
+    bars: pl.DataFrame, interval: str, limits: ForestLimits
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """FEATURES of each bar, in scales of its own past; and which bars have them all."""
+    rows = bars.select(_INPUT)
+    series = with_series(rows, interval)
+    traded = pl.col("traded")
+    plain = series.select(
+        pl.col("ret").alias("return"),
+        (pl.col("high") / pl.col("low")).log().alias("range"),
+        traded.log().alias("volume"),
+        (traded / pl.when(pl.col("trades") > 0).then(pl.col("trades"))).log().alias("trade size"),
+        (pl.col("taker_buy_volume") / traded).alias("taker share"),
+    ).with_columns(pl.when(pl.all().is_finite()).then(pl.all()))
+    scaled = plain.select(_scaled(pl.col(name), limits) for name in FEATURES)
+    known = scaled.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+    return scaled.fill_null(0.0).to_numpy(), known.copy()
+
+
+def _scaled(value: pl.Expr, limits: ForestLimits) -> pl.Expr:
+    before = value.shift(1)
+
+    def quantile(q: float) -> pl.Expr:
+        return before.rolling_quantile(q, "linear", limits.window, min_samples=limits.window_least)
+
+    # Half the distance between the quartiles is 0.6745 of a standard deviation in normal data.
+    scale = (quantile(0.75) - quantile(0.25)) * (0.5 / 0.6744897501960817)
+    deviation = value - quantile(0.5)
+    return (
+        pl.when(scale > 0)
+        .then(deviation / scale)
+        .when(deviation == 0)
+        .then(0.0)
+        .when(deviation.is_not_null() & scale.is_not_null())
+        .then(deviation.sign() * _FAR)
+        .clip(-_FAR, _FAR)
+    )
+
+
+def _findings(
+    times: pl.Series,
+    features: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.float64],
+    limits: ForestLimits,
+) -> pl.DataFrame:
+    odd = np.flatnonzero(scores > limits.score)
+    rows = []
+    for i in odd:
+        order = np.argsort(-np.abs(features[i]), kind="stable")[:3]
+        words = ", ".join(f"{FEATURES[j]} {features[i][j]:+.1f}" for j in order)
+        rows.append(
+            {
+                "time": times[int(i)],
+                "method": "isolation_forest",
+                "score": float(scores[i] / limits.score),
+                "value": float(scores[i]),
+                "expected": 0.5,
+                "reason": f"isolated with a score of {scores[i]:.3f}; farthest from what was usual, "
+                f"in scales: {words}",
+            }
+        )
+    return pl.DataFrame(rows, schema=FINDINGS_SCHEMA)

@@ -1,0 +1,116 @@
+"""What to do about a poor score: which days to fetch again, which gaps to fill, what to look at."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from lakehouse_ray.kernels.sentence import sentence
+from lakehouse_ray.model.timespan import DAY_US
+
+_TIME = pl.Datetime("us", "UTC")
+
+# What `recommend` reads of gaps: as `lakehouse gaps` reports them.
+GAPS_SCHEMA = pl.Schema(
+    {
+        "market": pl.String(),
+        "dataset": pl.String(),
+        "symbol": pl.String(),
+        "interval": pl.String(),
+        "start": _TIME,
+        "end": _TIME,
+        "missing": pl.Int64(),
+        "cause": pl.String(),
+    }
+)
+
+# action: `fetch_again` (the objects that cover [start, end)), `fill_gap` (from another file or by
+# REST), `inspect` (by a person). Rows: how many are at stake.
+RECOMMENDATIONS_SCHEMA = pl.Schema(
+    {
+        "action": pl.String(),
+        "market": pl.String(),
+        "dataset": pl.String(),
+        "symbol": pl.String(),
+        "interval": pl.String(),
+        "start": _TIME,
+        "end": _TIME,
+        "rows": pl.Int64(),
+        "reason": pl.String(),
+    }
+)
+
+_OF = ("market", "dataset", "symbol", "interval")
+_FOR_CAUSE = {
+    "own_loss": ("fetch_again", "the source has rows here that were lost on the way"),
+    "archive_hole": ("fill_gap", "another file or REST has the rows that this file leaves out"),
+    "unknown": ("fetch_again", "nobody knows why rows are missing; the file may be mended by now"),
+}
+# By name in `codes`: what to do, the column that counts the rows, why.
+_FOR_CODE = {
+    "QUARANTINED": ("fetch_again", "rows_quarantined", "rows were refused"),
+    "NO_ROWS": ("fetch_again", "rows_quarantined", "every row was refused"),
+    "DIFFERS": ("fetch_again", "differing", "rows differ from another source; one is outdated"),
+    "FLAGGED": ("inspect", "rows_flagged", "rows break a rule"),
+    "ANOMALIES": ("inspect", "anomalies", "findings of the anomaly methods"),
+}
+_ORDER = {"fetch_again": 0, "fill_gap": 1, "inspect": 2}
+
+
+def recommend(scores: pl.DataFrame, gaps: pl.DataFrame, *, threshold: float = 0.9) -> pl.DataFrame:
+    """Return what to do, by action and then the most rows first; in RECOMMENDATIONS_SCHEMA.
+
+    scores: In SCORES_SCHEMA. Rows that were refused or that differ are acted on whatever the score;
+        days are looked at (`inspect`) only below `threshold`. Days in a row become one range.
+    gaps: In GAPS_SCHEMA. Gaps that are explained (outage, halt, no trades, not listed) need nothing.
+    """
+    parts = [_of_gaps(gaps), *(_of_scores(scores, code, threshold) for code in _FOR_CODE)]
+    order = pl.col("action").replace_strict(_ORDER, return_dtype=pl.Int8)
+    return pl.concat(parts).sort(
+        [order, pl.col("rows"), *(pl.col(name) for name in (*_OF, "start"))],
+        descending=[False, True, False, False, False, False, False],
+        nulls_last=True,
+    )
+
+
+def _of_gaps(gaps: pl.DataFrame) -> pl.DataFrame:
+    known = gaps.filter(pl.col("cause").is_in(list(_FOR_CAUSE)))
+    action = {cause: action for cause, (action, _) in _FOR_CAUSE.items()}
+    reason = {cause: why for cause, (_, why) in _FOR_CAUSE.items()}
+    return known.select(
+        pl.col("cause").replace_strict(action, return_dtype=pl.String).alias("action"),
+        *_OF,
+        "start",
+        "end",
+        pl.col("missing").alias("rows"),
+        sentence(
+            "{} rows are missing: {}",
+            "missing",
+            pl.col("cause").replace_strict(reason, return_dtype=pl.String),
+        ).alias("reason"),
+    ).cast(RECOMMENDATIONS_SCHEMA)
+
+
+def _of_scores(scores: pl.DataFrame, code: str, threshold: float) -> pl.DataFrame:
+    action, count, why = _FOR_CODE[code]
+    chosen = scores.filter(pl.col("codes").list.contains(code))
+    if action == "inspect":
+        chosen = chosen.filter(pl.col("score") < threshold)
+    day = pl.col("day").dt.epoch("us") // DAY_US
+    chosen = chosen.select(*_OF, day.alias("day"), pl.col(count).alias("rows")).sort(*_OF, "day")
+    new_range = (pl.col("day") != pl.col("day").shift(1) + 1) | pl.any_horizontal(
+        pl.col(name).ne_missing(pl.col(name).shift(1)) for name in _OF
+    )
+    return (
+        chosen.with_columns(_range=new_range.fill_null(True).cum_sum())
+        .group_by("_range", *_OF, maintain_order=True)
+        .agg(pl.col("day").min().alias("start"), pl.col("day").max().alias("end"), pl.sum("rows"))
+        .select(
+            pl.lit(action).alias("action"),
+            *_OF,
+            (pl.col("start") * DAY_US).cast(_TIME),
+            ((pl.col("end") + 1) * DAY_US).cast(_TIME).alias("end"),
+            "rows",
+            sentence("{} {}", "rows", pl.lit(why)).alias("reason"),
+        )
+        .cast(RECOMMENDATIONS_SCHEMA)
+    )
