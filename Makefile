@@ -50,8 +50,9 @@ bench: setup ## benchmarks; figures go to .bench/
 	mkdir -p .bench
 	$(BIN)/python tests/benchmarks/bench_ingest.py --json .bench/ingest.json
 	$(BIN)/python tests/benchmarks/bench_planning.py --json .bench/planning.json
+	$(BIN)/python tests/benchmarks/bench_indicators.py --json .bench/indicators.json
 
-docs: setup ## write docs/datasets.md and docs/settings.md from the code
+docs: setup ## write docs/datasets.md, settings.md and indicators.md from the code
 	$(BIN)/python docs/generate.py
 
 clean: ## remove what can be made again

@@ -1,1 +1,0 @@
-"""Not built yet: pure functions on frames (indicators, resampling, gaps, quality)."""
