@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
+from lakehouse_ray.kernels.indicators.declaration import Indicator, Parameter, spelled
+from lakehouse_ray.kernels.indicators.registry import FAMILIES, INDICATORS
 from lakehouse_ray.model.checks import refusals
 from lakehouse_ray.model.checks.registry import rules_of, sequence_rules_of
 from lakehouse_ray.model.checks.rule import Rule
@@ -155,13 +157,99 @@ def _settings(model: type[BaseModel], prefix: str) -> list[str]:
     return rows
 
 
+INDICATORS_INTRODUCTION = """\
+# Indicators
+
+Written by `make docs` from `lakehouse_ray/kernels/indicators/`: {count} indicators.
+
+```python
+lake.indicators("BTCUSDT", "1h", ["sma_20", "macd_12_26_9"], "2024-01", "2024-02", warmup=200)
+```
+```
+lakehouse get BTCUSDT --interval 1h --start 2024-01 --indicators sma_20,macd_12_26_9 --warmup 200
+```
+
+**Names.** `macd_12_26_9` is `macd` with its parameters in the order of its table below; those left
+away at the end have their defaults, and so `rsi` is `rsi_14`. Columns carry all parameters, whatever
+was left away: `macd_12_26_9`, `macd_signal_12_26_9`, `macd_hist_12_26_9`. An unknown name, too many
+parameters or ones out of bounds are errors.
+
+**Segments.** A segment is a run of bars each no further than the interval from the one before. An
+outage ends it, and so does a bar in which a column that the indicator reads is null, NaN or infinite;
+a bar with zero volume does not. Each segment is computed as if there were nothing else: no value
+spans a gap, and none after it depends on what came before.
+
+**Null.** A value is null in the warm-up of its segment (before *first value*: 0 is the segment's first
+bar), in a bar without a number, and where its formula divides by zero because nothing moved or
+nothing was traded. There TA-Lib has a convention, mostly 0, stated below.
+
+**Where calculation begins.** At `start`; with `warmup=N` at up to N bars before it that hang together
+with it, which are not shown. Averages that remember (ema, rsi, atr, adx, macd, …) depend on where they
+began: for 6 equal digits an ema needs about 7 × period bars, Wilder's averages 14 × period. Running
+sums (obv, ad) have no level of their own, only changes.
+
+**Equal to TA-Lib** 0.8 from the first value on, to 1e-9 of the larger of the value and a thousandth of
+the largest of the series, and tested so on random walks and real bars; where TA-Lib itself has lost
+digits (the slope of a line through high prices that move little), the tests compare with exact
+arithmetic.
+
+**In pieces.** `kernels.indicators.compute` returns, beside the columns, what the next piece of the
+series needs; pieces of any size give what one run gives, to 1e-12.
+
+**Volume** is the column `volume`: of the base asset, on COIN-M contracts.
+"""
+
+
+def indicators() -> str:
+    lines = [INDICATORS_INTRODUCTION.format(count=len(INDICATORS))]
+    for family, members in FAMILIES.items():
+        lines += [f"## {family}", ""]
+        for indicator in members:
+            lines += _indicator(indicator)
+    return "\n".join(lines)
+
+
+def _indicator(indicator: Indicator) -> list[str]:
+    rows = {
+        "formula": indicator.formula,
+        "reads": ", ".join(f"`{name}`" for name in indicator.columns),
+        "parameters": "; ".join(map(_parameter, indicator.parameters)),
+        "columns": ", ".join(f"`{name}`" for name in indicator.default.outputs),
+        "seed": indicator.seed,
+        "first value": f"bar `{indicator.first}`",
+        "ddof": "" if indicator.ddof is None else str(indicator.ddof),
+        "flat prices": indicator.flat,
+        "TA-Lib": indicator.source,
+    }
+    return [
+        f"### {indicator.default.name}: {indicator.title}",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(
+            f"| {name} | {text.replace('|', chr(92) + '|')} |"
+            for name, text in rows.items()
+            if text
+        ),
+        "",
+    ]
+
+
+def _parameter(parameter: Parameter) -> str:
+    default = "left away" if parameter.default is None else spelled(parameter.default)
+    kind = "" if parameter.whole else ", may have a fraction"
+    return f"`{parameter.name}` {default} ({parameter.least:,} to {parameter.most:,}{kind})"
+
+
 def main() -> int:
     stale = []
-    for name, text in (
-        ("checks.md", checks()),
-        ("datasets.md", datasets()),
-        ("settings.md", settings()),
-    ):
+    pages = {
+        "checks.md": checks(),
+        "datasets.md": datasets(),
+        "settings.md": settings(),
+        "indicators.md": indicators(),
+    }
+    for name, text in pages.items():
         path = DOCS / name
         if "--check" in sys.argv:
             if not path.exists() or path.read_text() != text:

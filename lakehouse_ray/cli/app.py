@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "exchange": ("exchange", "exchange", "Run the replica exchange."),
     "ingest": ("ingest", "ingest", "Bring the archive's files into the lake."),
     "build": ("build", "build", "Build derived tables where something has changed."),
+    "bhds": ("bhds", "bhds", "Write BHDS's folders from the lake, or list where its bars differ."),
     "sql": ("sql", "sql", "Ask the lake in SQL."),
     "get": ("get", "get", "Print bars or other rows of one symbol."),
     "datasets": ("datasets", "datasets", "List the data sets and what the lake has of them."),

@@ -16,12 +16,14 @@ from lakehouse_ray.cli.output import (
     RowsOption,
     choose_format,
 )
-from lakehouse_ray.errors import NotFoundError
+from lakehouse_ray.errors import InvalidError, NotFoundError
 from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.timespan import format_time
 
 if TYPE_CHECKING:
     from lakehouse_ray.assembly.reader import Reader
+    from lakehouse_ray.query.indicators import ResultWithIndicators
+    from lakehouse_ray.query.statement import Result
 
 _SYMBOLS_SHOWN_MAX = 10
 
@@ -33,6 +35,12 @@ def get(
     interval: Annotated[str, typer.Option(help="Of bars: 1s, 1m, … 1mo.")] = "",
     start: Annotated[str, typer.Option(help="First instant, such as 2024-01.")] = "",
     end: Annotated[str, typer.Option(help="End, not included: 2024-07 ends with June.")] = "",
+    indicators: Annotated[
+        str, typer.Option(help="Of bars, with commas: sma_20,rsi_14,… (docs/indicators.md).")
+    ] = "",
+    warmup: Annotated[
+        int, typer.Option(help="Bars before --start with which indicators begin; not shown.")
+    ] = 0,
     output: OutputOption = None,
     out: OutOption = None,
     as_of: AsOfOption = "",
@@ -44,23 +52,32 @@ def get(
 ) -> int:
     """Print bars or other rows of one symbol whose time lies in [start, end), in order. UTC.
 
-    Example: lakehouse get BTCUSDT --market um --interval 1m --start 2024-01-05 --end 2024-01-06
+    Examples: lakehouse get BTCUSDT --market um --interval 1m --start 2024-01-05 --end 2024-01-06
+
+    lakehouse get BTCUSDT --interval 1h --start 2024 --indicators sma_20,macd_12_26_9 --warmup 200
     """
     # Loaded when they are needed: help and usage errors are quick.
     from lakehouse_ray.assembly.reader import Reader
     from lakehouse_ray.cli.rows import write
 
     form = choose_format(output, out, as_json=json_)
+    if indicators and dataset != "klines":
+        raise InvalidError(f"indicators are of klines, not of {dataset}", "leave --dataset away")
+    if warmup and not indicators:
+        raise InvalidError("--warmup is for indicators", "--indicators says which")
     reader = Reader(settings_of(home=home))
-    with reader.lake.select(
-        dataset,
-        symbol,
-        start or None,
-        end or None,
-        market=market,
-        interval=interval or None,
-        as_of=as_of or None,
-    ) as result:
+    span = (start or None, end or None)
+    version = as_of or None
+    answer: Result | ResultWithIndicators
+    if indicators:
+        answer = reader.lake.select_indicators(
+            symbol, interval, indicators, *span, market, warmup=warmup, as_of=version
+        )
+    else:
+        answer = reader.lake.select(
+            dataset, symbol, *span, market=market, interval=interval or None, as_of=version
+        )
+    with answer as result:
         write(
             result,
             form,

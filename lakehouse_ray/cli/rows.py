@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from lakehouse_ray.cli.output import BINARY, Format
 from lakehouse_ray.cli.table import print_table
 from lakehouse_ray.errors import InvalidError, LakehouseError
-from lakehouse_ray.query.statement import Result
+from lakehouse_ray.query.indicators import Answer
 from lakehouse_ray.storage.objects import explain
 
 VERSION = 1
@@ -35,7 +35,7 @@ TERMINAL_ROWS = 100
 
 
 def write(
-    result: Result,
+    result: Answer,
     form: Format,
     out: Path | None,
     *,
@@ -80,7 +80,7 @@ def write(
 
 
 def _started(
-    result: Result, empty: Callable[[], LakehouseError] | None
+    result: Answer, empty: Callable[[], LakehouseError] | None
 ) -> Iterator[pa.RecordBatch]:
     """The result's batches, at least one; the first is there already: most errors show by then."""
     batches = result.fetch_batches()
@@ -93,7 +93,7 @@ def _started(
 
 
 def _write(
-    result: Result,
+    result: Answer,
     batches: Iterator[pa.RecordBatch],
     form: Format,
     sink: IO[bytes],
@@ -123,7 +123,7 @@ def _write(
         _write_json(result, batches, sink)
 
 
-def _write_json(result: Result, batches: Iterator[pa.RecordBatch], sink: IO[bytes]) -> None:
+def _write_json(result: Answer, batches: Iterator[pa.RecordBatch], sink: IO[bytes]) -> None:
     columns = [
         {"name": name, "type": kind}
         for name, kind in zip(result.columns, result.types, strict=True)

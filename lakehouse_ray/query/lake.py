@@ -14,13 +14,16 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.kernels.indicators.registry import parse_names
 from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import find_dataset
-from lakehouse_ray.model.timespan import TimeRange, parse_time, to_us
+from lakehouse_ray.model.timespan import TimeRange, from_us, parse_time, to_us
 from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.query.asked import Asked, ask_for
 from lakehouse_ray.query.coverage import coverage
 from lakehouse_ray.query.gaps import gaps
+from lakehouse_ray.query.indicators import BarsWithIndicators, ResultWithIndicators, earlier
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
 from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
@@ -55,6 +58,71 @@ class Lake:
         """Bars of a symbol that open in `[start, end)`, in the order of time."""
         return self.rows(
             "klines", symbol, start, end, market=market, interval=interval, as_of=as_of
+        )
+
+    def indicators(
+        self,
+        symbol: str,
+        interval: str,
+        names: str | Iterable[str],
+        start: When = None,
+        end: When = None,
+        market: str = "spot",
+        *,
+        warmup: int = 0,
+        as_of: AsOf = None,
+    ) -> pl.LazyFrame:
+        """Bars as of `klines`, with a column per output of each indicator (docs/indicators.md).
+
+        names: Such as `["sma_20", "macd_12_26_9"]`, or one text with commas.
+        warmup: How many bars before `start` the calculation begins with; they are not shown. Without
+            it, it begins at `start`, and values are null until an indicator has seen enough bars.
+
+        Raises InvalidError for an unknown indicator, parameters that cannot be, or a warmup without
+        a start.
+        """
+        asked = self._indicators(symbol, interval, names, start, end, market, warmup, as_of)
+        return register_io_source(asked.frames, schema=asked.schema)
+
+    def select_indicators(
+        self,
+        symbol: str,
+        interval: str,
+        names: str | Iterable[str],
+        start: When = None,
+        end: When = None,
+        market: str = "spot",
+        *,
+        warmup: int = 0,
+        as_of: AsOf = None,
+    ) -> ResultWithIndicators:
+        """The same as `indicators`, to be read in batches."""
+        asked = self._indicators(symbol, interval, names, start, end, market, warmup, as_of)
+        return asked.result()
+
+    def _indicators(
+        self,
+        symbol: str,
+        interval: str,
+        names: str | Iterable[str],
+        start: When,
+        end: When,
+        market: str,
+        warmup: int,
+        as_of: AsOf,
+    ) -> BarsWithIndicators:
+        requests = parse_names(names)
+        identity(KLINES, symbol, market, interval)
+        _span(start, end)
+        shown_from = None if start is None else _micro(start)
+        read_from: When = start
+        if shown_from is not None:
+            read_from = from_us(earlier(shown_from, interval, warmup))
+        elif warmup:
+            raise InvalidError("a warmup needs a start", "without one, all stored bars are read")
+        asked = _Rows(self, KLINES.name, symbol, read_from, end, market, interval, as_of)
+        return BarsWithIndicators(
+            asked.run, requests, interval, shown_from, self._schema(asked.view)
         )
 
     def rows(

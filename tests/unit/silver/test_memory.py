@@ -11,11 +11,12 @@ import pytest
 pytestmark = pytest.mark.integration  # for its seconds
 
 CODE = """
-import sys, zipfile, resource, importlib.util
+import sys, zipfile, importlib.util
 from datetime import date
 from pathlib import Path
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import day_range
+from lakehouse_ray.telemetry.processes import rss_bytes_max
 spec = importlib.util.spec_from_file_location("small_lake", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 sys.modules["small_lake"] = module
@@ -38,10 +39,10 @@ with zipfile.ZipFile(root / "big.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=
             total += len(text)
             member.write(text)
 object.__setattr__(lake.objects[key], "zip", (root / "big.zip").read_bytes())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = rss_bytes_max()
 (built,) = lake.ingest()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(total >> 20, built.rows, before >> 10, peak >> 10)
+peak = rss_bytes_max()
+print(total >> 20, built.rows, before >> 20, peak >> 20)
 """
 
 
