@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -147,7 +148,7 @@ def real_series(archive: Path) -> Iterator[tuple[str, str, pl.DataFrame]]:
         key = path.relative_to(archive).as_posix()
         market: Market = "spot" if "/spot/" in f"/{key}" else "um" if "/um/" in key else "cm"
         symbol, interval = path.parts[-3:-1]
-        data = DECODER.unpack(key, path.read_bytes())
+        data = DECODER.unpack(key, path.read_bytes(), sys.maxsize) or b""
         folders.setdefault((market, symbol, interval), []).append(
             CsvFile(key, symbol, ALL_TIME, data)
         )
@@ -171,7 +172,12 @@ def synthetic_series(days: int) -> Iterator[tuple[str, str, pl.DataFrame]]:
             blob = archive.read(folder + name)
             assert blob is not None
             files.append(
-                CsvFile(name, instrument.symbol, ALL_TIME, DECODER.unpack(folder + name, blob.body))
+                CsvFile(
+                    name,
+                    instrument.symbol,
+                    ALL_TIME,
+                    DECODER.unpack(folder + name, blob.body, sys.maxsize) or b"",
+                )
             )
         frame = pl.concat([part.frame for part in DECODER.decode(KLINES, "spot", files)])
         yield f"synthetic {instrument.symbol} 1m", "1m", frame.sort("open_time")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -53,7 +54,9 @@ def archive_rows() -> dict[tuple[str, Market, str, str | None], pl.DataFrame]:
         match = _KEY.fullmatch(key)
         assert match is not None, key
         series = (match["dataset"], match["market"], match["symbol"], match["interval"])
-        files.setdefault(series, []).append((key, decoder.unpack(key, path.read_bytes())))  # type: ignore[arg-type]
+        csv = decoder.unpack(key, path.read_bytes(), sys.maxsize)
+        assert csv is not None
+        files.setdefault(series, []).append((key, csv))  # type: ignore[arg-type]
     return {
         (dataset, market, symbol, interval): decoded(dataset, market, symbol, csvs)
         for (dataset, market, symbol, interval), csvs in files.items()
