@@ -106,27 +106,34 @@ def _ascending(keys: pl.DataFrame) -> bool:
 
 
 def _within_bounds(pin: Pin, file: DataFile, metadata: Any) -> bool:
-    """Whether symbols, times and the partition's own values are those that the table tells."""
+    """Whether symbols, times and the partition's own values are those that the table tells.
+
+    Files need not have bounds of what their partition fixes.
+    """
     assert pin.table is not None
     region = file_entry(pin.shape, pin.table.schema(), file).region
     names = [metadata.schema.column(i).name for i in range(metadata.num_columns)]
-    lead, leads = _extremes(metadata, names.index(pin.shape.sort[0]))
-    first, last = _extremes(metadata, names.index(pin.shape.time))
-    if (lead, leads) != (region.lead_min, region.lead_max):
+    leads = _extremes(metadata, names.index(pin.shape.sort[0]))
+    times = _extremes(metadata, names.index(pin.shape.time))
+    if leads != (region.lead_min, region.lead_max) or times is None:
         return False
-    if (_us(first), _us(last)) != (region.time_min_us, region.time_max_us):
+    if (_us(times[0]), _us(times[1])) != (region.time_min_us, region.time_max_us):
         return False
     return all(
-        _extremes(metadata, names.index(partition.column)) == (value, value)
+        found in (None, (value, value))
         for partition, value in zip(pin.shape.partitions, region.partition, strict=True)
         if partition.transform == "identity"
+        for found in (_extremes(metadata, names.index(partition.column)),)
     )
 
 
-def _extremes(metadata: Any, column: int) -> tuple[Any, Any]:
+def _extremes(metadata: Any, column: int) -> tuple[Any, Any] | None:
+    """The bounds that a file's row groups tell of a column; None where they tell none."""
     groups = [
         metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)
     ]
+    if any(group is None for group in groups):
+        return None
     return min(group.min for group in groups), max(group.max for group in groups)
 
 

@@ -50,7 +50,7 @@ def test_the_command_builds_and_the_job_finds_it_done(lake: BarLake) -> None:
     assert (report["built"], report["rows"], report["failed"]) == (6, 60, 0)
     assert report["products"][0]["product"] == "daily"
     assert_days(lake)
-    again = call(lake, "--json", command=(sys.executable, str(JOB)))
+    again = call(lake, "daily", "--json", command=(sys.executable, str(JOB)))
     assert again.returncode == 0, again.stderr
     assert (json.loads(again.stdout)["built"], json.loads(again.stdout)["current"]) == (0, 6)
 
@@ -66,9 +66,12 @@ def test_a_dry_run_tells_and_writes_nothing(lake: BarLake) -> None:
 
 def test_options_choose_what_is_built(lake: BarLake) -> None:
     chosen = ("--symbols", "AAA,CCC", "--start", "2024-06", "--market", "spot", "--interval", "1h")
-    assert json.loads(call(lake, "--json", *chosen).stdout)["built"] == 2
-    assert json.loads(call(lake, "--json").stdout)["built"] == 4
-    assert json.loads(call(lake, "--json", "--rebuild", "--symbols", "AAA").stdout)["built"] == 2
+    assert json.loads(call(lake, "daily", "--json", *chosen).stdout)["built"] == 2
+    assert json.loads(call(lake, "daily", "--json").stdout)["built"] == 4
+    assert (
+        json.loads(call(lake, "daily", "--json", "--rebuild", "--symbols", "AAA").stdout)["built"]
+        == 2
+    )
     assert_days(lake)
 
 
@@ -81,7 +84,7 @@ def test_options_choose_what_is_built(lake: BarLake) -> None:
         (("--start", "2024-13"), 2, ""),
         (("--start", "2024-06", "--end", "2024-05"), 2, "half-open"),
         (("--symbols", "AAB"), 4, "did you mean AAA?"),
-        (("--start", "2031"), 4, "lakehouse datasets"),
+        (("daily", "--start", "2031"), 4, "lakehouse datasets"),
     ],
 )
 def test_what_cannot_be_is_an_error_with_a_code_and_a_hint(
@@ -106,12 +109,12 @@ def test_a_symbol_whose_file_is_damaged_is_told_and_the_others_are_built(lake: B
     data = bytearray(Path(path).read_bytes())
     data[100 : len(data) // 2] = bytes(len(data) // 2 - 100)
     Path(path).write_bytes(data)
-    done = call(lake, "--json")
+    done = call(lake, "daily", "--json")
     assert done.returncode == 3
     report = json.loads(done.stdout)
     assert (report["built"], report["failed"]) == (4, 2)
     assert report["examples"][0]["unit"] == "daily spot 1h BBB 2024-05"
-    shown = call(lake)
+    shown = call(lake, "daily")
     assert shown.returncode == 3
     assert "daily spot 1h BBB 2024-05" in shown.stdout
 
