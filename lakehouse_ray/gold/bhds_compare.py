@@ -11,6 +11,7 @@ Values are spelled so that numbers read back exactly.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -112,22 +113,25 @@ def compare_resampled(
     klines = klines.with_columns(pl.col(pl.Float64).fill_nan(None))
     plan = Resampling("1m", target, (0,) if step == "0m" else offsets_by(target, step))
     ours = gold_resampled(klines, funding, plan, market=market, symbol=symbol)
+    parts = bhds_klines(klines, funding, market=market, symbol=symbol, interval="1m")
     theirs = []
-    for name, part in bhds_klines(
-        klines, funding, market=market, symbol=symbol, interval="1m"
-    ).items():
+    for name, part in parts.items():
         for offset, frame in bhds_resampled(part, target, step).items():
             spelled = format_offset(parse_offset(offset))
             theirs.append(_renamed(frame, name, {}).with_columns(offset=pl.lit(spelled)))
     key = ["offset", "open_time"]
     both = ours.join(pl.concat(theirs), on=key, how="full", coalesce=True, suffix="_b")
     both = both.sort(key).with_row_index("_row")
-    both = both.with_columns(*_window_marks(both, klines, target), *_funding_marks(both, funding))
+    both = both.with_columns(*_window_marks(both, klines, target))
+    both = both.with_columns(
+        *_payment_marks(both, klines, funding, target), _part_begins_within(both, parts, target)
+    )
     shifted = pl.lit(_shifted(klines))
     bar = first_true(
         ("SHIFTED_CALENDAR", shifted),
         ("ONLY_FILLED", _THEIRS & (pl.col("_present") == 0)),
         ("PARTIAL_EDGE", _OURS & pl.col("is_partial")),
+        ("PART_WITHIN", _OURS & pl.col("_part_within")),
     )
     value = first_true(("SHIFTED_CALENDAR", shifted), ("OFF_GRID", pl.col("_by_off")))
     price = first_true(
@@ -139,9 +143,11 @@ def compare_resampled(
     if market != "spot":
         tiny = (pl.col("funding_rate").abs() <= 1e-6) & pl.col("funding_rate_b").is_null()
         reasons["funding_rate"] = first_true(
+            ("SHIFTED_CALENDAR", shifted & pl.col("funding_rate_b").is_null()),
             ("FUNDING_LATE", pl.col("_late")),
             ("FUNDING_SEVERAL", pl.col("funding_events") > 1),
             ("FUNDING_TINY", tiny),
+            ("OFF_GRID", pl.col("_hour_off")),
             ("FUNDING_IN_GAP", pl.col("_present") < pl.col("bars_expected")),
         )
     return told(_differences(both, bar, reasons))
@@ -245,30 +251,111 @@ def _funding_marks(both: pl.DataFrame, funding: pl.DataFrame | None) -> list[pl.
     ]
 
 
+def _part_begins_within(
+    both: pl.DataFrame, parts: Mapping[str, pl.DataFrame], target: str
+) -> pl.Series:
+    """_part_within: one of BHDS's parts begins after the bar does, and before it ends."""
+    firsts = pl.concat(_renamed(part.head(1), name, {}) for name, part in parts.items())
+    begins = times_of(firsts)[1:]
+    opens = both["open_time"].to_physical().to_numpy()
+    after = np.searchsorted(begins, opens, side="right")
+    return pl.Series("_part_within", np.searchsorted(begins, ends(opens, target)) > after)
+
+
+def _payment_marks(
+    both: pl.DataFrame, klines: pl.DataFrame, funding: pl.DataFrame | None, target: str
+) -> list[pl.Series]:
+    """_late: of a payment that was calculated well past its hour, the bar has either the hour or the
+    time of the calculation, not both. _hour_off: the finer bar of a payment's hour is off the grid."""
+    if funding is None:
+        none = pl.Series([False] * both.height, dtype=pl.Boolean)
+        return [none.alias("_late"), none.alias("_hour_off")]
+    events = funding_events(funding).select(
+        "event_time", hour=pl.col("event_time").dt.truncate("1h")
+    )
+    late = events.filter(pl.col("event_time") != pl.col("hour"))
+    # Both ascend in the same order, so that what falls into a bar is a run of rows in either.
+    known, hours = (late[column].to_physical().to_numpy() for column in ("event_time", "hour"))
+    begins = both["open_time"].to_physical().to_numpy()
+    stops = ends(begins, target)
+    known_from, known_to = np.searchsorted(known, begins), np.searchsorted(known, stops)
+    hours_from, hours_to = np.searchsorted(hours, begins), np.searchsorted(hours, stops)
+    ours_alone = np.minimum(known_to, hours_from) > known_from
+    theirs_alone = hours_to > np.maximum(hours_from, known_to)
+    opens = times_of(klines)
+    missed = starts(slots(opens[_off_grid(opens, "1m")], "1m"), "1m")
+    missed = np.intersect1d(missed, events["hour"].to_physical().to_numpy())
+    hour_off = np.searchsorted(missed, stops) > np.searchsorted(missed, begins)
+    return [
+        pl.Series("_late", ours_alone | theirs_alone),
+        pl.Series("_hour_off", hour_off),
+    ]
+
+
+@dataclass(frozen=True)
+class _Cuts:
+    """ours, theirs: When parts begin. opens: Of the traded bars. same: They open at the very price
+    of the close before. seen: They lie on BHDS's calendar; `calendar` is the reason of those that
+    do not. every: Openings of all bars, traded or not."""
+
+    ours: set[int]
+    theirs: set[int]
+    interval: str
+    opens: Times
+    same: Flags
+    seen: Flags
+    every: Times
+    calendar: str
+
+
+def _why_ours(cuts: _Cuts, time: int) -> str:
+    """Why BHDS begins no part at `time`: it compares the traded bars on its calendar, two by two."""
+    row = int(np.searchsorted(cuts.opens, time))
+    if row in (0, cuts.opens.size):
+        return "SPLIT_NO_TRADE"
+    if cuts.opens[row] != time and cuts.opens[row] in cuts.theirs:
+        return "SPLIT_FIRST_TRADE"
+    if not cuts.seen[row - 1 : row + 1].all():
+        return cuts.calendar
+    return "SPLIT_EQUAL_PRICE" if cuts.same[row] else "UNEXPLAINED"
+
+
+def _why_theirs(cuts: _Cuts, time: int) -> str:
+    """Why ours begins no part at `time`, a traded bar with another before it."""
+    row = int(np.searchsorted(cuts.opens, time))
+    before = cuts.opens[row - 1]
+    if any(before < other < time for other in cuts.ours):
+        return "SPLIT_FIRST_TRADE"
+    if not cuts.seen[row - 1]:
+        return cuts.calendar
+    if _off_grid(cuts.opens[row - 1 : row + 1], cuts.interval).any():
+        return "OFF_GRID"
+    if time - ends(cuts.opens[row - 1 : row], cuts.interval)[0] < DAY_US:
+        return "SPLIT_BAR_LENGTH"
+    quiet = ((cuts.every > before) & (cuts.every < time)).any()
+    return "SPLIT_QUIET" if quiet else "UNEXPLAINED"
+
+
 def _splits(both: pl.DataFrame, klines: pl.DataFrame, interval: str) -> pl.DataFrame:
     """Bars with which a part begins on one side alone."""
     ours, theirs = _begins(both, "segment"), _begins(both, "segment_b")
     traded = klines.filter(pl.col("volume") > 0)
-    opens = times_of(traded)
-    silent_until = ends(opens, interval)
-    reasons = {}
-    for time in sorted(ours ^ theirs):
-        row = int(np.searchsorted(opens, time))
-        if time in ours:
-            same = 0 < row < opens.size and traded["open"][row] == traded["close"][row - 1]
-            late = row == opens.size or opens[row] != time
-            reason = "SPLIT_EQUAL_PRICE" if same else "SPLIT_FIRST_TRADE" if late else "UNEXPLAINED"
-        elif any(opens[row - 1] < other < time for other in ours):
-            reason = "SPLIT_FIRST_TRADE"
-        elif _off_grid(opens[row - 1 : row], interval).any():
-            reason = "OFF_GRID"
-        elif time - silent_until[row - 1] < DAY_US:
-            reason = "SPLIT_BAR_LENGTH"
-        else:
-            reason = "SPLIT_QUIET"
-        reasons[time] = reason
+    cuts = _Cuts(
+        ours=ours,
+        theirs=theirs,
+        interval=interval,
+        opens=times_of(traded),
+        same=(traded["open"] == traded["close"].shift()).fill_null(value=False).to_numpy(),
+        seen=np.isin(times_of(traded), times_of(both.filter(_THEIRS))),
+        every=times_of(klines),
+        calendar="SHIFTED_CALENDAR" if _shifted(klines) else "OFF_GRID",
+    )
+    reasons = {
+        time: _why_ours(cuts, time) if time in ours else _why_theirs(cuts, time)
+        for time in sorted(ours ^ theirs)
+    }
     schema = {"open_time": TIME, "_ours": pl.Boolean(), "_reason": pl.String()}
-    cuts = pl.DataFrame(
+    told_at = pl.DataFrame(
         {
             "open_time": pl.Series(list(reasons), dtype=pl.Int64).cast(TIME),
             "_ours": pl.Series([time in ours for time in reasons], dtype=pl.Boolean),
@@ -276,7 +363,7 @@ def _splits(both: pl.DataFrame, klines: pl.DataFrame, interval: str) -> pl.DataF
         },
         schema=schema,
     )
-    at = both.select("_row", "offset", "open_time").join(cuts, on="open_time")
+    at = both.select("_row", "offset", "open_time").join(told_at, on="open_time")
     side = {True: "begins", False: "goes on"}
     mine = pl.col("_ours").replace_strict(side, return_dtype=pl.String)
     other = pl.col("_ours").not_().replace_strict(side, return_dtype=pl.String)

@@ -14,6 +14,7 @@ REASONS: Mapping[str, str] = {
     "SPLIT_EQUAL_PRICE": "BHDS does not split at a long gap after which the price is exactly the same",
     "SPLIT_QUIET": "BHDS splits at days of bars without trades; they are there, nothing is missing",
     "SPLIT_FIRST_TRADE": "After a gap BHDS begins the part with the first trade, ours with the first bar",
+    "SPLIT_NO_TRADE": "BHDS splits between two traded bars; before or after this gap nothing was traded",
     "SPLIT_BAR_LENGTH": "BHDS measures gaps from opening to opening, so bars longer than a day are gaps",
     "PART_NAMES": "The parts are cut differently (rows of `part`), so they are numbered differently",
     "VWAP_NO_VOLUME": "Without volume there is no average price; BHDS puts the open there",
@@ -28,6 +29,7 @@ REASONS: Mapping[str, str] = {
     "UNTRADED_PRICE": "Some minutes of the bar had no trade: the exchange leaves their carried price out, BHDS does not",
     "ONLY_FILLED": "No finer bar exists here: BHDS makes the bar of made-up minutes",
     "PARTIAL_EDGE": "The first or last bar of a part is partial: ours keeps and marks it, BHDS drops it",
+    "PART_WITHIN": "After quiet bars a part begins within the bar: ours keeps it, BHDS resamples each part alone and drops it",
     "UNEXPLAINED": "None of the known reasons",
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.made_bars import START_US, TIME, made_bars
 from support.real_klines import (
@@ -132,6 +132,42 @@ def test_a_part_begins_with_its_first_bar_or_with_its_first_trade() -> None:
     assert "UNEXPLAINED" not in set(found["reason"])
 
 
+def test_bhds_does_not_split_before_the_first_trade_nor_after_the_last() -> None:
+    for untraded in (range(10), range(10, 20)):
+        none = pl.int_range(20).is_in(list(untraded))
+        bars = made_bars([*range(10), *range(10 + 3 * DAY, 20 + 3 * DAY)]).with_columns(
+            pl.when(none).then(0.0).otherwise(pl.col(name)).alias(name)
+            for name in ("volume", "quote_volume")
+        )
+        found = reasons(compared(moving(bars), market="spot"))
+        assert {key: n for key, n in found.items() if key[0] == "part"} == {
+            ("part", "SPLIT_NO_TRADE"): 1
+        }
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (0, [(3 * DAY + 10, "begins", "goes on", "SHIFTED_CALENDAR")]),
+        (10, [(3 * DAY + 10, "begins", "goes on", "OFF_GRID"),
+              (3 * DAY + 11, "goes on", "begins", "OFF_GRID")]),
+        (9, []),
+    ],
+)  # fmt: skip
+def test_a_split_at_a_bar_off_bhds_calendar_is_lost_or_comes_later(
+    odd: int, told: list[tuple[int, str, str, str]]
+) -> None:
+    bars = moving(made_bars([*range(10), *range(10 + 3 * DAY, 20 + 3 * DAY)]))
+    at_odd = pl.col("open_time").dt.offset_by("14s789ms")
+    bars = bars.with_columns(
+        open_time=pl.when(pl.int_range(20) == odd).then(at_odd).otherwise("open_time")
+    )
+    found = compared(bars, market="spot").filter(column="part").with_columns(
+        slot=(pl.col("open_time").dt.epoch("us") - START_US) // MINUTE_US
+    )  # fmt: skip
+    assert found.select("slot", "ours", "bhds", "reason").rows() == told
+
+
 def test_averages_differ_without_volume_outside_the_bar_and_on_coin_margined() -> None:
     bars = made_bars([0, 1, 2]).with_columns(
         volume=pl.Series([1.0, 0.0, 1.0]), quote_volume=pl.Series([100.0, 0.0, 500.0]),
@@ -194,6 +230,21 @@ def test_resampled_bars_say_which_made_up_or_untraded_minutes_matter() -> None:
     assert reasons(both)[("bar", "PARTIAL_EDGE")] == 2
 
 
+@pytest.mark.parametrize(("odd", "reason"), [(0, "SHIFTED_CALENDAR"), (60, "OFF_GRID")])
+def test_funding_due_where_bhds_calendar_has_no_bar_is_told(odd: int, reason: str) -> None:
+    at_odd = pl.col("open_time").dt.offset_by("14s789ms")
+    bars = made_bars(list(range(180))).with_columns(
+        open_time=pl.when(pl.int_range(180) == odd).then(at_odd).otherwise("open_time")
+    )
+    paid = funding_of((HOUR_US + 3_000, 1e-4))
+    found = compare_resampled(bars, paid, market="um", symbol="X", target="1h", step="30m")
+    told = found.filter(column="funding_rate")
+    assert told.select("offset", "ours", "bhds", "reason").rows() == [
+        ("0m", "0.0001", None, reason),
+        ("30m", "0.0001", None, reason),
+    ]
+
+
 holes = st.sampled_from([0, 1, 7, 90, DAY - 1, DAY, 2 * DAY + 1, 4000])
 runs = st.lists(st.tuples(st.integers(1, 60), holes), min_size=1, max_size=5)
 
@@ -224,6 +275,8 @@ payments = st.lists(
 ).map(lambda paid: funding_of(*((m * MINUTE_US + rest, rate) for m, rest, rate in paid)))  # fmt: skip
 
 
+# The first bar lies off the grid, and a price jumps after a day's gap between bars that do not.
+@example(history([(1, 0), (1, 1440), (1, 0)], 0, 0.0, True, [0]), funding_of())
 @given(histories, payments)
 @settings(max_examples=30, deadline=None)
 def test_every_difference_is_counted_and_explained(bars: pl.DataFrame, paid: pl.DataFrame) -> None:
@@ -251,6 +304,12 @@ def test_every_difference_is_counted_and_explained(bars: pl.DataFrame, paid: pl.
     assert dict(told.rows()) == {name: count for name, count in counted.items() if count}
 
 
+# A late payment, its hour before the bar, in a bar of another offset than the one that opened last.
+@example(history([(1, 0), (3, 1), (60, 0)], 0, 0.0, False, []), funding_of((10 * MINUTE_US, 1e-4)),
+         ("1h", "5m"))  # fmt: skip
+# Minutes without trades come back before the first trade of a new part, within a whole hour.
+@example(history([(1, 0), (53, 0), (60, 1439), (15, 0), (60, 0)], 3, 0.4, True, []), funding_of(),
+         ("1h", "5m"))  # fmt: skip
 @given(histories, payments, st.sampled_from([("1h", "5m"), ("30m", "0m"), ("4h", "30m")]))
 @settings(max_examples=30, deadline=None)
 def test_every_difference_of_resampled_bars_is_explained(
