@@ -124,7 +124,7 @@ def compare_resampled(
     both = both.sort(key).with_row_index("_row")
     both = both.with_columns(*_window_marks(both, klines, target))
     both = both.with_columns(
-        _late_in_window(both, funding, target), _part_begins_within(both, parts, target)
+        *_payment_marks(both, klines, funding, target), _part_begins_within(both, parts, target)
     )
     shifted = pl.lit(_shifted(klines))
     bar = first_true(
@@ -143,9 +143,11 @@ def compare_resampled(
     if market != "spot":
         tiny = (pl.col("funding_rate").abs() <= 1e-6) & pl.col("funding_rate_b").is_null()
         reasons["funding_rate"] = first_true(
+            ("SHIFTED_CALENDAR", shifted & pl.col("funding_rate_b").is_null()),
             ("FUNDING_LATE", pl.col("_late")),
             ("FUNDING_SEVERAL", pl.col("funding_events") > 1),
             ("FUNDING_TINY", tiny),
+            ("OFF_GRID", pl.col("_hour_off")),
             ("FUNDING_IN_GAP", pl.col("_present") < pl.col("bars_expected")),
         )
     return told(_differences(both, bar, reasons))
@@ -260,25 +262,34 @@ def _part_begins_within(
     return pl.Series("_part_within", np.searchsorted(begins, ends(opens, target)) > after)
 
 
-def _late_in_window(both: pl.DataFrame, funding: pl.DataFrame | None, target: str) -> pl.Series:
+def _payment_marks(
+    both: pl.DataFrame, klines: pl.DataFrame, funding: pl.DataFrame | None, target: str
+) -> list[pl.Series]:
     """_late: of a payment that was calculated well past its hour, the bar has either the hour or the
-    time of the calculation, not both."""
-    name = "_late"
+    time of the calculation, not both. _hour_off: the finer bar of a payment's hour is off the grid."""
     if funding is None:
-        return pl.Series(name, [False] * both.height, dtype=pl.Boolean)
+        none = pl.Series([False] * both.height, dtype=pl.Boolean)
+        return [none.alias("_late"), none.alias("_hour_off")]
     events = funding_events(funding).select(
         "event_time", hour=pl.col("event_time").dt.truncate("1h")
     )
     late = events.filter(pl.col("event_time") != pl.col("hour"))
     # Both ascend in the same order, so that what falls into a bar is a run of rows in either.
     known, hours = (late[column].to_physical().to_numpy() for column in ("event_time", "hour"))
-    opens = both["open_time"].to_physical().to_numpy()
-    stops = ends(opens, target)
-    known_from, known_to = np.searchsorted(known, opens), np.searchsorted(known, stops)
-    hours_from, hours_to = np.searchsorted(hours, opens), np.searchsorted(hours, stops)
+    begins = both["open_time"].to_physical().to_numpy()
+    stops = ends(begins, target)
+    known_from, known_to = np.searchsorted(known, begins), np.searchsorted(known, stops)
+    hours_from, hours_to = np.searchsorted(hours, begins), np.searchsorted(hours, stops)
     ours_alone = np.minimum(known_to, hours_from) > known_from
     theirs_alone = hours_to > np.maximum(hours_from, known_to)
-    return pl.Series(name, ours_alone | theirs_alone)
+    opens = times_of(klines)
+    missed = starts(slots(opens[_off_grid(opens, "1m")], "1m"), "1m")
+    missed = np.intersect1d(missed, events["hour"].to_physical().to_numpy())
+    hour_off = np.searchsorted(missed, stops) > np.searchsorted(missed, begins)
+    return [
+        pl.Series("_late", ours_alone | theirs_alone),
+        pl.Series("_hour_off", hour_off),
+    ]
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,21 @@ def test_resampled_bars_say_which_made_up_or_untraded_minutes_matter() -> None:
     assert reasons(both)[("bar", "PARTIAL_EDGE")] == 2
 
 
+@pytest.mark.parametrize(("odd", "reason"), [(0, "SHIFTED_CALENDAR"), (60, "OFF_GRID")])
+def test_funding_due_where_bhds_calendar_has_no_bar_is_told(odd: int, reason: str) -> None:
+    at_odd = pl.col("open_time").dt.offset_by("14s789ms")
+    bars = made_bars(list(range(180))).with_columns(
+        open_time=pl.when(pl.int_range(180) == odd).then(at_odd).otherwise("open_time")
+    )
+    paid = funding_of((HOUR_US + 3_000, 1e-4))
+    found = compare_resampled(bars, paid, market="um", symbol="X", target="1h", step="30m")
+    told = found.filter(column="funding_rate")
+    assert told.select("offset", "ours", "bhds", "reason").rows() == [
+        ("0m", "0.0001", None, reason),
+        ("30m", "0.0001", None, reason),
+    ]
+
+
 holes = st.sampled_from([0, 1, 7, 90, DAY - 1, DAY, 2 * DAY + 1, 4000])
 runs = st.lists(st.tuples(st.integers(1, 60), holes), min_size=1, max_size=5)
 
