@@ -148,6 +148,24 @@ class BuildSettings(_Section):
     )
 
 
+class QualitySettings(_Section):
+    """Alerts of the assessment of quality."""
+
+    threshold: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Days that score less are alerts, and fail `lakehouse quality`.",
+    )
+    webhook_url: str = Field("", description="Where new alerts are POSTed as JSON. Empty: nowhere.")
+    webhook_timeout_s: float = Field(10.0, gt=0, description="For one such request.")
+    metrics_file: str = Field(
+        "",
+        description="A .prom file for node_exporter's textfile collector, written after each "
+        "assessment. Empty: none.",
+    )
+
+
 class ComputeSettings(_Section):
     """Resource profiles: CPUs and GiB of memory of one worker."""
 
@@ -202,6 +220,7 @@ class Settings(BaseSettings):
     catalog: CatalogSettings = CatalogSettings()
     ingest: IngestSettings = IngestSettings()
     build: BuildSettings = BuildSettings()
+    quality: QualitySettings = QualitySettings()
     compute: ComputeSettings = ComputeSettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
