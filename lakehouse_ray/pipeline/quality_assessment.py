@@ -112,7 +112,7 @@ class _Seen:
         self._asked = request.asked
         self.pinned = Pinned(self._lake, SEEN)
         self.series = series_asked(self.pinned, request.asked)
-        self._lives = dict(self.series)
+        self._lives = {str(kind): lives for kind, lives in self.series}
         self._prints: dict[str, str] = {}
 
     def tasks(self) -> list[AssessTask]:
@@ -120,7 +120,7 @@ class _Seen:
 
     def size_bytes(self, tasks: list[AssessTask]) -> int:
         """Compressed bytes of the kinds that have something to assess."""
-        kinds = {task.kind for task in tasks}
+        kinds = {str(task.kind): task.kind for task in tasks}.values()
         return sum(
             file.file_size_in_bytes
             for kind in kinds
@@ -146,9 +146,9 @@ class _Seen:
             yield AssessTask(kind, group, lives, tuple(accounts), print_)
 
     def _lives_of(self, kind: Kind) -> pl.DataFrame:
-        if kind not in self._lives:
-            self._lives[kind] = self.pinned.lives(kind)
-        return self._lives[kind]
+        if str(kind) not in self._lives:
+            self._lives[str(kind)] = self.pinned.lives(kind)
+        return self._lives[str(kind)]
 
     @cached_property
     def _current(self) -> pl.DataFrame:
