@@ -24,10 +24,22 @@ HOLE_DAY = datetime(2024, 5, 21, tzinfo=UTC)
 FLAG_DAY = datetime(2024, 5, 22, tzinfo=UTC)
 
 
+def clean(symbol: str) -> pl.DataFrame:
+    """Four days of hours that break no rule: no made bar without trades."""
+    rows = bars(symbol, "2024-05-20", 4, holes=0)
+    return rows.with_columns(
+        volume=pl.lit(10.0),
+        trades=pl.lit(100, dtype=pl.Int64),
+        quote_volume=10 * (pl.col("open") + pl.col("close")) / 2,
+        taker_buy_volume=pl.lit(4.0),
+        taker_buy_quote_volume=4 * (pl.col("open") + pl.col("close")) / 2,
+    )
+
+
 def planted() -> pl.DataFrame:
     """Four days of hours: six are missing on the second day, six have high and low exchanged on
     the third."""
-    rows = bars("AAA", "2024-05-20", 4, holes=0)
+    rows = clean("AAA")
     hour = pl.col("open_time").dt.hour()
     day = pl.col("open_time").dt.truncate("1d")
     rows = rows.filter(~((day == HOLE_DAY) & hour.is_between(6, 11)))
@@ -41,7 +53,7 @@ def planted() -> pl.DataFrame:
 @pytest.fixture
 def lake(tmp_path: Path) -> BarLake:
     lake = BarLake(tmp_path)
-    lake.put(planted(), bars("BBB", "2024-05-20", 4, holes=0))
+    lake.put(planted(), clean("BBB"))
     return lake
 
 
@@ -91,7 +103,7 @@ def test_a_second_run_makes_no_snapshot(lake: BarLake) -> None:
 def test_what_was_mended_is_gone_and_an_alert_is_raised_once(lake: BarLake) -> None:
     run(lake)
     assert run(lake, again=True).alerts == 0
-    lake.rewrite("silver.klines_coarse", lambda _: bars("AAA", "2024-05-20", 4, holes=0))
+    lake.rewrite("silver.klines_coarse", lambda _: clean("AAA"))
     run(lake, asked=Asked(symbols=("AAA",)))
     assert ask(lake, "select * from silver.gaps").is_empty()
     assert {score for (symbol, _), score in scores(lake).items() if symbol == "AAA"} == {1.0}
