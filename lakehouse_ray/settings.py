@@ -157,13 +157,6 @@ class QualitySettings(_Section):
         le=1,
         description="Days that score less are alerts, and fail `lakehouse quality`.",
     )
-    webhook_url: str = Field("", description="Where new alerts are POSTed as JSON. Empty: nowhere.")
-    webhook_timeout_s: float = Field(10.0, gt=0, description="For one such request.")
-    metrics_file: str = Field(
-        "",
-        description="A .prom file for node_exporter's textfile collector, written after each "
-        "assessment. Empty: none.",
-    )
 
 
 class ComputeSettings(_Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from support.bars import BarLake, bars
+from support.commands import LAKEHOUSE, MANY_BYTES, environment
 from support.failing import Crashed, FailingCommitter, FailingWriter, crash
 
 from lakehouse_ray.assembly.reader import Reader
@@ -74,7 +77,7 @@ def scores(lake: BarLake) -> dict[tuple[str, int], float]:
 def assert_planted_scores(lake: BarLake) -> None:
     found = scores(lake)
     assert len(found) == 8
-    # 6 of 24 hours are missing and nobody knows why; nothing else is wrong.
+    # 6 of 24 hours are missing and another symbol has them; nothing else is wrong.
     assert found["AAA", 21] == pytest.approx(1 - 6 / 24)
     # 6 of 24 rows are flagged: half of each counts, and validity takes 0.45 at most.
     assert found["AAA", 22] == pytest.approx(1 - 0.45 * 0.5 * 6 / 24)
@@ -85,8 +88,8 @@ def test_planted_faults_are_scored_as_by_hand(lake: BarLake) -> None:
     report = run(lake)
     assert (report.series, report.assessed, report.failed) == (2, 2, 0), report.examples
     assert_planted_scores(lake)
-    gaps = ask(lake, "select symbol, missing from silver.gaps")
-    assert gaps.rows() == [("AAA", 6)]
+    gaps = ask(lake, "select symbol, missing, cause from silver.gaps")
+    assert gaps.rows() == [("AAA", 6, "archive_hole")]
     alerts = ask(lake, "select symbol, day(day), codes from gold.alerts")
     assert alerts.height == 1
     assert alerts.row(0)[:2] == ("AAA", 21)
@@ -167,3 +170,31 @@ def test_a_symbol_that_does_not_exist_is_an_error_with_a_hint(lake: BarLake) -> 
     with pytest.raises(NotFoundError) as caught:
         run(lake, asked=Asked(symbols=("AAB",)))
     assert "AAA" in caught.value.hint
+
+
+def call(lake: BarLake, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [LAKEHOUSE, "quality", "--json", *arguments],
+        env=environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_command_fails_with_the_quality_code_where_a_day_is_under_the_threshold(
+    lake: BarLake, tmp_path: Path
+) -> None:
+    done = call(lake, "--report-json", str(tmp_path / "report.json"))
+    assert done.returncode == 5, done.stderr
+    told = json.loads(done.stdout)
+    assert [day["symbol"] for day in told["worst_days"]] == ["AAA"]
+    # BBB has rows then, and no file is known of the hole.
+    assert told["worst_days"][0]["codes"] == "ARCHIVE_HOLE"
+    assert told["recommendations"][0]["action"] == "fill_gap"
+    assert json.loads((tmp_path / "report.json").read_text()) == told
+    assert call(lake, "--threshold", "0.7").returncode == 0
+    assert call(lake, "--symbols", "BBB").returncode == 0
+    assert call(lake, "--start", "2024-05-22").returncode == 0
+    assert call(lake, "--symbols", "AAB").returncode == 4
