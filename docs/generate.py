@@ -13,10 +13,13 @@ from pydantic import BaseModel, SecretStr
 
 from lakehouse_ray.kernels.indicators.declaration import Indicator, Parameter, spelled
 from lakehouse_ray.kernels.indicators.registry import FAMILIES, INDICATORS
+from lakehouse_ray.model.assessment import ALERTS, ASSESSMENT_LOG
 from lakehouse_ray.model.checks import refusals
 from lakehouse_ray.model.checks.registry import rules_of, sequence_rules_of
 from lakehouse_ray.model.checks.rule import Rule
+from lakehouse_ray.model.crosschecks import CROSS_CHECKS
 from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.gaps import GAPS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
@@ -58,7 +61,10 @@ def datasets() -> str:
             "",
             *_columns(product.table),
         ]
-    for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG, QUALITY, ANOMALIES):
+    for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS):
+        lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
+    # Views of logs, which have the columns of their shapes and the run.
+    for table in (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES):
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
     return "\n".join(lines)
 

@@ -148,6 +148,17 @@ class BuildSettings(_Section):
     )
 
 
+class QualitySettings(_Section):
+    """Alerts of the assessment of quality."""
+
+    threshold: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Days that score less are alerts, and fail `lakehouse quality`.",
+    )
+
+
 class ComputeSettings(_Section):
     """Resource profiles: CPUs and GiB of memory of one worker."""
 
@@ -202,6 +213,7 @@ class Settings(BaseSettings):
     catalog: CatalogSettings = CatalogSettings()
     ingest: IngestSettings = IngestSettings()
     build: BuildSettings = BuildSettings()
+    quality: QualitySettings = QualitySettings()
     compute: ComputeSettings = ComputeSettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()

@@ -1,4 +1,6 @@
-"""Cross-checks: two accounts of one thing, compared; and the table that keeps where they differ."""
+"""Cross-checks: two accounts of one thing, compared; and the shape of the view that shows where they
+differ (`model.assessment`: its log).
+"""
 
 from __future__ import annotations
 

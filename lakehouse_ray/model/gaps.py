@@ -1,4 +1,4 @@
-"""Gaps: their causes, and the table that keeps them."""
+"""Gaps: their causes, and the shape of the view that shows them (`model.assessment`: its log)."""
 
 from __future__ import annotations
 

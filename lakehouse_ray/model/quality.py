@@ -1,4 +1,7 @@
-"""Tables that say how good the data is: a score per symbol and day, and what looks wrong."""
+"""What says how good the data is: a score per symbol and day, and what looks wrong.
+
+These are the shapes of two views; `model.assessment` has the logs behind them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ _OF = (
     Column("market", "string", "spot, um or cm", True, _DICT),
     Column("dataset", "string", "As the archive spells it", True, _DICT),
     Column("symbol", "string", "The exchange's own spelling", True, _DICT),
-    Column("interval", "string", "Of bars", False, _DICT),
+    Column("interval", "string", "Of bars; empty for other data sets", True, _DICT),
 )
 
 QUALITY = Table(

@@ -37,17 +37,19 @@ def coverage_frames(lake: Readable, asked: Asked, as_of: AsOf = None) -> Iterato
     pinned = Pinned(lake, VIEWS.values(), as_of)
     for kind, lives in series_asked(pinned, asked):
         chosen = wanted(lives, asked)
-        if chosen.is_empty():
-            continue
-        rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
-        found = shares(
-            rhythm, _days(pinned, kind, rhythm, asked), chosen, asked.start_us, asked.end_us
-        )
-        yield found.with_columns(
-            market=pl.lit(kind.market),
-            dataset=pl.lit(kind.dataset.name),
-            interval=pl.lit(kind.interval or ""),
-        ).select(pl.col(name).cast(dtype) for name, dtype in COVERAGE.items())
+        if not chosen.is_empty():
+            yield of_kind(pinned, kind, chosen, asked)
+
+
+def of_kind(pinned: Pinned, kind: Kind, chosen: pl.DataFrame, asked: Asked) -> pl.DataFrame:
+    """`COVERAGE` of one kind of series. chosen: `Pinned.lives` of the symbols asked for."""
+    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
+    found = shares(rhythm, _days(pinned, kind, rhythm, asked), chosen, asked.start_us, asked.end_us)
+    return found.with_columns(
+        market=pl.lit(kind.market),
+        dataset=pl.lit(kind.dataset.name),
+        interval=pl.lit(kind.interval or ""),
+    ).select(pl.col(name).cast(dtype) for name, dtype in COVERAGE.items())
 
 
 def _days(pinned: Pinned, kind: Kind, rhythm: Rhythm | None, asked: Asked) -> pl.DataFrame:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import polars as pl
 from pyiceberg.expressions import And, BooleanExpression, In
+from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
@@ -79,9 +80,30 @@ class Readable(Protocol):
 class Pinned:
     """Reads of one state of the lake, however many commits come meanwhile."""
 
-    def __init__(self, lake: Readable, views: Iterable[View], as_of: AsOf = None) -> None:
+    def __init__(
+        self,
+        lake: Readable,
+        views: Iterable[View],
+        as_of: AsOf = None,
+        *,
+        snapshots: Mapping[str, int | None] | None = None,
+    ) -> None:
+        """snapshots: What another process pinned (`Pinned.snapshots`), to see the same here."""
         self._engine = lake.engine
         self._pins = lake.pin(views, as_of)
+        if snapshots is not None:
+            self._pins = {
+                name: replace(pin, snapshot_id=snapshots[name]) for name, pin in self._pins.items()
+            }
+
+    @property
+    def snapshots(self) -> dict[str, int | None]:
+        """By table; None: it had no rows yet."""
+        return {name: pin.snapshot_id for name, pin in self._pins.items()}
+
+    def files(self, table: Table, where: Where) -> list[DataFile]:
+        """The files of a table that may hold wanted rows, by path."""
+        return plan_files(self._pins[table.name], where)
 
     def ask(self, query: str, view: View, where: Where, parameters: object = None) -> Result:
         """Run a statement over one view, opening only files that may hold wanted rows."""

@@ -12,12 +12,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lakehouse_ray.model.assessment import (
+    ALERTS,
+    ANOMALY_LOG,
+    ASSESSMENT_LOG,
+    CROSS_CHECK_LOG,
+    GAPS_LOG,
+    QUALITY_LOG,
+    SERIES,
+)
+from lakehouse_ray.model.crosschecks import CROSS_CHECKS
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.gaps import GAPS
 from lakehouse_ray.model.gold import UNIONS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
+from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.scan import quoted
 
@@ -93,6 +105,30 @@ QUALIFY row_number() OVER (
 """
 
 
+_SERIES = ", ".join(quoted(name) for name in SERIES)
+
+_ASSESSMENTS = f"""
+SELECT * FROM {ASSESSMENT_LOG.name}
+QUALIFY row_number() OVER (PARTITION BY {_SERIES} ORDER BY assessed_at DESC, run_id DESC) = 1
+"""
+
+# Those of completed assessments, the latest or not.
+_ALERTS = f"""
+SELECT * FROM {ALERTS.name}
+SEMI JOIN {ASSESSMENT_LOG.name} USING ({_SERIES}, run_id)
+"""
+
+
+def _findings(shape: Table, log: Table) -> View:
+    """Of a log of findings, those of each series' latest assessment."""
+    chosen = ", ".join(quoted(name) for name in shape.names)
+    sql = (
+        f"SELECT {chosen} FROM {log.name} "
+        f"SEMI JOIN ({_ASSESSMENTS}) AS latest USING ({_SERIES}, run_id)"
+    )
+    return View(shape.name, shape.doc, (log, ASSESSMENT_LOG), sql)
+
+
 def _of_dataset(dataset: Dataset) -> View:
     name = f"silver.{dataset.view}"
     if not dataset.bars:
@@ -139,6 +175,24 @@ def _all() -> Mapping[str, View]:
             _BUILDS,
         )
     )
+    views += [
+        _findings(GAPS, GAPS_LOG),
+        _findings(CROSS_CHECKS, CROSS_CHECK_LOG),
+        _findings(ANOMALIES, ANOMALY_LOG),
+        _findings(QUALITY, QUALITY_LOG),
+        View(
+            "gold.assessments",
+            "What the latest assessment of each series saw and found.",
+            (ASSESSMENT_LOG,),
+            _ASSESSMENTS,
+        ),
+        View(
+            "gold.alerts",
+            "Days whose score fell under the threshold of alerts, each once as long as its reasons stay.",
+            (ALERTS, ASSESSMENT_LOG),
+            _ALERTS,
+        ),
+    ]
     known = {view.name: view for view in views}
     physical = [table for view in views for table in view.tables]
     known |= {t.name: View(t.name, t.doc, (t,)) for t in physical if t.name not in known}
