@@ -94,7 +94,7 @@ def _pieces(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 def _prepared(rules: Sequence[Rule], frame: pl.DataFrame) -> pl.DataFrame:
     """Only the columns that the rules name, and their times as integers; views, not copies."""
-    names = {name for rule in rules for name in _expression(rule.where).meta.root_names()}
+    names = _names(tuple(rules))
     times = [name.removesuffix("_us") for name in names if name not in frame.columns]
     plain = [name for name in frame.columns if name in names]
     return frame.select(
@@ -105,9 +105,7 @@ def _prepared(rules: Sequence[Rule], frame: pl.DataFrame) -> pl.DataFrame:
 def _broken(rules: Sequence[Rule], piece: pl.DataFrame) -> list[Rule]:
     if not rules:
         return []
-    found = piece.select(_violation(rule).any().alias(str(i)) for i, rule in enumerate(rules)).row(
-        0
-    )
+    found = piece.select(_screen(tuple(rules))).row(0)
     return [rule for rule, any_row in zip(rules, found, strict=True) if any_row]
 
 
@@ -129,6 +127,18 @@ def _violation(rule: Rule) -> pl.Expr:
 @lru_cache(maxsize=1024)
 def _expression(where: str) -> pl.Expr:
     return pl.sql_expr(where)
+
+
+@lru_cache(maxsize=256)
+def _screen(rules: tuple[Rule, ...]) -> list[pl.Expr]:
+    """Of each rule, whether any row breaks it."""
+    return [_violation(rule).any().alias(str(i)) for i, rule in enumerate(rules)]
+
+
+@lru_cache(maxsize=256)
+def _names(rules: tuple[Rule, ...]) -> frozenset[str]:
+    """Columns as the rules spell them."""
+    return frozenset(name for rule in rules for name in _expression(rule.where).meta.root_names())
 
 
 def _previous_columns(rules: Sequence[Rule]) -> list[str]:

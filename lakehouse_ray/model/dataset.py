@@ -29,6 +29,14 @@ SOURCE_COLUMNS = (
     ),
 )  # fmt: skip
 
+# What a row breaks of the rules in `model.checks`. No value of the exchange: rows that differ in it
+# alone are the same row, and rules may change.
+FLAGS = Column(
+    "flags", "string",
+    "Rules that the row breaks (docs/checks.md), joined by commas; null where it is fine",
+    False, "dictionary",
+)  # fmt: skip
+
 # Which source wins where several give one row: the smaller number.
 PRECEDENCE: Mapping[str, int] = {"daily": 0, "monthly": 1, "rest": 2, "stream": 3}
 
@@ -95,7 +103,7 @@ class Dataset:
         order = (self.time, *self.key) if self.key_within_day else self.key
         return Table(
             name=f"silver.{name}",
-            columns=(*identity, *self.columns, *SOURCE_COLUMNS),
+            columns=(*identity, *self.columns, *SOURCE_COLUMNS, FLAGS),
             key=(*names, *order),
             time=self.time,
             partitions=(Partition("identity", "market"), *partitions),

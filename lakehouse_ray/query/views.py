@@ -31,6 +31,12 @@ from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.rule_views import (
+    RULES_DOC,
+    VIOLATIONS_DOC,
+    rules_sql,
+    violations_sql,
+)
 from lakehouse_ray.query.scan import quoted
 
 # A statement that asks what there is gets to see everything.
@@ -42,7 +48,7 @@ class View:
     """One name of SQL.
 
     name: `schema.name`.
-    tables: Physical tables it reads.
+    tables: Physical tables it reads; none where its rows are facts of this program.
     sql: Its SELECT over these; empty where it is its one table.
     """
 
@@ -165,6 +171,10 @@ def _all() -> Mapping[str, View]:
             _QUARANTINE,
         )
     )
+    marked = tuple(table for dataset in DATASETS.values() for table in dataset.tables)
+    violations = violations_sql(DATASETS.values(), _QUARANTINE)
+    views.append(View("silver.violations", VIOLATIONS_DOC, (*marked, QUARANTINE), violations))
+    views.append(View("silver.rules", RULES_DOC, (), rules_sql(DATASETS.values())))
     views += [_union(name, tables) for name, tables in UNIONS.items()]
     views += [View(p.table.name, p.table.doc, (p.table,)) for p in PRODUCTS.values()]
     views.append(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.model.checks.registry import rules_of
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.timespan import TimeRange, from_us
@@ -175,6 +176,7 @@ class _UnitWork:
         self._dataset = dataset
         self._unit = unit
         self._table = dataset.table(unit.interval)
+        self._rules = rules_of(dataset.name, unit.market, unit.interval)
         self._fetch_more = fetch_more
         self._refusals = refusals
         self._seen = seen
@@ -383,7 +385,9 @@ class _UnitWork:
                 self._writers[partition] = stack.enter_context(writer)
                 self._finished.append(writer)
             for piece in part.iter_slices(ROW_GROUP_ROWS_MAX):
-                writer.write(to_arrow(self._table, writer.schema, piece, constants, results))
+                writer.write(
+                    to_arrow(self._table, writer.schema, piece, constants, results, self._rules)
+                )
 
     def rewrite_files(self, stack: ExitStack) -> None:
         """Copy every file that holds dropped rows without them."""

@@ -1,4 +1,4 @@
-"""From frames to the Arrow tables that are written: constants and sources as dictionaries."""
+"""From frames to the Arrow tables that are written: constants, sources and marks as dictionaries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from lakehouse_ray.kernels.check import flag_rows
+from lakehouse_ray.model.checks.rule import Rule
+from lakehouse_ray.model.dataset import FLAGS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.work import ObjectResult
 from lakehouse_ray.silver.resolve import SOURCE_NAMES
@@ -42,11 +45,13 @@ def to_arrow(
     frame: pl.DataFrame,
     constants: dict[str, str],
     objects: Sequence[ObjectResult],
+    rules: Sequence[Rule],
 ) -> pa.Table:
     """Rows of one symbol in the schema of the table's files.
 
     frame: With ORIGIN, or with the names of the sources.
     constants: market, symbol and interval.
+    rules: That each row is held against; what it breaks stands in `flags`.
     """
     rows = frame.height
     arrays: list[pa.Array | pa.ChunkedArray] = []
@@ -61,6 +66,8 @@ def to_arrow(
         name = field.name
         if name in constants:
             arrays.append(_constant(constants[name], rows))
+        elif name == FLAGS.name:
+            arrays.append(_marks(flag_rows(rules, frame), rows))
         elif origin is not None and name in by_origin:
             arrays.append(
                 pa.DictionaryArray.from_arrays(
@@ -76,3 +83,11 @@ def to_arrow(
 def _constant(value: str, rows: int) -> pa.Array:
     indices = pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(bytes(4 * rows))])
     return pa.DictionaryArray.from_arrays(indices, pa.array([value], pa.string()))
+
+
+def _marks(flags: pl.Series | None, rows: int) -> pa.Array | pa.ChunkedArray:
+    if flags is None:
+        nothing = pa.nulls(rows, pa.int32())
+        return pa.DictionaryArray.from_arrays(nothing, pa.array([], pa.string()))
+    plain = flags.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return plain.cast(pa.string()).dictionary_encode()

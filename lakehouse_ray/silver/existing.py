@@ -64,6 +64,8 @@ class Existing:
     def rewrite(self, path: str, dropped: pl.DataFrame, writer: TableWriter) -> None:
         """Copy a file without some of its rows, row group by row group.
 
+        What stays keeps its flags; a column younger than the file is null.
+
         dropped: Keys of the rows, with `symbol`.
         """
         schema = frame_schema(self._table)
@@ -71,7 +73,7 @@ class Existing:
         file = self._open(path)
         lead = self._table.names.index(self._table.sort[0])
         for number in range(file.metadata.num_row_groups):
-            rows = file.read_row_group(number)
+            rows = _whole(file.read_row_group(number), writer.schema)
             if file.metadata.row_group(number).column(lead).statistics.min not in symbols:
                 writer.write(rows.cast(writer.schema))
                 continue
@@ -93,6 +95,14 @@ class Existing:
             )
         except OSError as error:
             raise explain(error, f"reading {path}") from error
+
+
+def _whole(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with every column of the schema, nulls in those that the file lacks."""
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field.name, pa.nulls(rows.num_rows, field.type))
+    return rows.select(schema.names)
 
 
 def _staying(frame: pl.DataFrame, dropped: pl.DataFrame, keys: Sequence[str]) -> pa.Array:

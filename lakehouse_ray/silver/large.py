@@ -20,6 +20,7 @@ import duckdb
 import polars as pl
 
 from lakehouse_ray.errors import BadDataError, LakehouseError
+from lakehouse_ray.model.checks.registry import rules_of
 from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
 from lakehouse_ray.model.timespan import DAY_US, from_us
 from lakehouse_ray.model.work import ObjectResult, RawObject, Unit
@@ -221,6 +222,7 @@ def _write(
 ) -> int:
     """Write frames in table order; returns the number of rows."""
     unit, table = context.unit, context.dataset.table(context.unit.interval)
+    rules = rules_of(context.dataset.name, unit.market, unit.interval)
     writers: dict[PartitionKey, TableWriter] = {}
     rows = 0
     try:
@@ -231,7 +233,9 @@ def _write(
                 writer = writers.get(partition)
                 if writer is None:
                     writer = writers[partition] = TableWriter(table, context.store, partition)
-                writer.write(to_arrow(table, writer.schema, part, context.constants, objects))
+                writer.write(
+                    to_arrow(table, writer.schema, part, context.constants, objects, rules)
+                )
     except BaseException as error:
         for writer in writers.values():
             writer.__exit__(type(error), error, None)

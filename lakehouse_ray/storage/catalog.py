@@ -18,6 +18,8 @@ from typing import Any
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
     NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
@@ -60,6 +62,8 @@ from lakehouse_ray.storage.paths import TABLES
 BUCKETS = 16
 # SQLite waits so long for another process's commit before it gives up.
 SQLITE_TIMEOUT_S = 60
+# Attempts to add columns to a table that others change meanwhile.
+EXTENSIONS_MAX = 20
 # Tables that an SQL catalog keeps in its own database.
 CATALOG_TABLES = 2
 
@@ -198,6 +202,25 @@ def _open_catalog(properties: Mapping[str, str]) -> Catalog:
     return SqlCatalog("lakehouse", **properties)
 
 
+def _younger(found: IcebergTable, table: Table) -> list[NestedField]:
+    """Declared columns that were never in the table. One that another engine dropped stays so.
+
+    Raises InvalidError where another engine has put its own column in a declared one's place:
+    files name columns by these numbers.
+    """
+    there = {field.field_id: field for field in found.schema().fields}
+    declared = iceberg_schema(table).fields
+    for field in declared:
+        own = there.get(field.field_id)
+        if own is not None and own.field_type != field.field_type:
+            raise InvalidError(
+                f"{table.name}: column {field.field_id} is {own.name!r} of type {own.field_type}, "
+                f"not {field.name!r}",
+                "another engine added a column of its own: the lake's tables cannot be extended so",
+            )
+    return [field for field in declared if field.field_id > found.metadata.last_column_id]
+
+
 class TableCatalog:
     """The lake's tables by name. Tables are made when first opened for writing."""
 
@@ -234,10 +257,14 @@ class TableCatalog:
             raise explain(error, f"reading the table {name}") from error
 
     def open(self, table: Table) -> IcebergTable:
-        """Return the table as it is now; makes it where it is missing."""
+        """Return the table as it is now, for writing.
+
+        Makes it where it is missing, and adds the columns that it lacks where it was made before
+        they were declared.
+        """
         found = self.find(table.name)
         if found is not None:
-            return found
+            return self._extended(found, table)
         schema, _, _ = table.name.partition(".")
         try:
             # Two runs may make the same at the same moment; pyiceberg tells of the first as the
@@ -251,11 +278,36 @@ class TableCatalog:
                 properties=table_properties(table),
             )
         except TableAlreadyExistsError:
-            return self._catalog.load_table(table.name)
+            return self._extended(self._catalog.load_table(table.name), table)
         except SQLAlchemyError as error:
             raise explain_catalog(error, f"making {table.name}") from error
         except OSError as error:
             raise explain(error, f"making the table {table.name}") from error
+
+    def _extended(self, found: IcebergTable, table: Table) -> IcebergTable:
+        """The table with every declared column. Several processes may add the same at once.
+
+        No file is touched: in those that are there a new column is null.
+        """
+        for _ in range(EXTENSIONS_MAX):
+            missing = _younger(found, table)
+            if not missing:
+                return found
+            try:
+                with found.update_schema() as update:
+                    for field in missing:
+                        update.add_column(field.name, field.field_type, doc=field.doc)
+            except (CommitFailedException, CommitStateUnknownException):
+                pass  # another writer was first, perhaps with this very change
+            except SQLAlchemyError as error:
+                raise explain_catalog(error, f"adding columns to {table.name}") from error
+            except OSError as error:
+                raise explain(error, f"adding columns to {table.name}") from error
+            found = self.find(table.name) or found
+        raise UnavailableError(
+            f"columns could not be added to {table.name}: other writers came first "
+            f"{EXTENSIONS_MAX} times"
+        )
 
     def names(self) -> list[str]:
         """Names of all tables, sorted."""

@@ -72,6 +72,7 @@ class Lake:
                     "source": "monthly",
                     "source_key": f"{self.made}",
                     "source_version": "v",
+                    "flags": None,
                 }
             ).with_columns(pl.col("calc_time").cast(pl.Datetime("us", "UTC")))
             with TableWriter(TABLE, self.store, PARTITION) as writer:
