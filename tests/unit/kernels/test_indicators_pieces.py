@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support.talib_bars import REFERENCES, bars, difference, walk
 
@@ -79,6 +79,7 @@ def test_nothing_after_a_gap_depends_on_what_came_before(
     case: tuple[pl.DataFrame, list[int]], other: int
 ) -> None:
     frame, _ = case
+    assume(frame.height > 0)
     first_us = frame["open_time"].dt.timestamp("us").min()
     assert isinstance(first_us, int)
     before = walk(200, other, price=3.0)
