@@ -93,7 +93,8 @@ def gold_resampled(
     """Return the rows of `gold.resampled_klines` for one symbol, by offset and time.
 
     klines: Rows of `silver.klines` at the plan's source interval; not gold's filled ones.
-    A bar that spans a long gap is partial and belongs to the segment it ends in.
+    A bar within which a segment begins is partial, whatever finer bars are there, and belongs to
+    the segment it ends in: long ones may hold trades of both.
     Raises as `gold_klines`.
     """
     check_identity(klines, market, symbol, plan.source)
@@ -101,9 +102,16 @@ def gold_resampled(
     made = resample(bars, plan)
     begins = times_of(bars)[_part_begins(bars, plan.source, rule)]
     names = pl.Series(part_names(symbol, begins.size + 1), dtype=pl.String)
-    last = made["close_time"].to_physical().to_numpy()
+    first, last = (made[name].to_physical().to_numpy() for name in ("open_time", "close_time"))
     part = np.searchsorted(begins, last, side="right")
-    made = made.with_columns(names[part].alias("segment"), vwap=_vwap(market, symbol))
+    torn = pl.Series(part > np.searchsorted(begins, first, side="right"), dtype=pl.Boolean)
+    made = made.with_columns(
+        names[part].alias("segment"),
+        is_partial=pl.col("is_partial") | torn,
+        vwap=_vwap(market, symbol),
+    )
+    if plan.partial == "drop":
+        made = made.filter(~torn)
     if funding is None:
         made = _without_funding(made)
     else:

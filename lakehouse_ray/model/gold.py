@@ -44,7 +44,7 @@ _VALUES = (
 _RESAMPLED = (
     Column("bars", "int", "Finer bars it was made from", True, "delta"),
     Column("bars_expected", "int", "Finer bars that it should consist of", True, "delta"),
-    Column("is_partial", "boolean", "Finer bars are missing, or off the grid", True),
+    Column("is_partial", "boolean", "Finer bars are missing or off the grid, or a segment begins within", True),
     Column("source_interval", "string", "Interval of the finer bars", True, "dictionary"),
     Column("partial_policy", "string", "keep or drop: what was done with partial bars", True, "dictionary"),
     Column(

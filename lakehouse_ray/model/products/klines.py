@@ -43,7 +43,7 @@ def _resampled(
         name=table.name.removeprefix("gold."),
         table=table,
         inputs=(Input("klines", KLINES, _BARS, interval=SOURCE_INTERVAL), _FUNDING),
-        version=1,
+        version=2,
         period="history",
         intervals=intervals,
         parameters=(("partial", "keep"), ("empty", "none"), *parameters),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -17,10 +19,11 @@ from support.real_klines import (
 
 from lakehouse_ray.errors import BadDataError, InvalidError
 from lakehouse_ray.gold.klines import GoldRule, gold_klines, gold_resampled
+from lakehouse_ray.kernels.fill import PRICES
 from lakehouse_ray.kernels.grid import offsets_by
 from lakehouse_ray.kernels.resample import Resampling
 from lakehouse_ray.model.gold import UNIONS, klines_table, resampled_table
-from lakehouse_ray.model.timespan import HOUR_US
+from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US
 from lakehouse_ray.model.venue import INTERVALS
 
 DAY = 1440
@@ -123,6 +126,34 @@ def test_a_bar_that_spans_a_long_gap_is_partial() -> None:
     bars = made_bars([0, 3 * DAY])
     rows = gold_resampled(bars, None, Resampling("1m", "1mo"), market="spot", symbol="X")
     assert rows.select("segment", "bars", "is_partial").rows() == [("X", 2, True)]
+
+
+def test_a_bar_within_which_a_segment_begins_is_partial_though_no_finer_bar_is_missing() -> None:
+    """Minutes without volume run on for two days; then trading begins at another price."""
+    bars = made_bars(list(range(3 * DAY)))
+    minute = pl.int_range(pl.len())
+    quiet, after = minute.is_between(30, 2 * DAY + 29), minute >= 2 * DAY + 30
+    bars = bars.with_columns(
+        *(pl.col(name) * pl.when(after).then(2.0).otherwise(1.0) for name in PRICES),
+        volume=pl.when(quiet).then(0.0).otherwise("volume"),
+    )
+    hours = Resampling("1m", "1h", offsets_by("1h", "30m"))
+    rows = gold_resampled(bars, None, hours, market="spot", symbol="X")
+    begins = pl.col("open_time") == pl.lit(START_US + 2 * DAY * MINUTE_US).cast(
+        pl.Datetime("us", "UTC")
+    )
+    assert rows.filter(begins).select("offset", "segment", "bars", "is_partial").rows() == [
+        ("0m", "X", 60, True)
+    ]
+    inner = rows.filter(offset="30m", segment="X")
+    assert inner.select(pl.col("is_partial").sum()).item() == 1  # the last, cut off by the end
+    three = Resampling("1m", "3d")
+    rows = gold_resampled(bars, None, three, market="spot", symbol="X")
+    assert rows["is_partial"].all()
+    dropped = replace(hours, partial="drop")
+    rows = gold_resampled(bars, None, dropped, market="spot", symbol="X")
+    assert rows.filter(begins).is_empty()
+    assert not rows["is_partial"].any()
 
 
 def test_each_offset_has_its_own_funding() -> None:
