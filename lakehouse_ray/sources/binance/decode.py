@@ -205,7 +205,9 @@ def _decode_quickly(dataset: Dataset, layout: Layout, run: list[_Run]) -> Decode
         found = {cell.column: _typed(cell, raw[cell.name]) for cell in layout if cell.column}
     except pl.exceptions.PolarsError:
         return None
-    frame = _complete(dataset, pl.DataFrame(found))
+    # In the data set's order, so that nothing is left to do where it has them all.
+    ordered = {c.name: found[c.name] for c in dataset.columns if c.name in found}
+    frame = _complete(dataset, pl.DataFrame(ordered))
     counts = tuple(part.rows for part in run)
     order = _keys_and_times_hold(dataset, frame, run)
     if order is None:
