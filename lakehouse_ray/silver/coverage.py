@@ -14,18 +14,21 @@ from lakehouse_ray.model.venue import INTERVALS
 
 
 def day_counts(dataset: Dataset, frame: pl.DataFrame) -> dict[date, int]:
-    """Rows of each UTC day."""
+    """Rows of each UTC day that has some; of a file's rows, so of few days."""
     time = frame[dataset.time].drop_nulls().to_physical()
     if not time.is_sorted():
         time = time.sort()
-    days = time.to_numpy() // DAY_US
-    # Sorted: a day is a run, counted by where it begins (a tenth of the time of a group-by).
-    begins = np.flatnonzero(np.diff(days, prepend=days[:1] - 1))
-    counts = np.diff(begins, append=len(days))
+    micro = time.to_numpy()
+    if not micro.size:
+        return {}
+    # Sorted: where each day begins is looked up, and no row is touched.
+    days = np.arange(micro[0] // DAY_US, micro[-1] // DAY_US + 1)
+    counts = np.diff(np.searchsorted(micro, days * DAY_US), append=micro.size)
     epoch = date(1970, 1, 1)
     return {
         epoch + timedelta(days=int(day)): int(count)
-        for day, count in zip(days[begins], counts, strict=True)
+        for day, count in zip(days, counts, strict=True)
+        if count
     }
 
 
