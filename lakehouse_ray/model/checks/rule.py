@@ -22,6 +22,8 @@ Severity = Literal["reject", "flag"]
 # The largest double; anything not at or below it is infinite or NaN.
 DOUBLE_MAX = "1.7976931348623157e308"
 
+OUT_OF_ORDER = "OUT_OF_ORDER"
+
 _PREVIOUS = re.compile(r"\bprev_(\w+)")
 _MICROSECONDS = re.compile(r"\b(\w+)_us\b")
 
@@ -78,7 +80,7 @@ def not_finite(*columns: str) -> Rule:
 def out_of_order(time: str) -> Rule:
     """Sequence rule: in the order of the source, which tables do not keep."""
     return Rule(
-        "OUT_OF_ORDER",
+        OUT_OF_ORDER,
         "flag",
         "The row is earlier than the row before it.",
         f"{time}_us < prev_{time}_us",
