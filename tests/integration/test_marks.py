@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
+import polars as pl
 import pytest
 from support.marks import assert_marks_are_those_of_the_rules
 
@@ -99,3 +102,30 @@ def test_what_is_refused_is_there_once_with_its_source(lake: Lake) -> None:
     order = ["dataset", "rule", "source_key"]
     assert found.sort(order).equals(log.sort(order))
     assert {"UNTYPED_CELL", "CONFLICTING_KEY"} <= set(found["rule"])
+
+
+def examples(language: str) -> list[str]:
+    text = (Path(__file__).parents[2] / "docs/checks.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("query", examples("sql"))
+def test_the_examples_in_sql_answer_something(lake: Lake, query: str) -> None:
+    assert not lake.sql(query).pl().is_empty()
+
+
+@pytest.mark.parametrize("block", examples("python"))
+def test_the_examples_in_python_answer_something(lake: Lake, block: str) -> None:
+    for line in block.splitlines():
+        assert not eval(line, {"lake": lake, "pl": pl}).is_empty()
+
+
+def test_a_statement_that_names_a_rule_looks_at_no_neighbours_for_others(lake: Lake) -> None:
+    def windows(rule: str) -> int:
+        query = f"explain select count(*) from silver.violations where rule = '{rule}'"
+        (row,) = lake.sql(query).rows()
+        # Each refusal once: that is a window too.
+        return str(row["explain_value"]).count("WINDOW") - 1
+
+    assert windows("OHLC") == 0
+    assert windows("AGG_ID_JUMP") == 1
