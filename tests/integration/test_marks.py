@@ -122,10 +122,10 @@ def test_the_examples_in_python_answer_something(lake: Lake, block: str) -> None
 
 def test_a_statement_that_names_a_rule_looks_at_no_neighbours_for_others(lake: Lake) -> None:
     def windows(rule: str) -> int:
-        query = f"explain select count(*) from silver.violations where rule = '{rule}'"
-        (row,) = lake.sql(query).rows()
-        # Each refusal once: that is a window too.
-        return str(row["explain_value"]).count("WINDOW") - 1
+        statement = f"select count(*) from silver.violations where rule = '{rule}'"
+        (plan,) = lake.sql(f"explain (format json) {statement}").rows()
+        return int(plan["explain_value"].count('"WINDOW"'))
 
     assert windows("OHLC") == 0
     assert windows("AGG_ID_JUMP") == 1
+    assert windows("TRADE_ID_JUMP") == 2  # of trades and of joined trades
