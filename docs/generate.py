@@ -88,15 +88,64 @@ def _columns(table: Table) -> list[str]:
     ]
 
 
+CHECKS_INTRODUCTION = """
+Written by `make docs` from `lakehouse_ray/model/checks/`. What is refused (`reject`) goes to
+`silver.quarantine` with its reason and its file. Any other row stays (`flag`); what it breaks stands
+in its column `flags`, names joined by commas, null where it breaks nothing, and counts in the quality
+score (docs/quality.md).
+
+`silver.rules` lists every rule, `silver.violations` has a row for each row (or refused row, or refused
+object) and each rule that it breaks:
+
+```sql
+select dataset, rule, severity, count(*) as n from silver.violations group by all order by n desc
+```
+
+```sql
+select time, rule, source_key from silver.violations
+where dataset = 'klines' and market = 'spot' and symbol = 'BTCUSDT' and "interval" = '1h'
+order by time
+```
+
+```sql
+select * from silver.klines where flags is null and symbol = 'BTCUSDT' and "interval" = '1h'
+```
+
+```sql
+select v.rule, r.doc, count(*) as n
+from silver.violations v join silver.rules r on r.rule = v.rule and r.dataset = v.dataset
+where v.dataset = 'metrics' and (r."interval" is null or r."interval" = v."interval")
+group by all
+```
+
+From Python:
+
+```python
+lake.sql("select * from silver.violations where dataset = 'metrics' and rule = 'BLANK'").pl()
+lake.klines("BTCUSDT", "1h", market="spot").filter(pl.col("flags").is_null()).collect()
+```
+
+Rules that compare a row with the one before it (`prev_` below, `lag` in `silver.rules`) are not in
+`flags`: the row before may lie in another file, and may come or be replaced later.
+`silver.violations` works them out when it is asked, some 4 million rows a second and core for each of
+them. A statement that names a `rule` runs that one alone; one that names market, symbol and interval
+reads only these; a condition on `time` saves nothing there, since the row before is needed. Rows are
+kept in the order of time, so `OUT_OF_ORDER` is broken by none in a table.
+
+Files that were written before the column existed have their rows marked when they are read. Marks in
+a file are those of the rules of the day on which it was written; assessments hold rows against the
+rules of today. Engines other than this one see what is in the files.
+
+Conditions below are SQL: `x_us` is `epoch_us(x)`, `prev_x` is `lag(x) OVER (…)` in the order of time and
+key within a symbol, for DuckDB's QUALIFY; `silver.rules` has them spelled out.
+"""
+
+
 def checks() -> str:
     lines = [
         "# Checks",
         "",
-        "Written by `make docs` from `lakehouse_ray/model/checks/`. What is refused goes to",
-        "`silver.quarantine` with its reason. Any other row stays; what it breaks stands in the",
-        "column `flags`, names joined by commas, null where the row is fine. Conditions are SQL:",
-        "`x_us` is `epoch_us(x)`, `prev_x` is `lag(x) OVER (…)` in the order of time and key within",
-        "a symbol, for DuckDB's QUALIFY.",
+        *CHECKS_INTRODUCTION.strip().splitlines(),
         "",
         "## Refused",
         "",

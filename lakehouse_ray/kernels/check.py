@@ -106,7 +106,13 @@ def _broken(rules: Sequence[Rule], piece: pl.DataFrame) -> list[Rule]:
     if not rules:
         return []
     found = piece.select(_screen(tuple(rules))).row(0)
-    return [rule for rule, any_row in zip(rules, found, strict=True) if any_row]
+    suspect = [rule for rule, any_row in zip(rules, found, strict=True) if any_row]
+    if not any(rule.screen for rule in suspect):
+        return suspect
+    sure = piece.select(_violation(rule).any().alias(str(i)) for i, rule in enumerate(suspect)).row(
+        0
+    )
+    return [rule for rule, any_row in zip(suspect, sure, strict=True) if any_row]
 
 
 def _codes(broken: Sequence[Rule], piece: pl.DataFrame) -> pl.Series:
@@ -131,8 +137,11 @@ def _expression(where: str) -> pl.Expr:
 
 @lru_cache(maxsize=256)
 def _screen(rules: tuple[Rule, ...]) -> list[pl.Expr]:
-    """Of each rule, whether any row breaks it."""
-    return [_violation(rule).any().alias(str(i)) for i, rule in enumerate(rules)]
+    """Of each rule, whether any row breaks it, or may."""
+    return [
+        (_expression(rule.screen) if rule.screen else _violation(rule).any()).alias(str(i))
+        for i, rule in enumerate(rules)
+    ]
 
 
 @lru_cache(maxsize=256)

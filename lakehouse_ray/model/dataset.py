@@ -33,7 +33,7 @@ SOURCE_COLUMNS = (
 # alone are the same row, and rules may change.
 FLAGS = Column(
     "flags", "string",
-    "Rules that the row breaks (docs/checks.md), joined by commas; null where it is fine",
+    "Rules that the row breaks by itself (docs/checks.md), joined by commas; null: none",
     False, "dictionary",
 )  # fmt: skip
 

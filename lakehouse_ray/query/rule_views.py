@@ -7,44 +7,75 @@ from collections.abc import Iterable, Iterator
 
 from lakehouse_ray.model.checks import refusals
 from lakehouse_ray.model.checks.registry import rules_of, sequence_rules_of
-from lakehouse_ray.model.checks.rule import Rule
+from lakehouse_ray.model.checks.rule import OUT_OF_ORDER, Rule
 from lakehouse_ray.model.dataset import FLAGS, Dataset
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.query.scan import quoted, text
 
 RULES_DOC = (
-    "What rows are held against. The condition is SQL over the view of the data set; with lag() it "
-    "belongs into QUALIFY and is not marked in `flags`."
+    "What rows are held against. The condition is SQL over the view of the data set, in WHERE; one "
+    "with lag() belongs into QUALIFY, and is not marked in `flags`."
 )
 VIOLATIONS_DOC = (
-    "One row per row and rule that it breaks: marked rows (`flag`), and refused rows and objects "
+    "One row per row and rule that it breaks, of every rule in `silver.rules`: marked rows and those "
+    "that break a rule together with the row before (`flag`), and refused rows and objects "
     "(`reject`), which have no time."
 )
 
 
 def violations_sql(datasets: Iterable[Dataset], quarantine: str) -> str:
-    """Marks of every data set, and what was refused.
+    """Marks of every data set, what is found by comparing neighbours, and what was refused.
 
-    Reads of each table only what names a marked row.
+    What compares neighbours is worked out when it is asked: the neighbour may lie in another file,
+    and may come or go later. It has a branch per rule, which a statement that asks for other rules
+    never runs.
 
     quarantine: SELECT of what was refused, each once.
     """
-    marked = [_marked(dataset, table) for dataset in datasets for table in dataset.tables]
+    parts: list[str] = []
+    for dataset in datasets:
+        for table in dataset.tables:
+            parts.append(_marked(dataset, table))
+            parts += _in_sequence(dataset, table)
     refused = (
         'SELECT market, dataset, symbol, "interval", NULL::TIMESTAMP WITH TIME ZONE AS "time", '
         f"reason AS rule, 'reject' AS severity, source_key FROM ({quarantine})"
     )
-    return " UNION ALL ".join([*marked, refused])
+    return " UNION ALL ".join([*parts, refused])
 
 
 def _marked(dataset: Dataset, table: Table) -> str:
+    rule = f"unnest(string_split({FLAGS.name}, ','))"
+    return f"{_violation(dataset, table, rule)} WHERE {FLAGS.name} IS NOT NULL"
+
+
+def _in_sequence(dataset: Dataset, table: Table) -> Iterator[str]:
+    for rule in dict.fromkeys(
+        rule for market in dataset.archive for rule in sequence_rules_of(dataset.name, market)
+    ):
+        if rule.name == OUT_OF_ORDER:
+            continue  # tables are read in order
+        markets = ", ".join(text(market) for market in rule.markets)
+        yield (
+            f"{_violation(dataset, table, text(rule.name))} WHERE market IN ({markets}) "
+            f"QUALIFY {_condition(dataset, rule)}"
+        )
+
+
+def _violation(dataset: Dataset, table: Table, rule: str) -> str:
     interval = quoted("interval") if dataset.bars else "NULL::VARCHAR"
     return (
         f'SELECT market, {text(dataset.name)} AS dataset, symbol, {interval} AS "interval", '
-        f"{quoted(dataset.time)} AS \"time\", unnest(string_split({FLAGS.name}, ',')) AS rule, "
-        f"'flag' AS severity, source_key FROM {table.name} WHERE {FLAGS.name} IS NOT NULL"
+        f"{quoted(dataset.time)} AS \"time\", {rule} AS rule, 'flag' AS severity, source_key "
+        f"FROM {table.name}"
     )
+
+
+def _condition(dataset: Dataset, rule: Rule) -> str:
+    series = "market, symbol" + (', "interval"' if dataset.bars else "")
+    order = ", ".join(map(quoted, dict.fromkeys((dataset.time, *dataset.key))))
+    return rule.sql(f"PARTITION BY {series} ORDER BY {order}")
 
 
 def rules_sql(datasets: Iterable[Dataset]) -> str:
@@ -77,10 +108,8 @@ def _of_dataset(dataset: Dataset) -> Iterator[str]:
             )
         ):
             where[rule].append(interval)
-    series = "market, symbol" + (', "interval"' if dataset.bars else "")
-    order = ", ".join(map(quoted, dict.fromkeys((dataset.time, *dataset.key))))
     for rule, found in where.items():
-        condition = rule.sql(f"PARTITION BY {series} ORDER BY {order}")
+        condition = _condition(dataset, rule)
         for interval in (None,) if len(found) == len(intervals) else found:
             yield _values(dataset, interval, rule, condition)
 

@@ -17,8 +17,10 @@ from pyiceberg.expressions import (
 from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import InvalidError, UnavailableError
+from lakehouse_ray.model.dataset import FLAGS
 from lakehouse_ray.model.table import Column, ColumnType, Table
 from lakehouse_ray.model.timespan import TimeRange, from_us
+from lakehouse_ray.query.marks import flags_field, flags_sql
 from lakehouse_ray.query.pins import Pin
 
 SQL_TYPES: Mapping[ColumnType, str] = {
@@ -94,7 +96,8 @@ def scan_sql(pin: Pin, where: Where = EVERYTHING) -> str:
 
     Columns are found by field id, so files written before a column was added or renamed are read
     rightly. Columns that are the same in all of a partition are constants of their branch: a
-    statement that asks for one market or interval opens no file of another.
+    statement that asks for one market or interval opens no file of another. Marks that a file has
+    not are worked out from its rows.
     """
     return files_sql(pin.shape, plan_files(pin, where))
 
@@ -102,15 +105,19 @@ def scan_sql(pin: Pin, where: Where = EVERYTHING) -> str:
 def files_sql(table: Table, files: Iterable[DataFile]) -> str:
     """The same from files chosen by the caller."""
     constant = [i for i, p in enumerate(table.partitions) if p.transform == "identity"]
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    flags = flags_field(table)
+    groups: dict[tuple[tuple[str, ...], bool], list[str]] = defaultdict(list)
     for file in files:
-        groups[tuple(str(file.partition[i]) for i in constant)].append(file.file_path)
+        # Of every column that is in a file its size is known.
+        marked = flags is None or flags in (file.column_sizes or {})
+        values = tuple(str(file.partition[i]) for i in constant)
+        groups[values, marked].append(file.file_path)
     if not groups:
         return empty_sql(table)
     names = [table.partitions[i].column for i in constant]
     return " UNION ALL ".join(
-        _branch(table, dict(zip(names, values, strict=True)), paths)
-        for values, paths in sorted(groups.items())
+        _branch(table, dict(zip(names, values, strict=True)), marked, paths)
+        for (values, marked), paths in sorted(groups.items())
     )
 
 
@@ -120,9 +127,12 @@ def empty_sql(table: Table) -> str:
     return f"SELECT {', '.join(columns)} WHERE false"
 
 
-def _branch(table: Table, constants: Mapping[str, str], paths: list[str]) -> str:
+def _branch(table: Table, constants: Mapping[str, str], marked: bool, paths: list[str]) -> str:
+    made = {name: text(value) for name, value in constants.items()}
+    if not marked:
+        made[FLAGS.name] = flags_sql(table, constants)
     columns = (
-        f"{text(constants[c.name])} AS {quoted(c.name)}" if c.name in constants else quoted(c.name)
+        f"{made[c.name]} AS {quoted(c.name)}" if c.name in made else quoted(c.name)
         for c in table.columns
     )
     files = ", ".join(text(path.removeprefix("file://")) for path in paths)

@@ -394,7 +394,7 @@ class _UnitWork:
         for path, dropped in sorted(self._dropped.items()):
             partition = self._existing.entry(path).region.partition
             writer = stack.enter_context(TableWriter(self._table, self._builder.store, partition))
-            self._existing.rewrite(path, pl.concat(dropped), writer)
+            self._existing.rewrite(path, pl.concat(dropped), writer, self._rules)
             self._finished.append(writer)
             self._removed.append(path)
 

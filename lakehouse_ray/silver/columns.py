@@ -67,7 +67,7 @@ def to_arrow(
         if name in constants:
             arrays.append(_constant(constants[name], rows))
         elif name == FLAGS.name:
-            arrays.append(_marks(flag_rows(rules, frame), rows))
+            arrays.append(marks(flag_rows(rules, frame), rows))
         elif origin is not None and name in by_origin:
             arrays.append(
                 pa.DictionaryArray.from_arrays(
@@ -85,7 +85,8 @@ def _constant(value: str, rows: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(indices, pa.array([value], pa.string()))
 
 
-def _marks(flags: pl.Series | None, rows: int) -> pa.Array | pa.ChunkedArray:
+def marks(flags: pl.Series | None, rows: int) -> pa.Array | pa.ChunkedArray:
+    """Flags as a dictionary; none at all cost four bytes a row until they are written."""
     if flags is None:
         nothing = pa.nulls(rows, pa.int32())
         return pa.DictionaryArray.from_arrays(nothing, pa.array([], pa.string()))

@@ -9,8 +9,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lakehouse_ray.kernels.check import flag_rows
+from lakehouse_ray.model.checks.rule import Rule
+from lakehouse_ray.model.dataset import FLAGS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange
+from lakehouse_ray.silver.columns import marks
 from lakehouse_ray.storage.files import FileEntry
 from lakehouse_ray.storage.groups import Footers, GroupReader, RowGroup, relative_path
 from lakehouse_ray.storage.ledger import frame_schema
@@ -61,19 +65,20 @@ class Existing:
         """Rows in the row groups that may hold the symbol's rows: no fewer than `rows` has."""
         return sum(group.rows for group in self._groups.get(symbol, ()))
 
-    def rewrite(self, path: str, dropped: pl.DataFrame, writer: TableWriter) -> None:
+    def rewrite(
+        self, path: str, dropped: pl.DataFrame, writer: TableWriter, rules: Sequence[Rule]
+    ) -> None:
         """Copy a file without some of its rows, row group by row group.
 
-        What stays keeps its flags; a column younger than the file is null.
-
         dropped: Keys of the rows, with `symbol`.
+        rules: Mark what stays of a file that was written before rows were marked.
         """
         schema = frame_schema(self._table)
         symbols = set(dropped["symbol"].to_list())
         file = self._open(path)
         lead = self._table.names.index(self._table.sort[0])
         for number in range(file.metadata.num_row_groups):
-            rows = _whole(file.read_row_group(number), writer.schema)
+            rows = _marked(file.read_row_group(number), writer.schema, rules)
             if file.metadata.row_group(number).column(lead).statistics.min not in symbols:
                 writer.write(rows.cast(writer.schema))
                 continue
@@ -97,12 +102,14 @@ class Existing:
             raise explain(error, f"reading {path}") from error
 
 
-def _whole(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows with every column of the schema, nulls in those that the file lacks."""
-    for field in schema:
-        if field.name not in rows.column_names:
-            rows = rows.append_column(field.name, pa.nulls(rows.num_rows, field.type))
-    return rows.select(schema.names)
+def _marked(rows: pa.Table, schema: pa.Schema, rules: Sequence[Rule]) -> pa.Table:
+    """Rows with their marks, which files lack that are older than these."""
+    if FLAGS.name in rows.column_names:
+        return rows
+    frame = pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    flags = marks(flag_rows(rules, frame), rows.num_rows)
+    return rows.append_column(schema.field(FLAGS.name), flags)
 
 
 def _staying(frame: pl.DataFrame, dropped: pl.DataFrame, keys: Sequence[str]) -> pa.Array:

@@ -209,10 +209,17 @@ def _younger(found: IcebergTable, table: Table) -> list[NestedField]:
     files name columns by these numbers.
     """
     there = {field.field_id: field for field in found.schema().fields}
+    # A column that was renamed later is still ours.
+    first: dict[int, str] = {}
+    for _, schema in sorted(found.schemas().items()):
+        for known in schema.fields:
+            first.setdefault(known.field_id, known.name)
     declared = iceberg_schema(table).fields
     for field in declared:
         own = there.get(field.field_id)
-        if own is not None and own.field_type != field.field_type:
+        if own is None:
+            continue
+        if own.field_type != field.field_type or first[field.field_id] != field.name:
             raise InvalidError(
                 f"{table.name}: column {field.field_id} is {own.name!r} of type {own.field_type}, "
                 f"not {field.name!r}",

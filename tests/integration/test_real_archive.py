@@ -17,7 +17,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
+from support.marks import assert_marks_are_those_of_the_rules
 
+from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.venue import Market
@@ -225,3 +227,18 @@ def test_a_second_run_adds_no_row_and_no_snapshot_anywhere(
     again = [run(writer, kind) for kind in first]
     assert sum(r.rows + r.rows_replaced + r.files + r.commits for r in again) == 0
     assert snapshots() == before
+
+
+def test_rows_are_marked_with_what_the_rules_find_in_them(
+    lake: tuple[Writer, dict[Kind, IngestReport]],
+) -> None:
+    writer, _ = lake
+    found = assert_marks_are_those_of_the_rules(Reader(writer.settings).lake)
+    by_rule: Counter[tuple[str, str]] = Counter()
+    for (dataset, _, _, rule), rows in found.items():
+        by_rule[dataset, rule] += rows
+    assert by_rule == {
+        ("aggTrades", "TRADE_ID_JUMP"): 8312,
+        ("metrics", "BLANK"): 328,
+        ("metrics", "OPEN_INTEREST"): 4,
+    }

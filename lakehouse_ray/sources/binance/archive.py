@@ -17,10 +17,12 @@ from urllib.parse import quote, urlencode
 import polars as pl
 
 from lakehouse_ray.clock import Clock
-from lakehouse_ray.errors import InvalidError, NotFoundError, UnavailableError
+from lakehouse_ray.errors import BadDataError, InvalidError, NotFoundError, UnavailableError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.instrument import parse_symbol
-from lakehouse_ray.model.timespan import TimeRange, day_range, from_us, month_range
+from lakehouse_ray.model.records.base import read_record
+from lakehouse_ray.model.records.listing import ListedObject
+from lakehouse_ray.model.timespan import TimeRange, day_range, from_us, month_range, to_us
 from lakehouse_ray.model.venue import Freq, Market
 from lakehouse_ray.sources.http import HttpClient, RetryPolicy
 from lakehouse_ray.sources.source import LISTING_SCHEMA, Listing, Selection
@@ -29,14 +31,6 @@ _MARKET_FOLDER = {"spot": "spot", "um": "futures/um", "cm": "futures/cm"}
 _PERIOD = re.compile(r"(?P<year>\d{4})-(?P<month>\d{1,2})(?:-(?P<day>\d{1,2}))?")
 # The daily folders have no bars longer than a day.
 _MONTHLY_ONLY = frozenset({"3d", "1w", "1mo"})
-
-
-@dataclass(frozen=True)
-class ListedObject:
-    key: str
-    size: int
-    etag: str
-    last_modified: str
 
 
 @dataclass(frozen=True)
@@ -102,15 +96,9 @@ def parse_page(body: bytes, url: str) -> ListPage:
         if tag == "Contents":
             cells = {child.tag[len(namespace) :]: child.text or "" for child in element}
             try:
-                item = ListedObject(
-                    cells["Key"],
-                    int(cells["Size"]),
-                    cells.get("ETag", "").strip('"'),
-                    cells["LastModified"],
-                )
-            except (KeyError, ValueError) as error:
-                raise UnavailableError(f"{url} listed an object oddly: {cells}") from error
-            objects.append(item)
+                objects.append(read_record(ListedObject, cells))
+            except BadDataError as error:
+                raise UnavailableError(f"{url} listed an object oddly: {error.detail}") from error
         elif tag == "CommonPrefixes":
             prefixes += [child.text or "" for child in element]
         elif tag == "IsTruncated":
@@ -329,12 +317,11 @@ class _Gathered:
             rows.append(
                 (
                     item.key, symbol, freq, period.start_us, period.end_us, item.size, item.etag,
-                    None, item.last_modified,
+                    None, to_us(item.last_modified),
                 )
             )  # fmt: skip
         if rows:
-            schema = pl.Schema({**LISTING_SCHEMA, "last_modified": pl.String()})
-            self._frames.append(pl.DataFrame(rows, schema=schema, orient="row"))
+            self._frames.append(pl.DataFrame(rows, schema=LISTING_SCHEMA, orient="row"))
         return going_on
 
     def listing(self) -> Listing:
@@ -347,12 +334,7 @@ class _Gathered:
         objects = (
             pl.concat(self._frames)
             .join(checksums, on="key", how="left")
-            .with_columns(
-                checksum_etag=pl.col("_etag"),
-                last_modified=pl.col("last_modified")
-                .str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us")
-                .dt.epoch("us"),
-            )
+            .with_columns(checksum_etag=pl.col("_etag"))
             .select(LISTING_SCHEMA.names())
             .sort("key")
         )

@@ -246,6 +246,20 @@ def test_marks_stand_at_their_rows_in_frames_of_many_pieces() -> None:
     assert tail.len() == 65_537
 
 
+def test_numbers_whose_sum_is_infinite_are_finite_all_the_same() -> None:
+    """What is asked of many rows at once only says where to look."""
+    huge = {"count_long_short_ratio": 1e308}
+    rows = [{**GOOD["metrics"], **huge}] * 3
+    rules = [rule for rule in rules_of("metrics", "um") if rule.name == "NOT_FINITE"]
+    assert rules[0].screen
+    assert flag_rows(rules, frame_of("metrics", rows)) is None
+    flags = flag_rows(
+        rules, frame_of("metrics", [*rows, {**GOOD["metrics"], "sum_open_interest": math.nan}])
+    )
+    assert flags is not None
+    assert flags.to_list() == [None, None, None, "NOT_FINITE"]
+
+
 def test_no_rows_break_nothing() -> None:
     frame = frame_of("klines", [])
     rules = rules_of("klines", "spot", "1m")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def page(*keys: str, truncated: bool = False, marker: str = "") -> bytes:
 def test_keys_sizes_and_etags_are_read() -> None:
     (item,) = parse_page(page("data/币安人生USDT.zip"), "u").objects
     assert (item.key, item.size, item.etag) == ("data/币安人生USDT.zip", 7, "abc")
-    assert item.last_modified == "2024-01-02T03:04:05.000Z"
+    assert item.last_modified == datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def test_a_page_goes_on_where_it_says_or_after_its_last_key() -> None:
@@ -60,6 +60,10 @@ BROKEN = [
     b"<Error><Code>NoSuchKey</Code></Error>", page(truncated=True),
     b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>",
     b"<ListBucketResult><Contents><Key>a</Key><Size>x</Size></Contents></ListBucketResult>",
+    page("a").replace(b"<Size>7<", b"<Size>-7<"), page("a").replace(b"<Size>7<", b"<Size>7.5<"),
+    page("a").replace(b"<Key>a<", b"<Key><"), page("a").replace(b"01-02T03", b"13-02T03"),
+    page("a").replace(b"2024-01-02T03:04:05.000Z", b"yesterday"),
+    page("a").replace(b"05.000Z", b"05.000"),
 ]  # fmt: skip
 
 
