@@ -24,7 +24,7 @@ demo: setup ## the main job, offline: replica exchange, archive -> bronze -> sil
 test: check unit integration ## all checks, unit and integration tests
 
 unit: setup ## tests without Ray and network
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest --numprocesses auto tests/unit
 
 check: setup ## format, lint, types, imports, documentation
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -108,22 +109,27 @@ def kill(command: Command, kind: str, rng: random.Random) -> int | None:
     return code
 
 
-def kill_and_repair(lake: BarLake, number: int, kind: str) -> None:
+def kill_and_repair(lake: BarLake, number: int, kind: str, stack: ExitStack) -> None:
+    """Whoever lives on after a killed driver (Ray's agents, for a minute) is waited for as the stack
+    is left."""
     rng = random.Random(SEED + number)
     change(lake, number, rng)
     table, commits = rng.choice(["rows", "log"]), rng.randrange(0, len(SYMBOLS))
-    with running("build", env=settings(lake, on_ray=True)) as command:
-        await_commits(command, lake, table, commits)
-        time.sleep(rng.uniform(0, 0.05))
-        code = kill(command, kind, rng)
-        print(f"\nSAW {kind} in commit {commits} of {table}: exit {code}", file=sys.stderr)
-        if kind in ("worker", "committer"):
-            assert code == 0, command.said()
-            assert_days(lake)
-        if kind == "driver":  # at once, while processes of the dead one still live
-            repair(lake, on_ray=number % 2 == 0)
-        assert command.leftovers(LEFTOVERS_TIMEOUT_S) == []
-    repair(lake, on_ray=False)
+    command = stack.enter_context(running("build", env=settings(lake, on_ray=True)))
+    stack.callback(assert_gone, command)
+    await_commits(command, lake, table, commits)
+    time.sleep(rng.uniform(0, 0.05))
+    code = kill(command, kind, rng)
+    print(f"\nSAW {kind} in commit {commits} of {table}: exit {code}", file=sys.stderr)
+    if kind in ("worker", "committer"):
+        assert code == 0, command.said()
+        assert_days(lake)
+    # After a driver at once, while processes of the dead one still live.
+    repair(lake, on_ray=kind == "driver" and number % 2 == 0)
+
+
+def assert_gone(command: Command) -> None:
+    assert command.leftovers(LEFTOVERS_TIMEOUT_S) == []
 
 
 def repair(lake: BarLake, *, on_ray: bool) -> None:
@@ -138,14 +144,18 @@ def repair(lake: BarLake, *, on_ray: bool) -> None:
 
 
 def test_a_lake_outlives_the_loss_of_a_driver_and_of_a_worker(lake: BarLake) -> None:
-    kill_and_repair(lake, ROUNDS, "driver")
-    kill_and_repair(lake, ROUNDS + 1, "worker")
+    with ExitStack() as stack:
+        kill_and_repair(lake, ROUNDS, "driver", stack)
+        kill_and_repair(lake, ROUNDS + 1, "worker", stack)
+    repair(lake, on_ray=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_a_build_is_killed_at_a_seeded_moment(lake: BarLake, number: int) -> None:
-    kill_and_repair(lake, number, KINDS[number % len(KINDS)])
+    with ExitStack() as stack:
+        kill_and_repair(lake, number, KINDS[number % len(KINDS)], stack)
+    repair(lake, on_ray=False)
 
 
 @pytest.mark.parametrize("on_ray", [False, pytest.param(True, marks=pytest.mark.slow)])
