@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _EMPTY = frozenset({"br", "meta"})
+# Signs that turn the order of all that follows around, or that nothing can show.
+_HIDDEN = dict.fromkeys(
+    (*range(9), *range(11, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ def element(tag: str, *content: object, **attributes: object) -> Markup:
         is left out.
     """
     names = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {name.rstrip("_").replace("_", "-")}="{_escaped(value)}"'
         for name, value in attributes.items()
         if value is not None
     )
@@ -43,5 +47,9 @@ def joined(content: object) -> Markup:
     if isinstance(content, Markup):
         return content
     if isinstance(content, str) or not isinstance(content, Iterable):
-        return Markup(html.escape(str(content)))
+        return Markup(_escaped(content))
     return Markup("".join(str(joined(part)) for part in content))
+
+
+def _escaped(value: object) -> str:
+    return html.escape(str(value).translate(_HIDDEN))

@@ -27,7 +27,7 @@ from lakehouse_ray.cli.options import (
 )
 from lakehouse_ray.cli.quality_words import listed
 from lakehouse_ray.cli.texts import put_text
-from lakehouse_ray.errors import NotFoundError
+from lakehouse_ray.errors import InvalidError, NotFoundError
 from lakehouse_ray.model.timespan import format_time
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ def quality(
     from lakehouse_ray.pipeline.quality_assessment import AssessmentRequest, assess
     from lakehouse_ray.query.quality import judge
 
+    for path in (html, report_json):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise InvalidError(f"cannot write {path}", "name a file in a folder that exists")
     given = {} if threshold is None else {"threshold": threshold}
     settings = settings_of(home=home, address=address, quality=given)
     reader = Reader(settings)
@@ -90,7 +93,7 @@ def quality(
     verdict = judge(reader.lake, asked, settings.quality.threshold)
     if not verdict.totals["days"] and not report.partial:
         raise NotFoundError(
-            f"no day of {_about(asked) or 'the lake'} is scored",
+            f"no day is scored: {_about(asked) or 'everything stored'}",
             "`lakehouse coverage` shows the days that have rows",
         )
     told = Told(report, verdict, _about(asked), format_time(reader.clock.now_us()))

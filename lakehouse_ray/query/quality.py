@@ -6,7 +6,8 @@ in `Verdict.totals`, and `gold.quality` and the views beside it have the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -28,6 +29,10 @@ _SEEN = (
 )
 _NAMES = ", ".join(map(quoted, _OF))
 _KIND = 'market, dataset, "interval"'
+# Runs a query over a view, named in it `{view}`; conditions on its rows are `{day}` (of a day),
+# `{time}`, and `{start_time}` (of a gap).
+Ask = Callable[[str, str], pl.DataFrame]
+_PLACE = re.compile(r"\{(view|day|time|start_time)\}")
 # Where bars of the distribution end; the threshold is one more.
 _EDGES = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 # Scores nearer to 0 and 1 differ from them by the rounding of floats.
@@ -93,13 +98,17 @@ class Verdict:
 
 def judge(lake: Readable, asked: Asked, threshold: float, limits: Limits | None = None) -> Verdict:
     """Sum up what was assessed. Memory: days with a loss, some 500 bytes each."""
-    limits = limits or Limits()
-    reader = _Reader(Pinned(lake, [VIEWS[name] for name in _SEEN]), asked)
-    kinds = _kinds(reader, threshold)
+    pinned = Pinned(lake, [VIEWS[name] for name in _SEEN])
+    return sum_up(_Reader(pinned, asked).ask, threshold, limits or Limits())
+
+
+def sum_up(ask: Ask, threshold: float, limits: Limits) -> Verdict:
+    """The same by questions over each view."""
+    kinds = _kinds(ask, threshold)
     under = f"score < {threshold!r}"
-    spans, span_count = _spans(reader, "gold.quality", under, "", limits.spans)
-    gap_causes, checks, methods = _gap_causes(reader), _checks(reader), _methods(reader)
-    alerts, alert_count = _spans(reader, "gold.alerts", "true", "raised_at DESC, ", limits.alerts)
+    spans, span_count = _spans(ask, "gold.quality", under, "", limits.spans)
+    gap_causes, checks, methods = _gap_causes(ask), _checks(ask), _methods(ask)
+    alerts, alert_count = _spans(ask, "gold.alerts", "true", "raised_at DESC, ", limits.alerts)
     totals = _totals(kinds) | {
         "poor": int(kinds["poor"].sum()),
         "spans": span_count,
@@ -112,22 +121,20 @@ def judge(lake: Readable, asked: Asked, threshold: float, limits: Limits | None 
         threshold=threshold,
         totals=totals,
         kinds=kinds,
-        series=_series(reader, threshold),
-        poor=_poor(reader, threshold, limits.days),
+        series=_series(ask, threshold),
+        poor=_poor(ask, threshold, limits.days),
         spans=spans,
-        losses=_losses(reader),
-        distribution=_distribution(reader, threshold),
-        cells=map_cells(
-            kinds, threshold, limits.cells, lambda query: reader.ask("gold.quality", query)
-        ),
+        losses=_losses(ask),
+        distribution=_distribution(ask, threshold),
+        cells=map_cells(kinds, threshold, limits.cells, lambda query: ask("gold.quality", query)),
         gap_causes=gap_causes,
-        gaps=_gaps(reader, limits.gaps),
+        gaps=_gaps(ask, limits.gaps),
         checks=checks,
-        differences=_differences(reader, limits.differences),
+        differences=_differences(ask, limits.differences),
         anomaly_methods=methods,
-        anomalies=_anomalies(reader, limits.anomalies),
+        anomalies=_anomalies(ask, limits.anomalies),
         alerts=alerts,
-        advice=_advice(reader, threshold),
+        advice=_advice(ask, threshold),
     )
 
 
@@ -146,9 +153,10 @@ class _Reader:
 
     def ask(self, view: str, query: str) -> pl.DataFrame:
         """Put the view's name and conditions on `day`, `time` or a gap's range into a query."""
-        filled = query.replace("{view}", view)
-        for name in ("day", "time", "start_time"):
-            filled = filled.replace(f"{{{name}}}", self._condition(name))
+        names = {"view": view} | {
+            name: self._condition(name) for name in ("day", "time", "start_time")
+        }
+        filled = _PLACE.sub(lambda found: names[found[1]], query)
         return self._pinned.frame(filled, VIEWS[view], self._where)
 
     def _condition(self, time: str) -> str:
@@ -176,12 +184,12 @@ def _summed(names: str, threshold: float) -> str:
     )
 
 
-def _kinds(reader: _Reader, threshold: float) -> pl.DataFrame:
-    return reader.ask("gold.quality", _summed(_KIND, threshold))
+def _kinds(ask: Ask, threshold: float) -> pl.DataFrame:
+    return ask("gold.quality", _summed(_KIND, threshold))
 
 
-def _series(reader: _Reader, threshold: float) -> pl.DataFrame:
-    return reader.ask("gold.quality", _summed(_NAMES, threshold)).drop("symbols")
+def _series(ask: Ask, threshold: float) -> pl.DataFrame:
+    return ask("gold.quality", _summed(_NAMES, threshold)).drop("symbols")
 
 
 def _totals(kinds: pl.DataFrame) -> dict[str, object]:
@@ -198,8 +206,8 @@ def _totals(kinds: pl.DataFrame) -> dict[str, object]:
     }
 
 
-def _poor(reader: _Reader, threshold: float, rows_max: int) -> pl.DataFrame:
-    return reader.ask(
+def _poor(ask: Ask, threshold: float, rows_max: int) -> pl.DataFrame:
+    return ask(
         "gold.quality",
         f"SELECT * FROM {{view}} WHERE {{day}} AND score < {threshold!r} "
         f"ORDER BY score, {_NAMES}, day LIMIT {rows_max}",
@@ -207,14 +215,14 @@ def _poor(reader: _Reader, threshold: float, rows_max: int) -> pl.DataFrame:
 
 
 def _spans(
-    reader: _Reader, view: str, condition: str, order: str, rows_max: int
+    ask: Ask, view: str, condition: str, order: str, rows_max: int
 ) -> tuple[pl.DataFrame, int]:
     """Islands: a day less its number within its series and codes is the same for days in a row.
 
     Days that several alerts were raised for, each with other codes, count once for each.
     """
     raised = "max(raised_at) AS raised_at, " if view == "gold.alerts" else ""
-    found = reader.ask(
+    found = ask(
         view,
         "WITH numbered AS (SELECT *, CAST(day AS DATE) - CAST(row_number() OVER "
         f"(PARTITION BY {_NAMES}, codes ORDER BY day) AS INTEGER) AS island "
@@ -229,8 +237,8 @@ def _spans(
     return found.drop("_all"), int(found["_all"][0]) if found.height else 0
 
 
-def _losses(reader: _Reader) -> pl.DataFrame:
-    return reader.ask(
+def _losses(ask: Ask) -> pl.DataFrame:
+    return ask(
         "gold.quality",
         f"WITH lost AS (SELECT {_KIND}, unnest(string_split(codes, ',')) AS code, "
         f"unnest({_LOSSES}) AS loss FROM {{view}} WHERE {{day}} AND codes IS NOT NULL) "
@@ -239,10 +247,10 @@ def _losses(reader: _Reader) -> pl.DataFrame:
     )
 
 
-def _distribution(reader: _Reader, threshold: float) -> pl.DataFrame:
+def _distribution(ask: Ask, threshold: float) -> pl.DataFrame:
     edges = [_NOTHING, *sorted({*_EDGES, threshold} - {0.0, 1.0}), _PERFECT]
     bar = " + ".join(f"CAST(score >= {edge!r} AS INTEGER)" for edge in edges)
-    found = reader.ask(
+    found = ask(
         "gold.quality",
         f"SELECT {_KIND}, {bar} AS bar, count(*) AS days FROM {{view}} WHERE {{day}} "
         f"GROUP BY {_KIND}, bar ORDER BY {_KIND}, bar NULLS LAST",
@@ -262,8 +270,8 @@ def _distribution(reader: _Reader, threshold: float) -> pl.DataFrame:
     )
 
 
-def _gap_causes(reader: _Reader) -> pl.DataFrame:
-    return reader.ask(
+def _gap_causes(ask: Ask) -> pl.DataFrame:
+    return ask(
         "silver.gaps",
         f"SELECT cause, {_KIND}, count(*) AS gaps, CAST(sum(missing) AS BIGINT) AS missing, "
         "count(DISTINCT symbol) AS symbols, min(start_time) AS first_time, max(end_time) AS last_time "
@@ -272,16 +280,16 @@ def _gap_causes(reader: _Reader) -> pl.DataFrame:
     )
 
 
-def _gaps(reader: _Reader, rows_max: int) -> pl.DataFrame:
-    return reader.ask(
+def _gaps(ask: Ask, rows_max: int) -> pl.DataFrame:
+    return ask(
         "silver.gaps",
         f"SELECT * FROM {{view}} WHERE {{start_time}} "
         f"ORDER BY missing DESC, {_NAMES}, start_time LIMIT {rows_max}",
     )
 
 
-def _checks(reader: _Reader) -> pl.DataFrame:
-    return reader.ask(
+def _checks(ask: Ask) -> pl.DataFrame:
+    return ask(
         "gold.cross_checks",
         'SELECT market, "check", "interval", "column", count(*) AS differences, '
         "count(DISTINCT symbol) AS symbols, max(relative) AS relative_max, "
@@ -291,17 +299,17 @@ def _checks(reader: _Reader) -> pl.DataFrame:
     )
 
 
-def _differences(reader: _Reader, rows_max: int) -> pl.DataFrame:
+def _differences(ask: Ask, rows_max: int) -> pl.DataFrame:
     """Rows that are there on one side alone first: their relative difference is null."""
-    return reader.ask(
+    return ask(
         "gold.cross_checks",
         "SELECT * FROM {view} WHERE {time} ORDER BY relative DESC NULLS FIRST, market, symbol, "
         f'"check", "interval", time, "column" LIMIT {rows_max}',
     )
 
 
-def _methods(reader: _Reader) -> pl.DataFrame:
-    return reader.ask(
+def _methods(ask: Ask) -> pl.DataFrame:
+    return ask(
         "gold.anomalies",
         "SELECT method, count(*) AS findings, "
         f"count(DISTINCT ({_NAMES})) AS series, max(score) AS score_max "
@@ -309,9 +317,9 @@ def _methods(reader: _Reader) -> pl.DataFrame:
     )
 
 
-def _anomalies(reader: _Reader, rows_max: int) -> pl.DataFrame:
+def _anomalies(ask: Ask, rows_max: int) -> pl.DataFrame:
     """The most unlikely of each method, in turn."""
-    return reader.ask(
+    return ask(
         "gold.anomalies",
         "SELECT * EXCLUDE (place) FROM (SELECT *, row_number() OVER (PARTITION BY method "
         f"ORDER BY score DESC, {_NAMES}, time) AS place FROM {{view}} WHERE {{time}}) "
@@ -319,9 +327,9 @@ def _anomalies(reader: _Reader, rows_max: int) -> pl.DataFrame:
     )
 
 
-def _advice(reader: _Reader, threshold: float) -> pl.DataFrame:
-    lossy = reader.ask("gold.quality", "SELECT * FROM {view} WHERE {day} AND codes IS NOT NULL")
-    gaps = reader.ask(
+def _advice(ask: Ask, threshold: float) -> pl.DataFrame:
+    lossy = ask("gold.quality", "SELECT * FROM {view} WHERE {day} AND codes IS NOT NULL")
+    gaps = ask(
         "silver.gaps",
         f'SELECT {_NAMES}, start_time AS start, end_time AS "end", missing, cause '
         "FROM {view} WHERE {start_time}",
