@@ -86,7 +86,8 @@ def _top(told: Told, title: str) -> list[Markup]:
             "div",
             element("h2", "Is it fine?"),
             element("strong", told.headline),
-            element("p", f"{about}. 1 is perfect, 0 is nothing; docs/quality.md has the formula."),
+            element("p", f"{about}.{_of_nothing(told)}"),
+            element("p", "1 is perfect, 0 is nothing; docs/quality.md has the formula."),
         ),
         element(
             "div",
@@ -122,6 +123,12 @@ def _top(told: Told, title: str) -> list[Markup]:
         element("dl", [element("div", element("dt", k), element("dd", v)) for k, v in facts],
                 id="numbers"),
     ]  # fmt: skip
+
+
+def _of_nothing(told: Told) -> str:
+    bars = told.verdict.distribution
+    number = int(bars.filter((pl.col("low") == 0) & (pl.col("high") == 0))["days"].sum())
+    return f" {count(number, 'day has', 'days have')} a score of 0." if number else ""
 
 
 def _assessed(told: Told) -> str:

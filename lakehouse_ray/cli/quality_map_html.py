@@ -211,16 +211,15 @@ def _named(start: date, unit: str) -> str:
 
 
 def _axis(starts: Sequence[date], unit: str, width: float, total: float) -> Iterable[Markup]:
-    """Names of months below a year's worth of days, of years beyond; none on another."""
+    """Where months begin, of cells that are longer where years do; none on another."""
     free = 0.0
     for place, start in enumerate(starts):
-        begins = (
-            start.day == 1
-            if unit == "day"
-            else start.month == 1 and (place == 0 or starts[place - 1].year != start.year)
+        before = starts[place - 1] if place else start
+        begins = before.year != start.year or (
+            unit in ("day", "week") and before.month != start.month
         )
         x = _LABEL + place * width
-        if x < free or not (begins or place == 0):
+        if x < free or (place and not begins):
             continue
         text = str(start) if unit in ("day", "week") and place == 0 else f"{start:%Y-%m}"
         if x + _TICK_ROOM > total and place:

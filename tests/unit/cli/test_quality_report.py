@@ -97,6 +97,7 @@ def test_a_page_needs_nothing_from_elsewhere_and_runs_no_script() -> None:
 def test_the_first_screen_tells_whether_it_is_fine_what_is_worst_and_what_to_do() -> None:
     top = page_of(full()).text.split("At a glance")[0]
     assert "32 of 35 days score less than 0.9" in top
+    assert "31 days have a score of 0." in top
     assert "spot klines 1h AAA, 2024-01-04 to 2024-02-03 (31 days)" in top
     assert "evidence of AAA" in top
     assert "lakehouse ingest --market spot --dataset klines --interval 1h --symbols AAA " in top
@@ -158,6 +159,21 @@ def test_good_days_in_a_row_are_one_box_and_every_bad_one_has_its_own() -> None:
     classes = [attrs["class"] for tag, attrs in page.tags if tag == "rect"]
     assert classes == ["full", "part", "part", "none", "full"]
     assert "AAA  2024-01-12 to 2024-01-13\nworst 0.6000" in page.text
+
+
+def axis(page: str) -> list[str]:
+    return re.findall(r'class="axis"[^>]*>([^<]*)<', page)
+
+
+def test_time_is_named_where_months_begin_and_in_long_maps_where_years_do() -> None:
+    short = verdict_of(score_row("AAA", day, 1.0) for day in range(70))
+    assert axis(html_report(told_of(short))) == ["2024-01-01", "2024-02", "2024-03"]
+    weeks = verdict_of(score_row("AAA", day, 1.0) for day in range(700))
+    names = axis(html_report(told_of(weeks)))
+    assert names[0] == "2024-01-01"
+    assert "2024-12" in names or "2025-01" in names
+    months = verdict_of(score_row("AAA", 30 * day, 1.0) for day in range(100))
+    assert axis(html_report(told_of(months)))[1:3] == ["2025-01", "2026-01"]
 
 
 def test_a_page_stays_bounded_however_much_there_is() -> None:
