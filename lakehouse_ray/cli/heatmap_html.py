@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 _TEMPLATE = Path(__file__).with_name("heatmap.html")
-_PLACE = "/*DATA*/"
+_STYLE = Path(__file__).with_name("page.css")
 
 
 def html_map(coverage: pl.DataFrame, title: str, made_at: str) -> str:
@@ -26,7 +26,9 @@ def html_map(coverage: pl.DataFrame, title: str, made_at: str) -> str:
     document = {"title": title, "made": made_at, "series": _series(coverage)}
     # A text of the data must not end the element it stands in.
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-    return _TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, data)
+    page = _TEMPLATE.read_text(encoding="utf-8")
+    page = page.replace("/*STYLE*/", _STYLE.read_text(encoding="utf-8"))
+    return page.replace("/*DATA*/", data)
 
 
 def _series(coverage: pl.DataFrame) -> list[dict[str, Any]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,14 +25,16 @@ from lakehouse_ray.cli.options import (
     QuietOption,
     settings_of,
 )
+from lakehouse_ray.cli.quality_words import listed
 from lakehouse_ray.cli.texts import put_text
+from lakehouse_ray.errors import InvalidError, NotFoundError
+from lakehouse_ray.model.timespan import format_time
 
 if TYPE_CHECKING:
-    from lakehouse_ray.pipeline.assessment_report import AssessmentReport
-    from lakehouse_ray.query.quality import Verdict
+    from lakehouse_ray.query.asked import Asked
 
-# Of days and of what to do, so many are printed; the report has up to so many.
-_SHOWN_MAX, _REPORTED_MAX = 15, 10_000
+# Of symbols asked for, so many are named in a title.
+_NAMED_MAX = 5
 
 
 def quality(
@@ -50,8 +51,12 @@ def quality(
     again: Annotated[
         bool, typer.Option("--again", help="Assess what has not changed, too.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with pictures, readable offline.")
+    ] = None,
     report_json: Annotated[
-        Path | None, typer.Option("--report-json", help="Write the report to this file.")
+        Path | None,
+        typer.Option("--report-json", help="Write the document of --json to this file."),
     ] = None,
     address: AddressOption = "",
     home: HomeOption = "",
@@ -64,69 +69,54 @@ def quality(
     Series are assessed as a whole; --start and --end choose the days that are shown and judged.
     Ends with code 5 if any of them scores less than the threshold. Formula: docs/quality.md.
 
-    Example: lakehouse quality --market spot --dataset klines --interval 1h --start 2024-01
+    Example: lakehouse quality --market spot --dataset klines --interval 1h --html quality.html
     """
     # Loaded when they are needed: help and usage errors are quick.
     from lakehouse_ray.assembly.reader import Reader
     from lakehouse_ray.assembly.writer import Writer
+    from lakehouse_ray.cli.progress import AssessmentProgress
+    from lakehouse_ray.cli.quality_document import Told, document_of, spelled
+    from lakehouse_ray.cli.quality_html import html_report
+    from lakehouse_ray.cli.quality_text import text_report
     from lakehouse_ray.pipeline.quality_assessment import AssessmentRequest, assess
     from lakehouse_ray.query.quality import judge
 
+    for path in (html, report_json):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise InvalidError(f"cannot write {path}", "name a file in a folder that exists")
     given = {} if threshold is None else {"threshold": threshold}
     settings = settings_of(home=home, address=address, quality=given)
     reader = Reader(settings)
     asked = read_filters(reader.clock, market, dataset, interval, symbols, start, end)
-    report = assess(Writer(settings), AssessmentRequest(asked, again))
-    limit = settings.quality.threshold
-    verdict = judge(reader.lake, asked, limit)
-    document = _document(report, verdict, limit)
+    with AssessmentProgress(enabled=not (json_ or quiet)) as progress:
+        report = assess(Writer(settings), AssessmentRequest(asked, again), progress)
+    verdict = judge(reader.lake, asked, settings.quality.threshold)
+    if not verdict.totals["days"] and not report.partial:
+        raise NotFoundError(
+            f"no day is scored: {_about(asked) or 'everything stored'}",
+            "`lakehouse coverage` shows the days that have rows",
+        )
+    told = Told(report, verdict, _about(asked), format_time(reader.clock.now_us()))
+    if html is not None:
+        put_text(html_report(told), html)
     if report_json is not None:
-        put_text(json.dumps(document, default=str, ensure_ascii=False), report_json)
+        put_text(spelled(document_of(told)), report_json)
     if json_:
-        typer.echo(json.dumps(document, default=str, ensure_ascii=False))
+        typer.echo(spelled(document_of(told)))
     else:
-        typer.echo("\n".join(_lines(report, verdict, limit)))
+        typer.echo("\n".join(text_report(told)))
+    for written in (html, report_json):
+        if written is not None and not quiet and not json_:
+            typer.echo(f"wrote {written}", err=True)
     if report.partial:
         return endings.PARTIAL
     return endings.QUALITY if verdict.poor.height else endings.OK
 
 
-def _document(report: AssessmentReport, verdict: Verdict, threshold: float) -> dict[str, Any]:
-    return {
-        "v": 1,
-        "threshold": threshold,
-        "run": report.as_dict(),
-        "series": verdict.series.to_dicts(),
-        "days_under": verdict.poor.height,
-        "worst_days": verdict.poor.head(_REPORTED_MAX).to_dicts(),
-        "recommendations": verdict.advice.head(_REPORTED_MAX).to_dicts(),
-    }
-
-
-def _lines(report: AssessmentReport, verdict: Verdict, threshold: float) -> list[str]:
-    lines = [
-        f"{report.assessed:,} series assessed ({report.rows:,} rows), {report.current:,} as they were"
-        + (f", {report.failed:,} FAILED" if report.failed else "")
-    ]
-    lines += [f"  {e['reason']}: {e['series']}: {e['detail']}" for e in report.examples[:5]]
-    lines += ["", "score mean, least, days, under the threshold"]
-    for row in verdict.series.iter_rows(named=True):
-        mean, least = (f"{row[n]:.4f}" if row[n] is not None else "-" for n in ("mean", "least"))
-        lines.append(f"  {mean}  {least}  {row['days']:>6,}  {row['poor']:>5,}  {_name(row)}")
-    if verdict.poor.height:
-        lines += ["", f"{verdict.poor.height:,} days under {threshold:g}, the worst first"]
-        for row in verdict.poor.head(_SHOWN_MAX).iter_rows(named=True):
-            lines.append(f"  {row['score']:.4f}  {row['day']:%Y-%m-%d}  {_name(row)}")
-            lines += [f"      {reason}" for reason in (row["reasons"] or "").split("; ")]
-    if verdict.advice.height:
-        lines += ["", f"{verdict.advice.height:,} things to do, the first of each kind"]
-        first = verdict.advice.group_by("action", maintain_order=True).head(5)
-        for row in first.iter_rows(named=True):
-            span = f"{row['start']:%Y-%m-%dT%H:%M} to {row['end']:%Y-%m-%dT%H:%M}"
-            lines.append(f"  {row['action']}  {_name(row)}  {span}: {row['reason']}")
-    return lines
-
-
-def _name(row: dict[str, Any]) -> str:
-    names = ("market", "dataset", "interval", "symbol")
-    return " ".join(row[name] for name in names if row[name])
+def _about(asked: Asked) -> str:
+    """What was asked for, in words; empty: everything."""
+    names = listed(asked.symbols, _NAMED_MAX)
+    start = format_time(asked.start_us) if asked.start_us is not None else ""
+    end = format_time(asked.end_us) if asked.end_us is not None else ""
+    parts = (str(asked), names, f"from {start}" if start else "", f"before {end}" if end else "")
+    return " ".join(part for part in parts if part)
