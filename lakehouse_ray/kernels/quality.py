@@ -49,6 +49,8 @@ class QualityWeights:
     on_time_hours, lost_hours: Delay of publication that costs nothing, and that costs all.
     calm_share, wild_share: Share of rows with an anomaly that costs nothing (markets jump), and
         that costs all. Anomalies alone cannot bring a day below 0.9.
+    share_rows_min: A day of fewer rows is taken for one of so many here, else the one odd hour of
+        24 would be a share of 4 %.
     """
 
     validity: float = 0.45
@@ -60,6 +62,7 @@ class QualityWeights:
     lost_hours: float = 720.0
     calm_share: float = 0.001
     wild_share: float = 0.02
+    share_rows_min: int = 288
     causes: CauseWeights = field(default_factory=CauseWeights)
 
 
@@ -214,7 +217,7 @@ def _with_parts(frame: pl.DataFrame, weights: QualityWeights) -> pl.DataFrame:
     late = (pl.col("delay_hours") - weights.on_time_hours) / (
         weights.lost_hours - weights.on_time_hours
     )
-    share = pl.col("anomalies") / rows
+    share = pl.col("anomalies") / pl.max_horizontal(rows, pl.lit(weights.share_rows_min))
     wild = (share - weights.calm_share) / (weights.wild_share - weights.calm_share)
     return frame.with_columns(
         completeness=completeness.clip(0, 1),
@@ -232,7 +235,7 @@ _MISSING_WORDS = {
     "own_loss": "lost here: the source has them",
     "unknown": "nobody knows why",
     "refused": "refused and in the quarantine",
-    "archive_hole": "not in this archive file; another file has them",
+    "archive_hole": "not in this file, though another one has them",
     "outage": "the exchange was down",
     "halted": "the symbol was halted",
     "no_trades": "nothing was traded",

@@ -124,6 +124,11 @@ def test_anomalies_alone_cannot_bring_a_day_below_the_threshold() -> None:
     assert row["codes"] == ["ANOMALIES"]
 
 
+def test_one_odd_hour_of_a_day_costs_little() -> None:
+    row = score(rows_expected=24, rows=24, anomalies=1)
+    assert row["score"] == pytest.approx(1 - 0.1 * (1 / 288 - 0.001) / 0.019)
+
+
 def test_weights_can_be_others() -> None:
     weights = QualityWeights(validity=1.0, flagged=1.0, causes=CauseWeights(outage=0.0))
     frame = counts({"rows_expected": 10, "rows": 5, "rows_flagged": 1, "missing_outage": 5})
@@ -160,7 +165,7 @@ def python_score(row: dict[str, Any]) -> float | None:
     if row["delay_hours"] is not None:
         taken += 0.1 * min(1.0, max(0.0, (row["delay_hours"] - 48) / 672))
     if row["anomalies"] is not None and rows:
-        taken += 0.1 * min(1.0, max(0.0, (row["anomalies"] / rows - 0.001) / 0.019))
+        taken += 0.1 * min(1.0, max(0.0, (row["anomalies"] / max(rows, 288) - 0.001) / 0.019))
     return min(1.0, max(0.0, completeness * (1 - taken)))
 
 
