@@ -9,6 +9,7 @@ left that ended before its row was never there.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from lakehouse_ray.model.crosschecks import CROSS_CHECKS
 from lakehouse_ray.model.gaps import GAPS
@@ -16,7 +17,11 @@ from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Column, Encoding, Partition, Table
 
 # Raised when assessments of the same rows would say something else.
-VERSION = 1
+VERSION = 2
+
+# Whether an isolation forest looks at bars, where scikit-learn is there. auto: at bars of 15 minutes
+# and longer.
+ForestPolicy = Literal["auto", "on", "off"]
 
 _DICT: Encoding = "dictionary"
 # What a series is. `interval` is empty where there is none.
@@ -85,6 +90,9 @@ ASSESSMENT_LOG = Table(
         Column("differences", "long", "Rows in `gold.cross_checks`", True, "delta"),
         Column("anomalies", "long", "Rows in `gold.anomalies`", True, "delta"),
         Column("alerts", "long", "Rows in `gold.alerts`", True, "delta"),
+        Column(
+            "left_out", "string", "What was not looked for, and why; null: nothing", False, _DICT
+        ),
         _RUN,
         Column("assessed_at", "timestamp", "When", True, "delta"),
     ),
