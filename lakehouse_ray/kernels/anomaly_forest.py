@@ -76,13 +76,17 @@ class Sample:
     _known: int = 0
     _taken: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
-    def take(self, bars: pl.DataFrame) -> None:
-        """bars: The next ones in order, as for `find_anomalies`, with trades and taker_buy_volume."""
+    def take(self, bars: pl.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Return the features of bars, and which of them are known.
+
+        bars: The next ones in order, as for `find_anomalies`, with trades and taker_buy_volume.
+        """
         features, known, self._carry = _of_piece(bars, self._carry, self.interval, self.limits)
-        features = features[known]
+        learnt = features[known]
         step = max(1, -(-self.rows // self.limits.fit_rows))
-        self._taken.append(features[-self._known % step :: step].copy())
-        self._known += len(features)
+        self._taken.append(learnt[-self._known % step :: step].copy())
+        self._known += len(learnt)
+        return features, known
 
     def fit(self) -> Forest | None:
         """Learn what is ordinary; None where there are too few bars (four windows) to say.
@@ -117,6 +121,19 @@ def fit_forest(
     return sample.fit()
 
 
+def odd_bars(bars: pl.DataFrame, interval: str, limits: ForestLimits | None = None) -> pl.DataFrame:
+    """Learn from a series that is there as a whole, and return its findings in FINDINGS_SCHEMA.
+
+    What `fit_forest` and `forest_findings` find; features, which cost the most, are made once.
+    """
+    sample = Sample(interval, bars.height, limits or ForestLimits())
+    features, known = sample.take(bars)
+    forest = sample.fit()
+    if forest is None:
+        return pl.DataFrame(schema=FINDINGS_SCHEMA)
+    return _scored(forest, bars, features, known)
+
+
 def forest_findings(
     forest: Forest, bars: pl.DataFrame, carry: pl.DataFrame | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -126,13 +143,21 @@ def forest_findings(
     """
     limits = forest.limits
     features, known, rest = _of_piece(bars, carry, forest.interval, limits)
-    found = pl.DataFrame(schema=FINDINGS_SCHEMA)
-    if known.any():
-        # score_samples is the negative of the paper's score.
-        scores = -forest.model.score_samples(features[known])
-        times = bars["open_time"].filter(pl.Series(known))
-        found = _findings(times, features[known], scores, limits)
-    return found, rest
+    return _scored(forest, bars, features, known), rest
+
+
+def _scored(
+    forest: Forest,
+    bars: pl.DataFrame,
+    features: npt.NDArray[np.float64],
+    known: npt.NDArray[np.bool_],
+) -> pl.DataFrame:
+    if not known.any():
+        return pl.DataFrame(schema=FINDINGS_SCHEMA)
+    # score_samples is the negative of the paper's score.
+    scores = -forest.model.score_samples(features[known])
+    times = bars["open_time"].filter(pl.Series(known))
+    return _findings(times, features[known], scores, forest.limits)
 
 
 def _of_piece(
@@ -162,20 +187,25 @@ def _features(
         (traded / pl.when(pl.col("trades") > 0).then(pl.col("trades"))).log().alias("trade size"),
         (pl.col("taker_buy_volume") / traded).alias("taker share"),
     ).with_columns(pl.when(pl.all().is_finite()).then(pl.all()))
-    scaled = plain.select(_scaled(pl.col(name), limits) for name in FEATURES)
+    marks = plain.select(
+        pl.col(name)
+        .shift(1)
+        .rolling_quantile(q, "linear", limits.window, min_samples=limits.window_least)
+        .alias(f"{name} {q}")
+        for name in FEATURES
+        for q in (0.25, 0.5, 0.75)
+    )
+    scaled = pl.concat([plain, marks], how="horizontal").select(map(_scaled, FEATURES))
     known = scaled.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
     return scaled.fill_null(0.0).to_numpy(), known.copy()
 
 
-def _scaled(value: pl.Expr, limits: ForestLimits) -> pl.Expr:
-    before = value.shift(1)
-
-    def quantile(q: float) -> pl.Expr:
-        return before.rolling_quantile(q, "linear", limits.window, min_samples=limits.window_least)
-
+def _scaled(name: str) -> pl.Expr:
+    """A feature in scales of the bars before it, whose quartiles stand beside it."""
+    low, middle, high = (pl.col(f"{name} {q}") for q in (0.25, 0.5, 0.75))
     # Half the distance between the quartiles is 0.6745 of a standard deviation in normal data.
-    scale = (quantile(0.75) - quantile(0.25)) * (0.5 / 0.6744897501960817)
-    deviation = value - quantile(0.5)
+    scale = (high - low) * (0.5 / 0.6744897501960817)
+    deviation = pl.col(name) - middle
     return (
         pl.when(scale > 0)
         .then(deviation / scale)
@@ -184,6 +214,7 @@ def _scaled(value: pl.Expr, limits: ForestLimits) -> pl.Expr:
         .when(deviation.is_not_null() & scale.is_not_null())
         .then(deviation.sign() * _FAR)
         .clip(-_FAR, _FAR)
+        .alias(name)
     )
 
 

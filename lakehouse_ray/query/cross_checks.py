@@ -117,7 +117,9 @@ def added_up(compared: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return both.sort("symbol", "day")
 
 
-def _is_long(interval: str) -> bool:
+def _is_long(interval: str | None) -> bool:
+    if interval is None:
+        return False
     length = INTERVALS[interval]
     return length is None or length > DAY_US
 
@@ -129,7 +131,7 @@ def _pairs(
     known = [{symbol: _days(a, b) for symbol, a, b in _ends(account.lives)} for account in accounts]
     for symbol, first, last in _ends(lives):
         # The last week or month goes on for some days.
-        more = _LONGEST_US if _is_long(kind.interval or "") else 0
+        more = _LONGEST_US if _is_long(kind.interval) else 0
         own, held = _days(first, last + more), False
         for account, others in zip(accounts, known, strict=True):
             if symbol not in others or (held and account.kind.dataset.bars):

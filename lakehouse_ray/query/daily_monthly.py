@@ -28,10 +28,8 @@ from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.sources.source import CsvFile, Decoded, ObjectDecoder
 from lakehouse_ray.storage.objects import ObjectStore, explain
 
-# Inflated; zips of this archive inflate 4 to 6 times.
+# Inflated.
 CSV_BYTES_MAX = 64 << 20
-ZIP_BYTES_MAX = CSV_BYTES_MAX // 4
-PIECE_BYTES = 16 << 20
 # Of one symbol's day; what is beyond is counted and not told.
 LINES_MAX = 10_000
 
@@ -41,10 +39,18 @@ _DAY = "_day"
 
 @dataclass(frozen=True)
 class Bronze:
-    """Where files are kept as they came, and what reads them."""
+    """Where files are kept as they came, and what reads them.
+
+    csv_bytes_max: Larger files are read in pieces of a quarter of that.
+    """
 
     store: ObjectStore
     decoder: ObjectDecoder
+    csv_bytes_max: int = CSV_BYTES_MAX
+
+    def has_room(self, zip_bytes: int) -> bool:
+        """Zips of this archive inflate 4 to 6 times; what inflates more is found by looking."""
+        return 4 * zip_bytes <= self.csv_bytes_max
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,8 @@ class _Work:
     def read(self, file: _File) -> Iterator[Decoded]:
         """The rows of a file. Raises _UnreadableError."""
         try:
-            yield from self._whole(file) if file.size <= ZIP_BYTES_MAX else self._pieces(file)
+            whole = self.bronze.has_room(file.size)
+            yield from self._whole(file) if whole else self._pieces(file)
         except (NotFoundError, BadDataError) as error:
             raise _UnreadableError(str(error)) from error
 
@@ -236,7 +243,7 @@ class _Work:
         decoder, kind = self.bronze.decoder, self.kind
         data = self.bronze.store.get(file.path)
         _check(file, hashlib.sha256(data).hexdigest())
-        csv = decoder.unpack(file.key, data, CSV_BYTES_MAX)
+        csv = decoder.unpack(file.key, data, self.bronze.csv_bytes_max)
         if csv is None:
             yield from self._pieces(file)
             return
@@ -258,7 +265,8 @@ class _Work:
             raise explain(error, f"copying {file.path}") from error
         _check(file, digest.hexdigest())
         yield from self.bronze.decoder.decode_pieces(
-            kind.dataset, kind.market, file.key, file.symbol, file.period, target, PIECE_BYTES  # type: ignore[arg-type]
+            kind.dataset, kind.market, file.key, file.symbol, file.period, target,  # type: ignore[arg-type]
+            self.bronze.csv_bytes_max // 4,
         )  # fmt: skip
 
 
