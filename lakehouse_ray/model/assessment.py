@@ -36,21 +36,25 @@ _RUN = Column("run_id", "string", "Run that found it", True, _DICT)
 _LAYOUT = (Partition("identity", "market"), Partition("identity", "dataset"))
 
 
-def _log(shape: Table, name: str, *more: Column) -> Table:
-    """The log behind a view: its columns and what tells the series and the run."""
+def _log(shape: Table, name: str, *more: Column, younger: tuple[str, ...] = ()) -> Table:
+    """The log behind a view: its columns and what tells the series and the run.
+
+    younger: Columns that came later stand last, since columns are told by their place.
+    """
     has = set(shape.names)
+    columns = (*shape.columns, *(column for column in more if column.name not in has))
     return replace(
         shape,
         name=name,
         doc=f"Behind `{shape.name}`: the same of every assessment ever made.",
-        columns=(*shape.columns, *(column for column in more if column.name not in has)),
+        columns=tuple(sorted(columns, key=lambda column: column.name in younger)),
         key=(),
         partitions=_LAYOUT,
     )
 
 
 GAPS_LOG = _log(GAPS, "silver.gaps_log", _RUN)
-CROSS_CHECK_LOG = _log(CROSS_CHECKS, "gold.cross_check_log", _OF[1], _RUN)
+CROSS_CHECK_LOG = _log(CROSS_CHECKS, "gold.cross_check_log", _OF[1], _RUN, younger=("id",))
 QUALITY_LOG = _log(QUALITY, "gold.quality_log")
 ANOMALY_LOG = _log(ANOMALIES, "gold.anomaly_log")
 
@@ -90,11 +94,11 @@ ASSESSMENT_LOG = Table(
         Column("differences", "long", "Rows in `gold.cross_checks`", True, "delta"),
         Column("anomalies", "long", "Rows in `gold.anomalies`", True, "delta"),
         Column("alerts", "long", "Rows in `gold.alerts`", True, "delta"),
+        _RUN,
+        Column("assessed_at", "timestamp", "When", True, "delta"),
         Column(
             "left_out", "string", "What was not looked for, and why; null: nothing", False, _DICT
         ),
-        _RUN,
-        Column("assessed_at", "timestamp", "When", True, "delta"),
     ),
     key=(),
     time="assessed_at",

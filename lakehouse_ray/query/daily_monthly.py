@@ -30,8 +30,9 @@ from lakehouse_ray.storage.objects import ObjectStore, explain
 
 # Inflated.
 CSV_BYTES_MAX = 64 << 20
-# Of one symbol's day; what is beyond is counted and not told.
-LINES_MAX = 10_000
+# Lines told of one symbol's day, and of all symbols asked about at once (some 100 MB); of the rest
+# one line a day says how many there are.
+LINES_A_DAY_MAX, LINES_MAX = 1_000, 500_000
 
 _TIME = pl.Datetime("us", "UTC")
 _DAY = "_day"
@@ -86,11 +87,13 @@ def hold_files(
     Raises UnavailableError where bronze cannot be reached.
     """
     found, compared = [RESULT.to_frame()], [COMPARED.to_frame()]
+    room = LINES_MAX
     if set(kind.dataset.archive[kind.market]) >= {"daily", "monthly"}:  # type: ignore[index]
         for monthly, days in _pairs(pinned, kind, symbols):
-            lines, counts = _hold_month(kind, bronze, monthly, days)
+            lines, counts = _hold_month(kind, bronze, monthly, days, room)
             found.append(lines)
             compared.append(counts)
+            room -= lines.height
     return pl.concat(found), added_up(compared)
 
 
@@ -132,7 +135,7 @@ def _file(row: dict[str, object]) -> _File:
 
 
 def _hold_month(
-    kind: Kind, bronze: Bronze, monthly: _File, days: Sequence[_File]
+    kind: Kind, bronze: Bronze, monthly: _File, days: Sequence[_File], room: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     found, compared = [RESULT.to_frame()], [COMPARED.to_frame()]
     with tempfile.TemporaryDirectory(prefix="lakehouse-") as folder:
@@ -144,8 +147,10 @@ def _hold_month(
             return _line(kind, monthly, "missing_right", reason), COMPARED.to_frame()
         for daily in days:
             lines, counts = _hold_day(work, monthly, month, daily)
+            lines = _told(kind, daily, lines, max(0, min(room, LINES_A_DAY_MAX)))
             found.append(lines)
             compared.append(counts)
+            room -= lines.height
     return pl.concat(found), pl.concat(compared)
 
 
@@ -193,7 +198,15 @@ def _hold_day(
         schema=pl.Schema({**COMPARED, "day": pl.Int64()}),
         orient="row",
     ).cast(COMPARED)
-    return found.sort("time", "id", "column").head(LINES_MAX), counts
+    return found.sort("time", "id", "column"), counts
+
+
+def _told(kind: Kind, daily: _File, lines: pl.DataFrame, room: int) -> pl.DataFrame:
+    """As many lines of a day as there is room for, and one that says how many more there are."""
+    if lines.height <= max(room, 1):
+        return lines
+    more = f"{lines.height - room} more values of this day differ, or lack in one of the files"
+    return pl.concat([lines.head(room), _line(kind, daily, "differs", more)])
 
 
 def _lacks(file: _File, read: _Days) -> str:

@@ -195,6 +195,30 @@ def test_bronze_that_lost_a_file_is_told_and_stops_nothing(make_lake: Any) -> No
     assert lake.ask("select sum(compared) from gold.quality").item() == 30 * 24
 
 
+def test_of_a_day_that_differs_everywhere_a_part_is_told_and_all_is_counted(
+    make_lake: Any, tmp_path: Path
+) -> None:
+    root, minutes = tmp_path / "archive", 1440
+    start = int(datetime(2024, 5, 1, tzinfo=UTC).timestamp() * 1000)
+    folder = "data/spot/{}/klines/BTCUSDT/1m/BTCUSDT-1m-{}.zip"
+    for freq, period, volume in (("monthly", "2024-05", 7), ("daily", "2024-05-01", 8)):
+        lines = [
+            f"{t},1,2,1,2,{volume},{t + 59_999},{volume},3,{volume - 5},{volume - 5},0"
+            for t in range(start, start + minutes * 60_000, 60_000)
+        ]
+        publish(root, folder.format(freq, period), lines)
+    lake = make_lake(FolderArchive(root))
+    for freq in ("monthly", "daily"):
+        lake.ingest(freq, "klines", "1m", "spot")
+    lake.assess()
+    (counts,) = lake.ask("select compared, differing from gold.quality").rows()
+    assert counts == (minutes, minutes)
+    (rest,) = lake.ask("select reason from gold.cross_checks where \"column\" = '*'").rows()
+    told = lake.ask("select count(*) from gold.cross_checks where \"column\" <> '*'").item()
+    assert int(rest[0].split()[0]) + told == 4 * minutes
+    assert told < 4 * minutes
+
+
 def trade(number: int, time_ms: int, quantity: float, maker: bool) -> str:
     return f"{number},10.5,{quantity},{number},{number},{time_ms},{str(maker).lower()}"
 
