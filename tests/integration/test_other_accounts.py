@@ -26,6 +26,7 @@ from support.recorded import publish
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.plan import FreqPolicy
+from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
@@ -34,6 +35,7 @@ from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.quality_assessment import AssessmentRequest, assess
 from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.query.daily_monthly import Bronze, hold_files
+from lakehouse_ray.query.forest_scan import scan_with_forest
 from lakehouse_ray.query.pinned import Kind, Pinned
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.sources.source import Selection
@@ -378,6 +380,16 @@ def test_findings_of_the_forest_land_beside_those_of_the_statistics(tmp_path: Pa
     assert (again.assessed, again.warnings) == (1, [])
     assert "off" in ask(lake, "select left_out from gold.assessments").item()
     assert ask(lake, "select * from gold.anomalies where method = 'isolation_forest'").is_empty()
+
+
+def test_a_forest_finds_the_same_in_rows_held_at_once_and_read_twice(tmp_path: Path) -> None:
+    lake = BarLake(tmp_path)
+    lake.put(odd_bars(), odd_bars().with_columns(symbol=pl.lit("BBB"), low=pl.col("low") * 0.99))
+    pinned, kind = Pinned(Reader(lake.writer().settings).lake, SEEN), Kind(KLINES, "spot", "1h")
+    lives = pinned.lives(kind)
+    held, twice = (scan_with_forest(pinned, kind, lives, rows_at_once=n) for n in (10_000, 100))
+    assert set(held["symbol"]) == {"AAA", "BBB"}
+    assert held.equals(twice)
 
 
 def test_without_scikit_learn_all_else_is_assessed_and_it_is_said_once(tmp_path: Path) -> None:
