@@ -149,13 +149,13 @@ class Assessor:
         run_id: str,
         *,
         threshold: float,
-        forest: ForestPolicy,
         lanes: int,
     ) -> None:
         self._writer = writer
         self._snapshots = snapshots
         self._run_id = run_id
-        self._means = Means(threshold, Bronze(writer.store, writer.decoder), forest)
+        bronze = Bronze(writer.store, writer.decoder)
+        self._means = Means(threshold, bronze, writer.settings.quality.forest)
         self._lanes = threading.Semaphore(lanes)
 
     @cached_property

@@ -21,7 +21,7 @@ import polars as pl
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.kernels.anomaly_forest import forest_installed
-from lakehouse_ray.model.assessment import LOGS, VERSION, ForestPolicy
+from lakehouse_ray.model.assessment import LOGS, VERSION
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
 from lakehouse_ray.pipeline.assessment_report import (
@@ -72,7 +72,6 @@ class _Setup:
     snapshots: Mapping[str, int | None]
     run_id: str
     threshold: float
-    forest: ForestPolicy
     lanes: int
     marker: str
 
@@ -81,9 +80,8 @@ class _Setup:
         log = self.writer.settings.log
         configure(log.level, log.format)
         return Assessor(
-            self.writer, self.snapshots, self.run_id,
-            threshold=self.threshold, forest=self.forest, lanes=self.lanes,
-        )  # fmt: skip
+            self.writer, self.snapshots, self.run_id, threshold=self.threshold, lanes=self.lanes
+        )
 
 
 def _assess(assessor: Assessor, task: AssessTask) -> Result:
@@ -252,7 +250,6 @@ class _Run:
             seen.pinned.snapshots,
             self._run_id,
             settings.quality.threshold,
-            settings.quality.forest,
             max(1, int(allocation.cpus_per_actor)),
             stack.enter_context(store_marker(self._writer, self._run_id)),
         )
