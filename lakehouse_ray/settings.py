@@ -157,6 +157,11 @@ class QualitySettings(_Section):
         le=1,
         description="Days that score less are alerts, and fail `lakehouse quality`.",
     )
+    forest: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Isolation forest over bars, where scikit-learn is installed (the extra `ml`); "
+        "auto: bars of 15m and longer.",
+    )
 
 
 class ComputeSettings(_Section):

@@ -6,12 +6,12 @@ import polars as pl
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.anomaly import FINDINGS_SCHEMA
+from lakehouse_ray.kernels.grid import origin_us
 from lakehouse_ray.kernels.sentence import sentence
 from lakehouse_ray.model.timespan import DAY_US
 from lakehouse_ray.model.venue import INTERVALS
 
 _TIME = pl.Datetime("us", "UTC")
-_MONDAY_US = 4 * DAY_US
 _VALUES = ("open", "high", "low", "close", "volume")
 
 
@@ -42,7 +42,7 @@ def cross_interval(
     if long is None and DAY_US % short:
         raise InvalidError(f"{fine_interval} bars do not make up months", "take 1d or finer")
     time = pl.col("open_time").dt.epoch("us")
-    anchor = _MONDAY_US if coarse_interval == "1w" else 0
+    anchor = origin_us(coarse_interval)
     begins = (
         pl.col("open_time").dt.truncate("1mo")
         if long is None
@@ -54,7 +54,7 @@ def cross_interval(
         else pl.lit(long // short)
     )
     made = (
-        fine.filter((time - (_MONDAY_US if fine_interval == "1w" else 0)) % short == 0)
+        fine.filter((time - origin_us(fine_interval)) % short == 0)
         .group_by(begins.alias("open_time"), maintain_order=True)
         .agg(
             pl.col("open").first(),

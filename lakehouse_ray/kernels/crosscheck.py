@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.kernels.grid import divides, ends, slot_starts
 from lakehouse_ray.model.crosschecks import CROSS_CHECKS, Check
-from lakehouse_ray.model.timespan import MINUTE_US
+from lakehouse_ray.model.timespan import MINUTE_US, TimeRange
 from lakehouse_ray.model.venue import INTERVALS
 
 _TIME = pl.Datetime("us", "UTC")
-_TYPES = {"string": pl.String(), "double": pl.Float64(), "timestamp": _TIME}
+_TYPES = {"string": pl.String(), "double": pl.Float64(), "long": pl.Int64(), "timestamp": _TIME}
 RESULT = pl.Schema({column.name: _TYPES[column.type] for column in CROSS_CHECKS.columns})
 
 # Relative difference that adding up binary fractions in another order may leave.
@@ -35,8 +36,8 @@ def finer_against_coarser(
 ) -> pl.DataFrame:
     """Hold finer bars, summed, against the published coarser ones.
 
-    finer, coarser: Rows of `silver.klines`, each of one interval, the coarser a multiple of the
-        finer one and at most a day. A bar off the grid belongs to the coarser bar it lies in.
+    finer, coarser: Rows of `silver.klines`, each of one interval; weeks, 3d bars and months go by
+        their calendar (`kernels.grid`). A bar off the grid belongs to the coarser bar it lies in.
     every: Also values that agree, exactly or within the tolerance.
 
     Where finer bars are missing or lie off the grid the reason says so; where all are there it says
@@ -46,14 +47,13 @@ def finer_against_coarser(
     small, large = _interval_of(finer), _interval_of(coarser)
     if not small or not large:
         return RESULT.to_frame()
-    step, length = INTERVALS[small], INTERVALS[large]
-    if step is None or length is None or length % step or length <= step:
+    step = INTERVALS[small]
+    if step is None or not divides(small, large):
         raise InvalidError(f"{large} bars are not made of {small} bars", "take a finer interval")
-    count = length // step
-    opens = pl.col("open_time").dt.truncate(f"{length}us")
     sums = (
-        finer.sort("symbol", "open_time")
-        .group_by("symbol", opens.alias("time"), maintain_order=True)
+        finer.with_columns(time=slot_starts(finer["open_time"], large))
+        .sort("symbol", "open_time")
+        .group_by("symbol", "time", maintain_order=True)
         .agg(
             pl.col("open").first(), pl.col("high").max(), pl.col("low").min(),
             pl.col("close").last(), *(pl.col(name).sum() for name in (*SUMS, "trades")),
@@ -62,28 +62,39 @@ def finer_against_coarser(
             made=pl.col("source_version").max(),
         )
     )  # fmt: skip
+    sums = sums.with_columns(needed=bars_in(sums["time"], small, large))
     reason = (
-        pl.when((pl.col("off") > 0) | (pl.col("time").dt.epoch("us") % length != 0))
+        pl.when((pl.col("off") > 0) | pl.col("odd"))
         .then(pl.lit("bars lie off the grid"))
-        .when(pl.col("bars") < count)
-        .then(pl.format(f"{{}} of {count} {small} bars are there", "bars"))
+        .when(pl.col("bars") < pl.col("needed"))
+        .then(pl.format(f"{{}} of {{}} {small} bars are there", "bars", "needed"))
         .when(pl.col("bars").is_null())
         .then(pl.lit(f"no {small} bars are there"))
         .otherwise(
             pl.format(
-                f"all {count} {small} bars are there; their file is of {{}}, the {large} one of {{}}",
+                f"all {{}} {small} bars are there; their file is of {{}}, the {large} one of {{}}",
+                "needed",
                 *(pl.col(name).str.slice(0, len("2022-04-13")) for name in ("made", "made_right")),
             )
         )
     )
     right = coarser.select(
-        "symbol", pl.col("open_time").alias("time"), *BAR_VALUES, made="source_version"
-    )
+        "symbol", pl.col("open_time").alias("time"), *BAR_VALUES, made="source_version",
+        odd=pl.col("open_time") != slot_starts(coarser["open_time"], large),
+    )  # fmt: skip
     tolerances = dict.fromkeys(SUMS, SUM_TOLERANCE)
     return _labelled(
         compare(sums, right, BAR_VALUES, tolerances, reason=reason, every=every),
         market, "finer_coarser", large,
     )  # fmt: skip
+
+
+def bars_in(opens: pl.Series, finer: str, coarser: str) -> pl.Series:
+    """How many finer bars a whole coarser bar that opens at each of these times has."""
+    step = INTERVALS[finer]
+    assert step is not None
+    micro = opens.dt.epoch("us").to_numpy()
+    return pl.Series((ends(micro, coarser) - micro) // step)
 
 
 def trades_against_bars(
@@ -187,26 +198,42 @@ def _moved(side: str) -> pl.Expr:
 
 
 def daily_against_monthly(
-    daily: pl.DataFrame, monthly: pl.DataFrame, market: str, time: str, *, every: bool = False
+    daily: pl.DataFrame,
+    monthly: pl.DataFrame,
+    market: str,
+    time: str,
+    *,
+    number: str | None = None,
+    span: TimeRange | None = None,
+    every: bool = False,
 ) -> pl.DataFrame:
-    """Hold the rows of daily files against those of monthly ones: every number must be the same.
+    """Hold the rows of daily files against those of monthly ones: every value must be the same.
 
     time: Name of the column of the event's time. Frames as `sources` decode them, with `symbol` and,
-        for bars, `interval`; only times within both are compared, since a month may be followed by
-        days whose monthly file is not out yet.
+        for bars, `interval`.
+    number: Column that numbers rows, by which they belong together within a UTC day; their times
+        are values then. Without one they belong together by time.
+    span: What both files tell of. None: from the later of the first to the earlier of the last
+        times, since a month may be followed by days whose monthly file is not out yet.
+
+    Numbers, truth values and times are compared; times to the millisecond, as files made before 2025
+    give no more. Memory: some three times that of both frames, and that of the rows that differ.
     """
-    both = _shared_span(daily, monthly, time)
-    names = _numbers(daily, monthly, time)
-    return _two_files(*both, market, "daily_monthly", time, names, every=every)
+    return _two_files(daily, monthly, market, "daily_monthly", time, number, span, every=every)
 
 
 def archive_against_rest(
-    archive: pl.DataFrame, rest: pl.DataFrame, market: str, time: str, *, every: bool = False
+    archive: pl.DataFrame,
+    rest: pl.DataFrame,
+    market: str,
+    time: str,
+    *,
+    number: str | None = None,
+    span: TimeRange | None = None,
+    every: bool = False,
 ) -> pl.DataFrame:
     """The same for rows of the archive and rows that the REST interface gave."""
-    both = _shared_span(archive, rest, time)
-    names = _numbers(archive, rest, time)
-    return _two_files(*both, market, "archive_rest", time, names, every=every)
+    return _two_files(archive, rest, market, "archive_rest", time, number, span, every=every)
 
 
 def _two_files(
@@ -215,16 +242,47 @@ def _two_files(
     market: str,
     check: Check,
     time: str,
-    names: Sequence[str],
+    number: str | None,
+    span: TimeRange | None,
     *,
     every: bool,
 ) -> pl.DataFrame:
+    span = span or _shared_span(left, right, time)
+    if span is None:
+        return RESULT.to_frame()
+    inside = pl.col(time).is_between(*_edges(span), closed="left")
+    left, right = left.filter(inside), right.filter(inside)
     keys = [name for name in _IDENTITY if name in left.columns and name in right.columns]
-    frames = [frame.select(*keys, pl.col(time).alias("time"), *names) for frame in (left, right)]
-    found = compare(frames[0], frames[1], names, {}, keys=keys, every=every)
+    if number is not None:
+        keys.append("id")
+    names = _values(left, right, time, number)
+    # Values are apart from what rows go by, which may have their names (`time`, `id`).
+    apart = [f"_{name}" for name in names]
+    frames = [_as_values(frame, names, time, number) for frame in (left, right)]
+    if not every:
+        # Mostly all rows are alike, and what follows takes many times their memory.
+        on = [*keys, "time", *apart]
+        frames = [
+            one.join(other, on=on, how="anti", nulls_equal=True)
+            for one, other in (frames, frames[::-1])
+        ]
+    found = compare(frames[0], frames[1], apart, {}, keys=keys, every=every)
+    found = found.with_columns(pl.col("column").str.strip_prefix("_"))
+    if number is not None:
+        # Rows were matched by the day; what is told is when they happened.
+        both = pl.concat([frame.select(*keys, "time", "at") for frame in frames])
+        on = [*keys, "time"]
+        found = found.join(both.unique(on, keep="first", maintain_order=True), on=on, how="left")
+        found = found.with_columns(time="at").sort(*keys, "column")
     if "interval" not in found.columns:
         found = found.with_columns(interval=pl.lit(""))
     return _labelled(found, market, check, None)
+
+
+def _edges(span: TimeRange) -> tuple[pl.Expr, pl.Expr]:
+    """Both ends of a range, to compare times with."""
+    start, end = (pl.lit(us, dtype=pl.Int64).cast(_TIME) for us in (span.start_us, span.end_us))
+    return start, end
 
 
 def compare(
@@ -317,6 +375,8 @@ def _labelled(found: pl.DataFrame, market: str, check: Check, interval: str | No
     named = found.with_columns(market=pl.lit(market), check=pl.lit(check))
     if interval is not None:
         named = named.with_columns(interval=pl.lit(interval))
+    if "id" not in named.columns:
+        named = named.with_columns(id=None)
     return named.select(pl.col(name).cast(dtype) for name, dtype in RESULT.items())
 
 
@@ -330,22 +390,44 @@ def _interval_of(bars: pl.DataFrame) -> str:
     return str(found[0]) if found else ""
 
 
-def _shared_span(
-    left: pl.DataFrame, right: pl.DataFrame, time: str
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of two frames between the later of their first times and the earlier of the last."""
+def _shared_span(left: pl.DataFrame, right: pl.DataFrame, time: str) -> TimeRange | None:
+    """From the later of the first times of two frames to the earlier of the last, that included."""
     if left.is_empty() or right.is_empty():
-        return left.clear(), right.clear()
-    low = max(left[time].dt.epoch("us").min(), right[time].dt.epoch("us").min())  # type: ignore[type-var]
-    high = min(left[time].dt.epoch("us").max(), right[time].dt.epoch("us").max())  # type: ignore[type-var]
-    inside = pl.col(time).dt.epoch("us").is_between(pl.lit(low), pl.lit(high))
-    return left.filter(inside), right.filter(inside)
+        return None
+    ends_us = [(f[time].dt.epoch("us").min(), f[time].dt.epoch("us").max()) for f in (left, right)]
+    first_us, last_us = max(a for a, _ in ends_us), min(b for _, b in ends_us)  # type: ignore[type-var]
+    return TimeRange(first_us, last_us + 1) if first_us <= last_us else None  # type: ignore[arg-type,operator]
 
 
-def _numbers(left: pl.DataFrame, right: pl.DataFrame, time: str) -> list[str]:
-    """Columns of numbers that both frames have, in the first one's order."""
+def _values(left: pl.DataFrame, right: pl.DataFrame, time: str, number: str | None) -> list[str]:
+    """Columns with values to compare that both frames have, in the first one's order."""
+    keys = {number} if number is not None else {time}
     return [
         name
         for name, dtype in left.schema.items()
-        if name in right.columns and name != time and dtype.is_numeric()
+        if name in right.columns
+        and name not in keys
+        and (dtype.is_numeric() or dtype.is_temporal() or dtype == pl.Boolean)
     ]
+
+
+def _as_values(
+    frame: pl.DataFrame, names: Sequence[str], time: str, number: str | None
+) -> pl.DataFrame:
+    """Identity, `time` (with numbers: its day, and `at`) and `id`, and columns as numbers."""
+    identity = [name for name in _IDENTITY if name in frame.columns]
+    when = pl.col(time)
+    own = [when.alias("time")]
+    if number is not None:
+        own = [when.dt.truncate("1d").alias("time"), when.alias("at"), pl.col(number).alias("id")]
+    values = []
+    for name in names:
+        dtype = frame.schema[name]
+        value = pl.col(name)
+        if dtype.is_temporal():
+            # In microseconds, as all times here.
+            value = value.dt.truncate("1ms").dt.epoch("us")
+        elif dtype == pl.Boolean:
+            value = value.cast(pl.Int8)
+        values.append(value.alias(f"_{name}"))
+    return frame.select(*identity, *own, *values)

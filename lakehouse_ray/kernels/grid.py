@@ -113,6 +113,12 @@ def starts(of_slots: Times, interval: str, offset_us: int = 0) -> Times:
     return of_slots * length_us + (origin_us(interval) + offset_us)
 
 
+def slot_starts(times: pl.Series, interval: str) -> pl.Series:
+    """When the slot of each time begins; `times` without nulls."""
+    micro = times.dt.epoch("us").to_numpy().astype(np.int64, copy=False)
+    return as_times(starts(slots(micro, interval), interval))
+
+
 def ends(opens: Times, interval: str, offset_us: int = 0) -> Times:
     """When bars that open at `opens` end: a bar off the grid has its full length too."""
     length_us = INTERVALS[interval]

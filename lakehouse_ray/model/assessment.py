@@ -9,6 +9,7 @@ left that ended before its row was never there.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from lakehouse_ray.model.crosschecks import CROSS_CHECKS
 from lakehouse_ray.model.gaps import GAPS
@@ -16,7 +17,11 @@ from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Column, Encoding, Partition, Table
 
 # Raised when assessments of the same rows would say something else.
-VERSION = 1
+VERSION = 2
+
+# Whether an isolation forest looks at bars, where scikit-learn is there. auto: at bars of 15 minutes
+# and longer.
+ForestPolicy = Literal["auto", "on", "off"]
 
 _DICT: Encoding = "dictionary"
 # What a series is. `interval` is empty where there is none.
@@ -31,21 +36,25 @@ _RUN = Column("run_id", "string", "Run that found it", True, _DICT)
 _LAYOUT = (Partition("identity", "market"), Partition("identity", "dataset"))
 
 
-def _log(shape: Table, name: str, *more: Column) -> Table:
-    """The log behind a view: its columns and what tells the series and the run."""
+def _log(shape: Table, name: str, *more: Column, younger: tuple[str, ...] = ()) -> Table:
+    """The log behind a view: its columns and what tells the series and the run.
+
+    younger: Columns that came later stand last, since columns are told by their place.
+    """
     has = set(shape.names)
+    columns = (*shape.columns, *(column for column in more if column.name not in has))
     return replace(
         shape,
         name=name,
         doc=f"Behind `{shape.name}`: the same of every assessment ever made.",
-        columns=(*shape.columns, *(column for column in more if column.name not in has)),
+        columns=tuple(sorted(columns, key=lambda column: column.name in younger)),
         key=(),
         partitions=_LAYOUT,
     )
 
 
 GAPS_LOG = _log(GAPS, "silver.gaps_log", _RUN)
-CROSS_CHECK_LOG = _log(CROSS_CHECKS, "gold.cross_check_log", _OF[1], _RUN)
+CROSS_CHECK_LOG = _log(CROSS_CHECKS, "gold.cross_check_log", _OF[1], _RUN, younger=("id",))
 QUALITY_LOG = _log(QUALITY, "gold.quality_log")
 ANOMALY_LOG = _log(ANOMALIES, "gold.anomaly_log")
 
@@ -87,6 +96,9 @@ ASSESSMENT_LOG = Table(
         Column("alerts", "long", "Rows in `gold.alerts`", True, "delta"),
         _RUN,
         Column("assessed_at", "timestamp", "When", True, "delta"),
+        Column(
+            "left_out", "string", "What was not looked for, and why; null: nothing", False, _DICT
+        ),
     ),
     key=(),
     time="assessed_at",

@@ -37,6 +37,13 @@ CROSS_CHECKS = Table(
         Column("tolerance", "double", "Relative difference up to which it passes", True),
         Column("verdict", "string", ", ".join(VERDICTS), True, _DICT),
         Column("reason", "string", "Why, where the rows themselves tell; else empty", True, _DICT),
+        Column(
+            "id",
+            "long",
+            "The row's number, where they are numbered: several of one time",
+            False,
+            "delta",
+        ),
     ),
     key=("market", "check", "symbol", "interval", "time", "column"),
     time="time",

@@ -38,10 +38,18 @@ QUALITY = Table(
         ),
         Column("rows_flagged", "long", "Rows marked by a rule that costs", True, "delta"),
         Column("rows_quarantined", "long", "Rows refused", True, "delta"),
-        Column("compared", "long", "Rows held against another source", False, "delta"),
+        Column(
+            "compared", "long", "Rows held against other accounts, once for each", False, "delta"
+        ),
         Column("differing", "long", "Those of them that differ", True, "delta"),
         Column("delay_hours", "double", "From the end of the file's period to its publication"),
-        Column("anomalies", "long", "Findings in `gold.anomalies`", False, "delta"),
+        Column(
+            "anomalies",
+            "long",
+            "Bars in `gold.anomalies`, but for cross_interval: such bars are `differing`",
+            False,
+            "delta",
+        ),
         Column("codes", "string", "Names of the losses by commas, the largest first", False, _DICT),
         Column("reasons", "string", "The same as sentences, by semicolons"),
         Column("run_id", "string", "Run that scored it", True, _DICT),

@@ -54,6 +54,11 @@ class AssessmentReport:
         if len(self.examples) < EXAMPLES_MAX:
             self.examples.append({"reason": reason, "series": series, "detail": detail[:300]})
 
+    def warn(self, text: str) -> None:
+        """Say something once, however often it is true."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
     def as_dict(self) -> dict[str, object]:
         """For `--json`: stable names."""
         return vars(self) | {

@@ -16,6 +16,7 @@ import polars as pl
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import Clock
+from lakehouse_ray.kernels.anomaly_forest import forest_installed
 from lakehouse_ray.kernels.causes import classify
 from lakehouse_ray.kernels.coverage import is_long
 from lakehouse_ray.kernels.day_gaps import missing_by_day
@@ -30,16 +31,21 @@ from lakehouse_ray.model.assessment import (
     QUALITY_LOG,
     SERIES,
     VERSION,
+    ForestPolicy,
 )
+from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.gaps import CAUSES
 from lakehouse_ray.model.rhythm import About, Grid, Rhythm, rhythm_of
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.timespan import DAY_US
+from lakehouse_ray.model.timespan import DAY_US, MINUTE_US
+from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.pipeline.execution import concerns_all
 from lakehouse_ray.query import coverage, file_days
 from lakehouse_ray.query.asked import Asked
-from lakehouse_ray.query.cross_checks import COMPARED, Account, cross_check
+from lakehouse_ray.query.cross_checks import Account, added_up, cross_check
+from lakehouse_ray.query.daily_monthly import Bronze, hold_files
+from lakehouse_ray.query.forest_scan import scan_with_forest
 from lakehouse_ray.query.gap_facts import gather
 from lakehouse_ray.query.gaps import find, labelled
 from lakehouse_ray.query.pinned import Among, Kind, Pinned
@@ -57,6 +63,11 @@ SEEN = (
     VIEWS["gold.alerts"],
 )
 _DAY = pl.Datetime("us", "UTC")
+# With `quality.forest = auto` the forest looks at bars of at least this length: it takes three times
+# as long as all else, and a lake has 15 times as many minutes (docs/anomalies.md).
+_FOREST_LENGTH_US = 15 * MINUTE_US
+_NO_FOREST = "isolation_forest: {}"
+NOT_INSTALLED = _NO_FOREST.format("scikit-learn is not installed")
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,28 @@ class AssessTask:
 
     def only(self, symbol: str) -> AssessTask:
         return AssessTask(self.kind, (symbol,), self.lives, self.accounts, self.fingerprint)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What an assessment is made with, besides the tables. forest: `quality.forest`."""
+
+    threshold: float
+    bronze: Bronze
+    forest: ForestPolicy
+
+    def left_out(self, kind: Kind) -> str | None:
+        """What is not looked for in bars of trades, and why."""
+        if kind.dataset.name != KLINES.name or kind.interval is None:
+            return None
+        if self.forest == "off":
+            return _NO_FOREST.format("quality.forest is off")
+        if not forest_installed():
+            return NOT_INSTALLED
+        length = INTERVALS[kind.interval]
+        if self.forest == "auto" and length is not None and length < _FOREST_LENGTH_US:
+            return _NO_FOREST.format("quality.forest is auto, and the bars are short")
+        return None
 
 
 @dataclass(frozen=True)
@@ -121,7 +154,8 @@ class Assessor:
         self._writer = writer
         self._snapshots = snapshots
         self._run_id = run_id
-        self._threshold = threshold
+        bronze = Bronze(writer.store, writer.decoder)
+        self._means = Means(threshold, bronze, writer.settings.quality.forest)
         self._lanes = threading.Semaphore(lanes)
 
     @cached_property
@@ -135,7 +169,7 @@ class Assessor:
 
     def _assess(self, task: AssessTask) -> Assessed:
         try:
-            findings = Findings.of(self._pinned, task, self._threshold)
+            findings = Findings.of(self._pinned, task, self._means)
             return self._written(task, findings)
         except Exception as error:
             if concerns_all(error):
@@ -178,16 +212,22 @@ class Findings:
     anomalies: pl.DataFrame
     scores: pl.DataFrame
     alerts: pl.DataFrame
+    left_out: str | None
 
     @classmethod
-    def of(cls, pinned: Pinned, task: AssessTask, threshold: float) -> Findings:
+    def of(cls, pinned: Pinned, task: AssessTask, means: Means) -> Findings:
         """Look at the rows, what is missing, what others say, and the files; then score."""
         kind, symbols = task.kind, task.symbols
         chosen = task.lives.filter(pl.col("symbol").is_in(symbols))
         rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
         gaps = _gaps(pinned, task)
         scanned = scan_series(pinned, kind, chosen)
-        differences, compared = cross_check(pinned, kind, chosen, task.accounts)
+        checked = cross_check(pinned, kind, chosen, task.accounts)
+        differences, compared = hold_files(pinned, kind, symbols, means.bronze)
+        left_out = means.left_out(kind)
+        found = scanned.anomalies
+        if found is not None and left_out is None:
+            found = pl.concat([found, scan_with_forest(pinned, kind, chosen)])
         days = coverage.of_kind(pinned, kind, chosen, Asked(symbols=symbols))
         missing = missing_by_day(gaps, long=is_long(rhythm))
         counts = _expected(rhythm, days, missing)
@@ -195,29 +235,34 @@ class Findings:
         more_days, more_missing = _refused_whole(rhythm, counts, refused)
         counts = pl.concat([counts, more_days])
         missing = pl.concat([missing, more_missing])
-        found = None if scanned.anomalies is None else _per_day(scanned.anomalies)
+        odd = None if found is None else _per_day(found)
         for more in (
             _by_cause(missing),
             scanned.days.select("symbol", "day", "rows_flagged"),
             file_days.refused_rows(pinned, kind, symbols),
-            compared if task.accounts else COMPARED.to_frame(),
+            added_up([checked.compared, compared]),
             file_days.delays(pinned, kind, symbols, QualityWeights().lost_hours),
-            *(() if found is None else (found,)),
+            *(() if odd is None else (odd,)),
         ):
             counts = _joined(counts, more)
-        if found is not None:
+        if odd is not None:
             counts = counts.with_columns(pl.col("anomalies").fill_null(0))
         named = _named(kind, counts)
         scores = score_days(named.select(n for n in COUNTS_SCHEMA if n in named.columns))
         scores = scores.sort(KEYS).with_columns(
             codes=_listed("codes", ","), reasons=_listed("reasons", "; ")
         )
+        if found is not None:
+            # Not in the score: these bars differ, and are counted as such.
+            found = pl.concat([found, checked.contradicted])
+        differences = pl.concat([checked.differences, differences])
         return cls(
             gaps,
             differences.with_columns(dataset=pl.lit(kind.dataset.name)),
-            _anomalies(kind, scanned.anomalies),
+            _anomalies(kind, found),
             scores,
-            _alerts(pinned, kind, symbols, scores, threshold),
+            _alerts(pinned, kind, symbols, scores, means.threshold),
+            left_out,
         )
 
     def tables(self, task: AssessTask) -> list[tuple[Table, pl.DataFrame]]:
@@ -256,6 +301,7 @@ class Findings:
         return rows.with_columns(
             pl.col("days", "gaps", "differences", "anomalies", "alerts").fill_null(0),
             version=pl.lit(VERSION),
+            left_out=pl.lit(self.left_out, dtype=pl.String),
             fingerprint=pl.lit(task.fingerprint),
         )
 
@@ -318,8 +364,9 @@ def _by_cause(missing: pl.DataFrame) -> pl.DataFrame:
 
 
 def _per_day(found: pl.DataFrame) -> pl.DataFrame:
+    """Bars with a finding, of however many methods."""
     return found.group_by("symbol", day=pl.col("time").dt.truncate("1d")).agg(
-        anomalies=pl.len().cast(pl.Int64)
+        anomalies=pl.col("time").n_unique().cast(pl.Int64)
     )
 
 

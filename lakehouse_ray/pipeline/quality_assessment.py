@@ -20,6 +20,7 @@ import polars as pl
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.kernels.anomaly_forest import forest_installed
 from lakehouse_ray.model.assessment import LOGS, VERSION
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
@@ -28,7 +29,7 @@ from lakehouse_ray.pipeline.assessment_report import (
     AssessmentReport,
     SilentAssessment,
 )
-from lakehouse_ray.pipeline.assessor import SEEN, Assessed, Assessor, AssessTask
+from lakehouse_ray.pipeline.assessor import NOT_INSTALLED, SEEN, Assessed, Assessor, AssessTask
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
 from lakehouse_ray.pipeline.execution import (
     check_store,
@@ -110,6 +111,8 @@ class _Seen:
         self._lake = Reader(writer.settings).lake
         self._again = request.again
         self._asked = request.asked
+        # An assessment with the forest, or another choice of it, is another one.
+        self._forest = f"forest {writer.settings.quality.forest} {forest_installed()}"
         self.pinned = Pinned(self._lake, SEEN)
         self.series = series_asked(self.pinned, request.asked)
         self._lives = {str(kind): lives for kind, lives in self.series}
@@ -160,13 +163,13 @@ class _Seen:
             return result.pl()
 
     def _fingerprint(self, market: str) -> str:
-        """Names every file of a market that an assessment may look at.
+        """Names every file of a market that an assessment may look at, and what it looks with.
 
         Why rows are missing is told by the other symbols and data sets of the market, so a series is
         assessed again where any of it has changed.
         """
         if market not in self._prints:
-            digest = hashlib.sha256()
+            digest = hashlib.sha256(f"{self._forest}\n".encode())
             tables = [t for dataset in DATASETS.values() for t in dataset.tables]
             for table in (*tables, OBJECT_LOG, QUARANTINE):
                 for file in self.pinned.files(table, Where({"market": market})):
@@ -300,6 +303,8 @@ class _Commits:
     def _count(self, one: _Finished) -> None:
         rows = one.assessed.assessments
         self._report.assessed += rows.height
+        if NOT_INSTALLED in rows["left_out"]:
+            self._report.warn(f"{NOT_INSTALLED}: pip install 'lakehouse-ray[ml]' to have it")
         for name in ("rows", "days", "gaps", "differences", "anomalies", "alerts"):
             setattr(self._report, name, getattr(self._report, name) + int(rows[name].sum()))
         for failure in one.assessed.failures:

@@ -24,7 +24,13 @@ from lakehouse_ray.kernels.anomaly import (
     join_findings,
 )
 from lakehouse_ray.kernels.anomaly_cross import cross_interval
-from lakehouse_ray.kernels.anomaly_forest import ForestLimits, fit_forest, forest_findings
+from lakehouse_ray.kernels.anomaly_forest import (
+    ForestLimits,
+    Sample,
+    fit_forest,
+    forest_findings,
+    odd_bars,
+)
 from lakehouse_ray.kernels.robust import MAD_TO_SIGMA, OUTLIERS_SCHEMA, Window, outliers
 
 T0 = datetime(2024, 5, 6, tzinfo=UTC)
@@ -326,6 +332,24 @@ def test_bars_made_of_finer_bars_agree_and_one_that_does_not_is_found(
     assert cross_interval(holed, wrong, fine, coarse).is_empty()
 
 
+def test_three_day_bars_are_made_of_days_where_the_exchange_begins_them() -> None:
+    bars = market(30).with_columns(
+        open_time=pl.lit(T0).cast(_TIME) + pl.int_range(30) * timedelta(days=1)
+    )
+    # 2024-01-01 opens one: its number since 1970 leaves 1 when divided by 3.
+    number = bars["open_time"].dt.epoch("d") % 3
+    bars = bars.filter((number == 1).cum_max())
+    long = bars.with_columns(third=pl.int_range(pl.len()) // 3).group_by(
+        "third", maintain_order=True
+    ).agg(
+        pl.col("open_time", "open").first(), pl.col("high").max(), pl.col("low").min(),
+        pl.col("close").last(), pl.col("volume").sum(),
+    )  # fmt: skip
+    assert cross_interval(bars, long, "1d", "3d").is_empty()
+    wrong = at(long, 4, close=pl.col("close") * 1.01)
+    assert cross_interval(bars, wrong, "1d", "3d")["time"].to_list() == [long["open_time"][4]]
+
+
 @pytest.mark.parametrize(
     ("fine", "coarse"), [("2h", "3m"), ("1h", "1h"), ("3m", "5m"), ("1mo", "1w"), ("1w", "1mo"), ("3d", "1mo")]
 )  # fmt: skip
@@ -361,6 +385,21 @@ def test_a_forest_finds_in_pieces_what_it_finds_in_one_run() -> None:
         parts.append(findings)
     assert whole.height > 3
     assert join_findings(parts).equals(join_findings([whole]))
+
+
+@pytest.mark.parametrize("piece", [97, 700, 2999])
+def test_a_forest_learns_from_pieces_what_it_learns_from_one_run(piece: int) -> None:
+    bars = market(3000)
+    # Fewer than there are, so that steps over edges of pieces are taken too.
+    limits = ForestLimits(score=0.6, fit_rows=700)
+    sample = Sample("1m", bars.height, limits)
+    for part in bars.iter_slices(piece):
+        sample.take(part)
+    forest = sample.fit()
+    assert forest is not None
+    found, _ = forest_findings(forest, bars)
+    assert found.height > 0
+    assert found.equals(odd_bars(bars, "1m", limits))
 
 
 def test_a_forest_says_nothing_of_few_or_flat_bars() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.crosscheck import (
@@ -20,7 +22,7 @@ from lakehouse_ray.kernels.crosscheck import (
     finer_against_coarser,
     trades_against_bars,
 )
-from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, parse_time
+from lakehouse_ray.model.timespan import DAY_US, HOUR_US, MINUTE_US, TimeRange, parse_time
 
 TIME = pl.Datetime("us", "UTC")
 START = parse_time("2024-01-05")
@@ -140,11 +142,33 @@ def test_intervals_that_do_not_fit_are_refused() -> None:
     def bars(interval: str) -> pl.DataFrame:
         return frame([bar(START, interval)], "open_time")
 
-    for small, large in (("1h", "15m"), ("15m", "15m"), ("3m", "5m"), ("1d", "1mo")):
+    for small, large in (("1h", "15m"), ("15m", "15m"), ("3m", "5m"), ("1w", "1mo")):
         with pytest.raises(InvalidError):
             finer_against_coarser(bars(small), bars(large), "spot")
     with pytest.raises(InvalidError):
         finer_against_coarser(pl.concat([bars("1m"), bars("3m")]), bars("1h"), "spot")
+
+
+def test_days_are_summed_by_weeks_on_monday_and_by_months_of_any_length() -> None:
+    january = parse_time("2024-01-01")  # a Monday
+    days = [bar(january + k * DAY_US, "1d", trades=k) for k in range(31 + 29)]
+    for length, opens, sums in (
+        ("1w", january, sum(range(7))),
+        ("1w", january + 7 * DAY_US, sum(range(7, 14))),
+        ("1mo", january, sum(range(31))),
+        ("1mo", parse_time("2024-02-01"), sum(range(31, 60))),
+        # As the exchange has it: a 3d bar opens on 2024-01-01.
+        ("3d", january, sum(range(3))),
+    ):
+        published = frame([bar(opens, length, trades=sums + 1)], "open_time")
+        found = finer_against_coarser(frame(days, "open_time"), published, "spot")
+        found = found.filter(verdict="differs", column="trades")
+        assert found["difference"].to_list() == [-1.0], length
+        assert "bars are there; their file" in found["reason"].item()
+    short = frame([row for row in days if row["open_time"] != january + 40 * DAY_US], "open_time")
+    february = frame([bar(parse_time("2024-02-01"), "1mo")], "open_time")
+    found = finer_against_coarser(short, february, "spot").filter(verdict="differs")
+    assert set(found["reason"]) == {"28 of 29 1d bars are there"}
 
 
 def trade(
@@ -245,6 +269,67 @@ def test_daily_and_monthly_rows_are_held_together_where_both_reach() -> None:
     assert found.select("check", "interval", "column", "left", "right", "verdict").rows() == [
         ("daily_monthly", "1h", "close", 11.5, 11.0, "differs")
     ]
+
+
+def test_within_a_given_span_a_row_that_one_file_lacks_at_its_edge_is_told() -> None:
+    rows = [bar(START + k * HOUR_US, "1h") for k in range(24)]
+    day = TimeRange(START, START + DAY_US)
+    whole, short = frame(rows, "open_time"), frame(rows[1:], "open_time")
+    assert daily_against_monthly(short, whole, "spot", "open_time").is_empty()
+    (line,) = daily_against_monthly(short, whole, "spot", "open_time", span=day).to_dicts()
+    assert (line["verdict"], line["column"], line["left"]) == ("missing_left", "*", None)
+    (line,) = daily_against_monthly(whole, short, "spot", "open_time", span=day).to_dicts()
+    assert line["verdict"] == "missing_right"
+
+
+Rows = dict[int, tuple[int, float, bool]]
+_rows = st.dictionaries(
+    st.integers(0, 8),
+    # Few times and values, so that rows share them; half a millisecond apart, and a day.
+    st.tuples(
+        st.sampled_from([START, START + 500, START + 5000, START + DAY_US]),
+        st.sampled_from([1.0, 2.0, math.nan]),
+        st.booleans(),
+    ),
+    max_size=6,
+)
+
+
+def numbered(rows: Rows) -> pl.DataFrame:
+    columns = {"symbol": pl.String, "id": pl.Int64, "time": pl.Int64, "x": pl.Float64}
+    made = [("A", number, *values) for number, values in rows.items()]
+    made_frame = pl.DataFrame(made, schema=columns | {"maker": pl.Boolean}, orient="row")
+    return made_frame.with_columns(pl.col("time").cast(TIME))
+
+
+@given(_rows, _rows)
+def test_numbered_rows_are_held_together_by_number_and_day_whatever_their_times(
+    left: Rows, right: Rows
+) -> None:
+    span = TimeRange(START, START + 2 * DAY_US)
+    wanted: set[tuple[int, str]] = set()
+    by_day = [
+        {(number, (row[0] - START) // DAY_US): row for number, row in rows.items()}
+        for rows in (left, right)
+    ]
+    for key in by_day[0].keys() | by_day[1].keys():
+        ours, theirs = by_day[0].get(key), by_day[1].get(key)
+        if ours is None or theirs is None:
+            wanted.add((key[0], "*"))
+            continue
+        if ours[0] // 1000 != theirs[0] // 1000:
+            wanted.add((key[0], "time"))
+        if ours[1] != theirs[1] and not (math.isnan(ours[1]) and math.isnan(theirs[1])):
+            wanted.add((key[0], "x"))
+        if ours[2] != theirs[2]:
+            wanted.add((key[0], "maker"))
+    frames = numbered(left), numbered(right)
+    found = daily_against_monthly(*frames, "um", "time", number="id", span=span)
+    assert found.schema == RESULT
+    assert set(found.select("id", "column").rows()) == wanted
+    assert found["time"].null_count() == 0
+    every = daily_against_monthly(*frames, "um", "time", number="id", span=span, every=True)
+    assert every.filter(~pl.col("verdict").is_in(["same"])).drop("time").equals(found.drop("time"))
 
 
 def test_rows_of_the_archive_and_of_rest_need_no_interval() -> None:
