@@ -30,6 +30,9 @@ SUMS = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
 BAR_VALUES = (*PRICES, *SUMS, "trades")
 _IDENTITY = ("symbol", "interval")
 
+# Begins the reason of a minute whose trades do not tell why its bar differs from them.
+UNEXPLAINED = "the bar counts more trades"
+
 
 def finer_against_coarser(
     finer: pl.DataFrame, coarser: pl.DataFrame, market: str, *, every: bool = False
@@ -154,7 +157,7 @@ def trades_against_bars(
         .when(surplus > 0)
         .then(pl.format("{} ids inside aggTrades are not counted by the bar", surplus))
         .when(surplus < 0)
-        .then(pl.format("the bar counts more trades: {}", surplus.abs()))
+        .then(pl.format(f"{UNEXPLAINED}: {{}}", surplus.abs()))
         .when(surplus.is_null())
         .then(pl.lit("no aggTrades of this minute"))
     )

@@ -15,6 +15,7 @@ from lakehouse_ray.kernels.anomaly import FINDINGS_SCHEMA
 from lakehouse_ray.kernels.anomaly_cross import cross_interval
 from lakehouse_ray.kernels.crosscheck import (
     RESULT,
+    UNEXPLAINED,
     bars_in,
     finer_against_coarser,
     trades_against_bars,
@@ -104,7 +105,7 @@ def cross_check(
                 continue
             held = _compare(pinned, kind, account.kind, symbol, TimeRange(start, end))
             differing.append(held.found)
-            compared.append(_counted(symbol, held.found, held.times))
+            compared.append(_counted(symbol, held.costly, held.times))
             if held.odd is not None:
                 name = pl.lit(symbol).alias("symbol")
                 contradicted.append(held.odd.select(name, *FINDINGS_SCHEMA.names()))
@@ -154,9 +155,13 @@ def _days(first_us: int, last_us: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Held:
-    """Values that differ, the times of the bars that were compared, and bars contradicted."""
+    """Values that differ, the times of the bars that were compared, and bars contradicted.
+
+    costly: Those of the values by which a bar counts as differing.
+    """
 
     found: pl.DataFrame
+    costly: pl.DataFrame
     times: pl.Series
     odd: pl.DataFrame | None = None
 
@@ -167,7 +172,11 @@ def _compare(pinned: Pinned, kind: Kind, other: Kind, symbol: str, span: TimeRan
         trades = _rows(pinned, other, symbol, span, _TRADES)
         minutes = trades.select(open_time=pl.col("transact_time").dt.truncate("1m")).unique()
         held = bars.join(minutes, on="open_time", how="semi").filter(pl.col("trades") > 0)
-        return _Held(trades_against_bars(trades, held, kind.market), held["open_time"])
+        found = trades_against_bars(trades, held, kind.market)
+        # What the trades themselves explain (one on the edge of a minute, ids that one account
+        # leaves out) is how the exchange writes both, and nothing to mend.
+        costly = (pl.col("reason") == "") | pl.col("reason").str.starts_with(UNEXPLAINED)
+        return _Held(found, found.filter(costly), held["open_time"])
     finer = _bars(pinned, other, symbol, span)
     assert kind.interval is not None
     assert other.interval is not None
@@ -178,8 +187,10 @@ def _compare(pinned: Pinned, kind: Kind, other: Kind, symbol: str, span: TimeRan
     # Without a published bar there is nothing to differ from.
     whole = whole.filter(pl.col("slot").is_in(held["open_time"].implode()))
     whole, held = whole.sort("open_time"), held.sort("open_time")
+    found = finer_against_coarser(whole, held, kind.market)
     return _Held(
-        finer_against_coarser(whole, held, kind.market),
+        found,
+        found,
         held["open_time"],
         cross_interval(whole, held, other.interval, kind.interval),
     )
