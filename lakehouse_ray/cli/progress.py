@@ -20,6 +20,7 @@ from rich.progress import (
 
 from lakehouse_ray.bronze.plan import Plan
 from lakehouse_ray.gold.plan import ProductPlan
+from lakehouse_ray.pipeline.assessment_report import AssessmentReport
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.allocator import Allocation
@@ -150,3 +151,19 @@ class BuildProgress(_Progress):
 
     def advanced(self, report: BuildReport, units: int) -> None:
         self._advance(units, "units", f"{report.total('rows'):,} rows")
+
+
+class AssessmentProgress(_Progress):
+    """Shows how series are assessed. `pipeline.assessment_report.AssessmentObserver`."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        super().__init__("looking for what has changed", enabled=enabled)
+
+    def allocated(self, series: int, allocation: Allocation) -> None:
+        self._size(series, f"{series:,} series; {allocation.explain()[0]}")
+
+    def started(self, seconds: float) -> None:
+        self._begin(seconds, "assessing")
+
+    def advanced(self, report: AssessmentReport, series: int) -> None:
+        self._advance(series, "series", f"{report.rows:,} rows")

@@ -69,6 +69,7 @@ def quality(
     # Loaded when they are needed: help and usage errors are quick.
     from lakehouse_ray.assembly.reader import Reader
     from lakehouse_ray.assembly.writer import Writer
+    from lakehouse_ray.cli.progress import AssessmentProgress
     from lakehouse_ray.pipeline.quality_assessment import AssessmentRequest, assess
     from lakehouse_ray.query.quality import judge
 
@@ -76,7 +77,8 @@ def quality(
     settings = settings_of(home=home, address=address, quality=given)
     reader = Reader(settings)
     asked = read_filters(reader.clock, market, dataset, interval, symbols, start, end)
-    report = assess(Writer(settings), AssessmentRequest(asked, again))
+    with AssessmentProgress(enabled=not (json_ or quiet)) as progress:
+        report = assess(Writer(settings), AssessmentRequest(asked, again), progress)
     limit = settings.quality.threshold
     verdict = judge(reader.lake, asked, limit)
     document = _document(report, verdict, limit)
