@@ -85,7 +85,7 @@ ASSESSMENT_LOG = Table(
         Column("differences", "long", "Rows in `gold.cross_checks`", True, "delta"),
         Column("anomalies", "long", "Rows in `gold.anomalies`", True, "delta"),
         Column("alerts", "long", "Rows in `gold.alerts`", True, "delta"),
-        Column("number", "long", "One more than the latest assessment that it saw", True, "delta"),
+        Column("number", "long", "One more than the latest assessment that it saw", False, "delta"),
         _RUN,
         Column("assessed_at", "timestamp", "When", True, "delta"),
     ),

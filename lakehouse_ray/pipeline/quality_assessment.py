@@ -170,8 +170,8 @@ class _Seen:
     def _assessments(self) -> pl.DataFrame:
         """What the latest assessment of each series saw, and its number."""
         query = (
-            'SELECT market, dataset, symbol, "interval", fingerprint, version, number '
-            "FROM gold.assessments"
+            'SELECT market, dataset, symbol, "interval", fingerprint, version, '
+            "coalesce(number, 0) AS number FROM gold.assessments"
         )
         with self._lake.ask(query, [VIEWS["gold.assessments"]]) as result:
             return result.pl()
