@@ -46,8 +46,16 @@ class Kind:
     def equal(self) -> dict[str, str]:
         return {"market": self.market} | ({"interval": self.interval} if self.interval else {})
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # By name: elsewhere too the data set is the declared one, not a copy that `is` none of them.
+        return _kind, (self.dataset.name, self.market, self.interval)
+
     def __str__(self) -> str:
         return " ".join(part for part in (self.market, self.dataset.name, self.interval) if part)
+
+
+def _kind(dataset: str, market: str, interval: str | None) -> Kind:
+    return Kind(DATASETS[dataset], market, interval)
 
 
 @dataclass(frozen=True)
