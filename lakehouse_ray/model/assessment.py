@@ -16,7 +16,7 @@ from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Column, Encoding, Partition, Table
 
 # Raised when assessments of the same rows would say something else.
-VERSION = 1
+VERSION = 2
 
 _DICT: Encoding = "dictionary"
 # What a series is. `interval` is empty where there is none.
