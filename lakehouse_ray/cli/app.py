@@ -54,8 +54,20 @@ def usage() -> str:
 
 def main() -> NoReturn:
     """Run the command line; every end has an exit code and every error a message."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(dispatch(sys.argv[1:]))
+    told: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        # As an exception, so that commits in progress end and children are ended.
+        told.append(128 + number)
+        raise SystemExit(told[0])
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = dispatch(sys.argv[1:])
+    except SystemExit as ended:
+        # Where the signal comes within ray.wait, ray 2.60 raises a SystemExit(1) of its own.
+        raise SystemExit(told[0] if told else ended.code) from None
+    sys.exit(code)
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -80,8 +92,3 @@ def dispatch(arguments: list[str]) -> int:
         arguments[1:],
     )
     return code
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    # As an exception, so that commits in progress end and children are ended.
-    raise SystemExit(128 + number)

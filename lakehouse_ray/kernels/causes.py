@@ -34,6 +34,9 @@ FACTS = pl.Schema(
         "file": pl.String(),
         # It begins after a file's start, or ends before a file's end: no whole files are missing.
         "cut": pl.Boolean(),
+        # Files of this very series whose rows are in silver end where it begins, and begin where it
+        # ends: what is absent between them was to be expected.
+        "adjoined": pl.Boolean(),
         # An object for that time that is not in silver, and why; rows refused from the files.
         "refused": pl.String(),
         "refused_reason": pl.String(),
@@ -110,7 +113,8 @@ def file_facts(gaps: pl.DataFrame, objects: pl.DataFrame, edge_us: int = 0) -> p
     edge = pl.duration(microseconds=edge_us)
     merged = _merged(objects.filter("built"))
     # What touches the hole: the stretch it begins in and the one it ends in.
-    near = holes.join(merged, on="symbol").filter(
+    beside = holes.join(merged, on="symbol")
+    near = beside.filter(
         pl.col("period_start") < pl.col("end_time"), pl.col("period_end") > pl.col("start_time")
     )
     stretches = near.group_by(key).agg(
@@ -128,6 +132,14 @@ def file_facts(gaps: pl.DataFrame, objects: pl.DataFrame, edge_us: int = 0) -> p
             & (pl.col("period_end") > pl.col("end_time"))
         ).any(),
     )
+    adjoining = beside.group_by(key).agg(
+        adjoined=pl.col("period_end")
+        .is_between(pl.col("start_time") - edge, pl.col("start_time") + edge)
+        .any()
+        & pl.col("period_start")
+        .is_between(pl.col("end_time") - edge, pl.col("end_time") + edge)
+        .any()
+    )
     over = holes.join(objects, on="symbol").filter(
         pl.col("period_start") < pl.col("end_time"), pl.col("period_end") > pl.col("start_time")
     )
@@ -140,9 +152,11 @@ def file_facts(gaps: pl.DataFrame, objects: pl.DataFrame, edge_us: int = 0) -> p
     return (
         holes.select(key)
         .join(stretches, on=key, how="left")
+        .join(adjoining, on=key, how="left")
         .join(files, on=key, how="left")
         .with_columns(
-            pl.col("covered", "cut").fill_null(False), pl.col("refused_rows").fill_null(0)
+            pl.col("covered", "cut", "adjoined").fill_null(False),
+            pl.col("refused_rows").fill_null(0),
         )
     )
 
@@ -172,7 +186,7 @@ def classify(gaps: pl.DataFrame) -> pl.DataFrame:
     ]
     known = gaps.with_columns(missing).with_columns(
         pl.col("place").cast(pl.String).fill_null("inside"),
-        pl.col("covered", "cut", "ids_joined").fill_null(False),
+        pl.col("covered", "cut", "adjoined", "ids_joined").fill_null(False),
         pl.col("refused_rows", "other_rows").fill_null(0),
         silent=pl.col("alive") - pl.min_horizontal("alive", "showing"),
     )
@@ -260,7 +274,7 @@ def _rules() -> list[tuple[pl.Expr, str, pl.Expr]]:
             pl.format("{}; {}", _files(), _peers()),
         ),
         (
-            ~in_files & others_show,
+            ~in_files & pl.col("adjoined") & others_show,
             "archive_hole",
             pl.format("{}; {}", _files(), _peers()),
         ),
@@ -290,5 +304,16 @@ def _files() -> pl.Expr:
         .then(pl.format("its verified files have no rows of it ({})", "file"))
         .when(pl.col("cut"))
         .then(pl.lit("it begins or ends inside a verified file"))
-        .otherwise(pl.lit("no file of that time is in the lake, from edge to edge of files"))
+        .when(pl.col("adjoined"))
+        .then(pl.lit("no file of that time is in the lake, from edge to edge of files"))
+        .otherwise(
+            pl.format(
+                "nobody has its files from {} to {}, nor verified ones that adjoin these on both "
+                "sides: they may be in the archive",
+                *(
+                    pl.col(name).dt.strftime("%Y-%m-%dT%H:%MZ")
+                    for name in ("start_time", "end_time")
+                ),
+            )
+        )
     )

@@ -99,6 +99,7 @@ ASSESSMENT_LOG = Table(
         Column(
             "left_out", "string", "What was not looked for, and why; null: nothing", False, _DICT
         ),
+        Column("number", "long", "One more than the latest assessment that it saw", False, "delta"),
     ),
     key=(),
     time="assessed_at",

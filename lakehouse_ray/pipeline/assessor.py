@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import polars as pl
@@ -76,6 +76,7 @@ class AssessTask:
 
     lives: `Pinned.lives` of all symbols of the kind, by which a gap is compared with others.
     accounts: What its bars are held against.
+    numbers: Of the latest assessment of each symbol that has one.
     """
 
     kind: Kind
@@ -83,9 +84,10 @@ class AssessTask:
     lives: pl.DataFrame
     accounts: tuple[Account, ...]
     fingerprint: str
+    numbers: Mapping[str, int]
 
     def only(self, symbol: str) -> AssessTask:
-        return AssessTask(self.kind, (symbol,), self.lives, self.accounts, self.fingerprint)
+        return replace(self, symbols=(symbol,))
 
 
 @dataclass(frozen=True)
@@ -300,6 +302,10 @@ class Findings:
             rows = rows.join(number, on="symbol", how="left")
         return rows.with_columns(
             pl.col("days", "gaps", "differences", "anomalies", "alerts").fill_null(0),
+            number=pl.col("symbol").replace_strict(
+                dict(task.numbers), default=0, return_dtype=pl.Int64
+            )
+            + 1,
             version=pl.lit(VERSION),
             left_out=pl.lit(self.left_out, dtype=pl.String),
             fingerprint=pl.lit(task.fingerprint),

@@ -14,12 +14,12 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import polars as pl
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.kernels.anomaly_forest import forest_installed
 from lakehouse_ray.model.assessment import LOGS, VERSION
 from lakehouse_ray.model.datasets.registry import DATASETS
@@ -41,6 +41,7 @@ from lakehouse_ray.query.asked import Asked, series_asked, wanted
 from lakehouse_ray.query.cross_checks import Account, accounts_for
 from lakehouse_ray.query.pinned import Kind, Pinned, in_groups
 from lakehouse_ray.query.scan import Where
+from lakehouse_ray.query.survivors import Survivors, survivors
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
 from lakehouse_ray.runtime.cluster import ClusterView
@@ -113,9 +114,15 @@ class _Seen:
         self._asked = request.asked
         # An assessment with the forest, or another choice of it, is another one.
         self._forest = f"forest {writer.settings.quality.forest} {forest_installed()}"
+        # Before the lake is pinned: what is numbered higher has seen at least what others had.
+        self._latest = self._assessments()
         self.pinned = Pinned(self._lake, SEEN)
-        self.series = series_asked(self.pinned, request.asked)
-        self._lives = {str(kind): lives for kind, lives in self.series}
+        self._store = writer.store
+        self._known: dict[str, Survivors] = {}
+        self.series = series_asked(self.pinned, request.asked, lambda kind: self._lives(kind).rows)
+        # Series that cannot be assessed, since a file of them or of what they are held against
+        # cannot be read, and why.
+        self.lost: dict[str, LakehouseError] = {}
         self._prints: dict[str, str] = {}
 
     def tasks(self) -> list[AssessTask]:
@@ -133,31 +140,41 @@ class _Seen:
     def _of_kind(self, kind: Kind, lives: pl.DataFrame) -> Iterator[AssessTask]:
         print_ = self._fingerprint(kind.market)
         todo = wanted(lives, self._asked)
+        latest = self._latest.filter(
+            market=kind.market, dataset=kind.dataset.name, interval=kind.interval or ""
+        )
         if not self._again:
-            current = self._current.filter(
-                market=kind.market, dataset=kind.dataset.name, interval=kind.interval or "",
-                fingerprint=print_, version=VERSION,
-            )  # fmt: skip
+            current = latest.filter(fingerprint=print_, version=VERSION)
             todo = todo.join(current, on="symbol", how="anti")
+        numbers = dict(latest.select("symbol", "number").iter_rows())
         others = accounts_for(kind, self.pinned.kinds) if todo.height else []
+        lost = {
+            symbol: error
+            for one in (*others, kind)
+            for symbol, error in self._lives(one).lost.items()
+        }
+        gone = todo.filter(pl.col("symbol").is_in(list(lost)))
+        self.lost |= {f"{kind} {symbol}": lost[symbol] for symbol in gone["symbol"].to_list()}
+        todo = todo.join(gone, on="symbol", how="anti")
         for group in in_groups(todo):
             accounts = []
             for other in others:
-                theirs = self._lives_of(other).filter(pl.col("symbol").is_in(group))
+                theirs = self._lives(other).rows.filter(pl.col("symbol").is_in(group))
                 if theirs.height:
                     accounts.append(Account(other, theirs))
-            yield AssessTask(kind, group, lives, tuple(accounts), print_)
+            known = {symbol: numbers[symbol] for symbol in group if symbol in numbers}
+            yield AssessTask(kind, group, lives, tuple(accounts), print_, known)
 
-    def _lives_of(self, kind: Kind) -> pl.DataFrame:
-        if str(kind) not in self._lives:
-            self._lives[str(kind)] = self.pinned.lives(kind)
-        return self._lives[str(kind)]
+    def _lives(self, kind: Kind) -> Survivors:
+        if str(kind) not in self._known:
+            self._known[str(kind)] = survivors(self.pinned, kind, self._store)
+        return self._known[str(kind)]
 
-    @cached_property
-    def _current(self) -> pl.DataFrame:
-        """What the last assessment of each series saw."""
+    def _assessments(self) -> pl.DataFrame:
+        """What the latest assessment of each series saw, and its number."""
         query = (
-            'SELECT market, dataset, symbol, "interval", fingerprint, version FROM gold.assessments'
+            'SELECT market, dataset, symbol, "interval", fingerprint, version, '
+            "coalesce(number, 0) AS number FROM gold.assessments"
         )
         with self._lake.ask(query, [VIEWS["gold.assessments"]]) as result:
             return result.pl()
@@ -195,7 +212,9 @@ class _Run:
         tasks = seen.tasks()
         todo = sum(len(task.symbols) for task in tasks)
         all_ = sum(wanted(lives, self._request.asked).height for _, lives in seen.series)
-        self.report.series, self.report.current = all_, all_ - todo
+        self.report.series, self.report.current = all_, all_ - todo - len(seen.lost)
+        for series, error in seen.lost.items():
+            self.report.fail(series, type(error).__name__, str(error))
         if not tasks:
             return
         size_bytes = seen.size_bytes(tasks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -69,13 +69,16 @@ def ask_for(
     )
 
 
-def series_asked(pinned: Pinned, asked: Asked) -> list[tuple[Kind, pl.DataFrame]]:
-    """Return the kinds of series that are stored and asked for, each with `Pinned.lives` of all of
-    its symbols.
+def series_asked(
+    pinned: Pinned, asked: Asked, lives: Callable[[Kind], pl.DataFrame] | None = None
+) -> list[tuple[Kind, pl.DataFrame]]:
+    """Return the kinds of series that are stored and asked for, each with `Pinned.lives` (or
+    `lives`) of all of its symbols.
 
     Raises NotFoundError where nothing of it is stored, and for a symbol that none of them has.
     """
-    series = [(kind, pinned.lives(kind)) for kind in pinned.kinds if asked.takes(kind)]
+    read = lives or pinned.lives
+    series = [(kind, read(kind)) for kind in pinned.kinds if asked.takes(kind)]
     if not series:
         what = f"nothing of {asked} is stored" if str(asked) else "nothing is stored yet"
         raise NotFoundError(what, "`lakehouse datasets` lists what there is, `ingest` brings more")

@@ -15,9 +15,10 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import Where, plan_files, quoted, scan_sql, text
+from lakehouse_ray.query.scan import Where, files_sql, plan_files, quoted, scan_sql, text
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View
+from lakehouse_ray.storage.files import Region, file_entry
 
 # Rows that one question hands over at a time: with three columns some 25 MB.
 PIECE_ROWS = 500_000
@@ -45,8 +46,16 @@ class Kind:
     def equal(self) -> dict[str, str]:
         return {"market": self.market} | ({"interval": self.interval} if self.interval else {})
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # By name: elsewhere too the data set is the declared one, not a copy that `is` none of them.
+        return _kind, (self.dataset.name, self.market, self.interval)
+
     def __str__(self) -> str:
         return " ".join(part for part in (self.market, self.dataset.name, self.interval) if part)
+
+
+def _kind(dataset: str, market: str, interval: str | None) -> Kind:
+    return Kind(DATASETS[dataset], market, interval)
 
 
 @dataclass(frozen=True)
@@ -143,12 +152,32 @@ class Pinned:
 
     def lives(self, kind: Kind, symbols: Sequence[str] = ()) -> pl.DataFrame:
         """Return `symbol, first_time, last_time, rows` of every symbol (or these), sorted."""
-        where, time = Among(kind.equal, None, tuple(symbols)), quoted(kind.dataset.time)
-        query = (
-            f"SELECT symbol, min({time}) first_time, max({time}) last_time, count(*) AS rows "
-            f"FROM {kind.view.name} WHERE {where.sql(kind.table)} GROUP BY symbol ORDER BY symbol"
-        )
-        return self.frame(query, kind.view, where)
+        where = Among(kind.equal, None, tuple(symbols))
+        return self.frame(_lives_sql(kind, where), kind.view, where)
+
+    def lives_in(self, kind: Kind, file: DataFile) -> pl.DataFrame:
+        """The same as one file of it tells."""
+        sources = {
+            table.name: files_sql(table, [file] if table.name == kind.table.name else [])
+            for table in kind.view.tables
+        }
+        query = _lives_sql(kind, Where(kind.equal))
+        with self._engine.run(query, [kind.view], sources, None) as result:
+            return result.pl()
+
+    def region(self, table: Table, file: DataFile) -> Region:
+        """Where a file's rows lie."""
+        pinned = self._pins[table.name].table
+        assert pinned is not None
+        return file_entry(table, pinned.schema(), file).region
+
+
+def _lives_sql(kind: Kind, where: Where) -> str:
+    time = quoted(kind.dataset.time)
+    return (
+        f"SELECT symbol, min({time}) first_time, max({time}) last_time, count(*) AS rows "
+        f"FROM {kind.view.name} WHERE {where.sql(kind.table)} GROUP BY symbol ORDER BY symbol"
+    )
 
 
 def in_groups(lives: pl.DataFrame, rows_max: int = 4 * PIECE_ROWS) -> Iterator[tuple[str, ...]]:

@@ -113,15 +113,19 @@ QUALIFY row_number() OVER (
 
 _SERIES = ", ".join(quoted(name) for name in SERIES)
 
+# Which is the latest is told by what each one saw, not by clocks of machines. Two of the same number
+# were made at once; any one of them will do, if it is always the same: had it seen files that are
+# not those of now, the next run assesses the series again.
 _ASSESSMENTS = f"""
 SELECT * FROM {ASSESSMENT_LOG.name}
-QUALIFY row_number() OVER (PARTITION BY {_SERIES} ORDER BY assessed_at DESC, run_id DESC) = 1
+QUALIFY row_number() OVER (PARTITION BY {_SERIES} ORDER BY number DESC, run_id DESC) = 1
 """
 
-# Those of completed assessments, the latest or not.
+# Those of completed assessments, the latest or not. Two that are made at once raise the same ones.
 _ALERTS = f"""
 SELECT * FROM {ALERTS.name}
 SEMI JOIN {ASSESSMENT_LOG.name} USING ({_SERIES}, run_id)
+QUALIFY row_number() OVER (PARTITION BY {_SERIES}, day, codes ORDER BY raised_at, run_id) = 1
 """
 
 

@@ -1,4 +1,4 @@
-"""The bulk ingestion as a job of a cluster of two started nodes."""
+"""The bulk ingestion and the assessment as jobs of a cluster of two started nodes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def test_a_job_on_two_nodes_brings_the_real_archive_to_silver(folder: Path) -> None:
+def test_jobs_on_two_nodes_bring_the_real_archive_to_silver_and_assess_it(folder: Path) -> None:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -117,17 +117,26 @@ def test_a_job_on_two_nodes_brings_the_real_archive_to_silver(folder: Path) -> N
             "LAKEHOUSE_BINANCE__ARCHIVE_URL": url,
             "LAKEHOUSE_COMPUTE__LOCAL_BYTES_MAX": "0",
         }
-        job = subprocess.run(
-            [
-                str(BIN / "ray"), "job", "submit", f"--address=http://127.0.0.1:{dashboard}",
-                "--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": variables}),
-                "--", "python", "jobs/bulk_ingestion.py", "--market", "um", "--dataset",
-                "aggTrades",
-            ],
-            env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        assert job.returncode == 0, job.stdout + job.stderr
-        assert "2 workers on Ray" in job.stdout
+        chosen = ("--market", "um", "--dataset", "aggTrades")
+        for script, said in (
+            ("jobs/bulk_ingestion.py", ["2 workers on Ray"]),
+            (
+                "jobs/quality_assessment.py",
+                ["on Ray", "6 series assessed (756,634 rows), 0 as they were"],
+            ),
+        ):
+            job = subprocess.run(
+                [
+                    str(BIN / "ray"), "job", "submit", f"--address=http://127.0.0.1:{dashboard}",
+                    "--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": variables}),
+                    "--", "python", script, *chosen,
+                ],
+                env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
+                timeout=300,
+            )  # fmt: skip
+            assert job.returncode == 0, job.stdout + job.stderr
+            for words in said:
+                assert words in job.stdout
     answer = subprocess.run(
         [
             str(BIN / "lakehouse"), "sql", "--output", "ndjson",
@@ -136,3 +145,12 @@ def test_a_job_on_two_nodes_brings_the_real_archive_to_silver(folder: Path) -> N
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(answer.stdout) == {"n": 756_634, "u": 756_634}
+    scores = subprocess.run(
+        [
+            str(BIN / "lakehouse"), "sql", "--output", "ndjson",
+            "select count(distinct run_id) runs, count(distinct symbol) n, min(score) score "
+            "from gold.quality",
+        ],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(scores.stdout) == {"runs": 1, "n": 6, "score": 1.0}

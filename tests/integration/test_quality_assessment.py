@@ -77,7 +77,7 @@ def scores(lake: BarLake) -> dict[tuple[str, int], float]:
 def assert_planted_scores(lake: BarLake) -> None:
     found = scores(lake)
     assert len(found) == 8
-    # 6 of 24 hours are missing and another symbol has them; nothing else is wrong.
+    # 6 of 24 hours are missing and nobody knows why; nothing else is wrong.
     assert found["AAA", 21] == pytest.approx(1 - 6 / 24)
     # 6 of 24 rows are flagged: half of each counts, and validity takes 0.45 at most.
     assert found["AAA", 22] == pytest.approx(1 - 0.45 * 0.5 * 6 / 24)
@@ -89,7 +89,7 @@ def test_planted_faults_are_scored_as_by_hand(lake: BarLake) -> None:
     assert (report.series, report.assessed, report.failed) == (2, 2, 0), report.examples
     assert_planted_scores(lake)
     gaps = ask(lake, "select symbol, missing, cause from silver.gaps")
-    assert gaps.rows() == [("AAA", 6, "archive_hole")]
+    assert gaps.rows() == [("AAA", 6, "unknown")]
     alerts = ask(lake, "select symbol, day(day), codes from gold.alerts")
     assert alerts.height == 1
     assert alerts.row(0)[:2] == ("AAA", 21)
@@ -190,9 +190,9 @@ def test_the_command_fails_with_the_quality_code_where_a_day_is_under_the_thresh
     assert done.returncode == 5, done.stderr
     told = json.loads(done.stdout)
     assert [day["symbol"] for day in told["worst_days"]] == ["AAA"]
-    # BBB has rows then, and no file is known of the hole.
-    assert told["worst_days"][0]["codes"] == "ARCHIVE_HOLE"
-    assert told["recommendations"][0]["action"] == "fill_gap"
+    # BBB has rows then, but no file of AAA is known at all.
+    assert told["worst_days"][0]["codes"] == "UNKNOWN"
+    assert told["recommendations"][0]["action"] == "fetch_again"
     assert json.loads((tmp_path / "report.json").read_text()) == told
     assert call(lake, "--threshold", "0.7").returncode == 0
     assert call(lake, "--symbols", "BBB").returncode == 0

@@ -28,7 +28,10 @@ def at(text: str) -> datetime:
 
 
 def gap(**facts: Any) -> tuple[str, str]:
-    base = {"symbol": "A", "start_time": at("2024-01-05"), "missing": 10, "place": "inside"}
+    base = {
+        "symbol": "A", "start_time": at("2024-01-05"), "end_time": at("2024-01-05T10:00"),
+        "missing": 10, "place": "inside",
+    }  # fmt: skip
     row = base | facts
     schema = {name: FACTS[name] for name in facts if name in FACTS}
     found = classify(pl.DataFrame([row], schema_overrides=schema))
@@ -57,8 +60,13 @@ INSIDE_FILES = {"covered": True, "cut": True, "file": "data/A.zip"}
         ({**INSIDE_FILES, "alive": 3, "showing": 0}, "unknown", "0 of 3 other symbols"),
         ({**INSIDE_FILES, "alive": 0, "showing": 0}, "unknown", "no other symbol"),
         # Nobody has a file: a hole of the archive for all of them, or days not ingested yet.
-        ({"alive": 9, "showing": 0}, "unknown", "no file of that time"),
-        ({"alive": 9, "showing": 9}, "archive_hole", "no file of that time"),
+        ({"adjoined": True, "alive": 9, "showing": 0}, "unknown", "no file of that time"),
+        ({"adjoined": True, "alive": 9, "showing": 9}, "archive_hole", "no file of that time"),
+        # Without files of this very series around it, its files need not ever have been asked for.
+        (
+            {"alive": 9, "showing": 9},
+            "unknown", "nobody has its files from 2024-01-05T00:00Z to 2024-01-05T10:00Z",
+        ),
         ({"cut": True, "alive": 9, "showing": 9}, "halted", "inside a verified file"),
         (
             {"refused": "data/A.zip", "refused_reason": "CHECKSUM_MISMATCH", "alive": 9,
@@ -179,7 +187,28 @@ def test_files_whose_rows_begin_a_step_late_are_whole_all_the_same() -> None:
     around = [day(1), day(4)]
     span = "2024-01-02T00:05", "2024-01-04T00:05"
     assert facts_of(*span, around)["cut"]
-    assert not facts_of(*span, around, edge_us=HOUR_US // 12)["cut"]
+    found = facts_of(*span, around, edge_us=HOUR_US // 12)
+    assert (found["cut"], found["adjoined"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("objects", "adjoined"),
+    [
+        ([day(1), day(4)], True),
+        ([{"start": "2023-12-01", "end": "2024-01-02"}, day(4)], True),  # months and days alike
+        ([day(1)], False),
+        ([day(4)], False),
+        ([day(1), day(5)], False),  # of the fourth day there is no file either
+        ([day(1), day(4, built=False, reason="BAD_ZIP")], False),  # no verified file of the fourth
+        ([day(1), day(4, symbol="B")], False),  # of another symbol
+        ([], False),
+    ],
+)
+def test_files_adjoin_a_hole_only_on_both_its_sides(
+    objects: list[dict[str, Any]], adjoined: bool
+) -> None:
+    found = facts_of("2024-01-02", "2024-01-04", objects)
+    assert (found["adjoined"], found["covered"], found["cut"]) == (adjoined, False, False)
 
 
 def test_a_monthly_file_covers_what_a_refused_daily_one_would_have_given() -> None:
@@ -196,3 +225,4 @@ def test_a_monthly_file_covers_what_a_refused_daily_one_would_have_given() -> No
 def test_without_a_ledger_nothing_is_claimed_of_files() -> None:
     found = facts_of("2024-01-02", "2024-01-03", [])
     assert (found["covered"], found["cut"], found["refused"]) == (False, False, None)
+    assert not found["adjoined"]
