@@ -80,6 +80,8 @@ def quality(
     limit = settings.quality.threshold
     verdict = judge(reader.lake, asked, limit)
     document = _document(report, verdict, limit)
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     if report_json is not None:
         put_text(json.dumps(document, default=str, ensure_ascii=False), report_json)
     if json_:
@@ -109,6 +111,8 @@ def _lines(report: AssessmentReport, verdict: Verdict, threshold: float) -> list
         + (f", {report.failed:,} FAILED" if report.failed else "")
     ]
     lines += [f"  {e['reason']}: {e['series']}: {e['detail']}" for e in report.examples[:5]]
+    if report.alerts_sent or report.alerts_waiting:
+        lines.append(f"{report.alerts_sent:,} alerts sent, {report.alerts_waiting:,} waiting")
     lines += ["", "score mean, least, days, under the threshold"]
     for row in verdict.series.iter_rows(named=True):
         mean, least = (f"{row[n]:.4f}" if row[n] is not None else "-" for n in ("mean", "least"))

@@ -16,10 +16,12 @@ import polars as pl
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import Clock
+from lakehouse_ray.kernels.alerts import alerts_of
 from lakehouse_ray.kernels.causes import classify
 from lakehouse_ray.kernels.coverage import is_long
 from lakehouse_ray.kernels.day_gaps import missing_by_day
 from lakehouse_ray.kernels.quality import COUNTS_SCHEMA, KEYS, QualityWeights, score_days
+from lakehouse_ray.model.alerts import Thresholds
 from lakehouse_ray.model.assessment import (
     ALERTS,
     ANOMALY_LOG,
@@ -115,13 +117,13 @@ class Assessor:
         snapshots: Mapping[str, int | None],
         run_id: str,
         *,
-        threshold: float,
+        thresholds: Thresholds,
         lanes: int,
     ) -> None:
         self._writer = writer
         self._snapshots = snapshots
         self._run_id = run_id
-        self._threshold = threshold
+        self._thresholds = thresholds
         self._lanes = threading.Semaphore(lanes)
 
     @cached_property
@@ -135,7 +137,7 @@ class Assessor:
 
     def _assess(self, task: AssessTask) -> Assessed:
         try:
-            findings = Findings.of(self._pinned, task, self._threshold)
+            findings = Findings.of(self._pinned, task, self._thresholds)
             return self._written(task, findings)
         except Exception as error:
             if concerns_all(error):
@@ -180,7 +182,7 @@ class Findings:
     alerts: pl.DataFrame
 
     @classmethod
-    def of(cls, pinned: Pinned, task: AssessTask, threshold: float) -> Findings:
+    def of(cls, pinned: Pinned, task: AssessTask, thresholds: Thresholds) -> Findings:
         """Look at the rows, what is missing, what others say, and the files; then score."""
         kind, symbols = task.kind, task.symbols
         chosen = task.lives.filter(pl.col("symbol").is_in(symbols))
@@ -217,7 +219,7 @@ class Findings:
             differences.with_columns(dataset=pl.lit(kind.dataset.name)),
             _anomalies(kind, scanned.anomalies),
             scores,
-            _alerts(pinned, kind, symbols, scores, threshold),
+            _alerts(pinned, kind, symbols, _judged(scores, named), thresholds),
         )
 
     def tables(self, task: AssessTask) -> list[tuple[Table, pl.DataFrame]]:
@@ -345,18 +347,29 @@ def _listed(name: str, separator: str) -> pl.Expr:
     return pl.when(joined != "").then(joined).alias(name)
 
 
+def _judged(scores: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
+    """Scores with what else alerts are raised by."""
+    lost = [n for n in ("missing_own_loss",) if n in counts.columns]
+    return scores.join(counts.select("symbol", "day", *lost), on=["symbol", "day"], how="left")
+
+
 def _alerts(
-    pinned: Pinned, kind: Kind, symbols: tuple[str, ...], scores: pl.DataFrame, threshold: float
+    pinned: Pinned,
+    kind: Kind,
+    symbols: tuple[str, ...],
+    days: pl.DataFrame,
+    thresholds: Thresholds,
 ) -> pl.DataFrame:
-    """Days under the threshold that no alert has been raised for with the same reasons."""
-    poor = scores.filter(pl.col("score") < threshold).with_columns(threshold=pl.lit(threshold))
-    if poor.is_empty():
-        return poor
+    """Days beyond a threshold that no alert has been raised for with the same reasons."""
+    # A day without a score is one on which nothing could be expected.
+    found = alerts_of(days.filter(pl.col("score").is_not_null()), thresholds)
+    if found.is_empty():
+        return found
     where = Among({"market": kind.market, "dataset": kind.dataset.name}, None, symbols)
     known = pinned.frame(
-        "SELECT symbol, day, codes FROM gold.alerts "
+        "SELECT symbol, day, rule, codes FROM gold.alerts "
         f'WHERE {where.sql(ALERTS)} AND "interval" = {text(kind.interval or "")}',
         VIEWS["gold.alerts"],
         where,
     ).cast({"day": _DAY})
-    return poor.join(known, on=["symbol", "day", "codes"], how="anti", nulls_equal=True)
+    return found.join(known, on=["symbol", "day", "rule", "codes"], how="anti", nulls_equal=True)

@@ -20,9 +20,11 @@ import polars as pl
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.model.alerts import Thresholds
 from lakehouse_ray.model.assessment import LOGS, VERSION
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
+from lakehouse_ray.pipeline.alerting import tell
 from lakehouse_ray.pipeline.assessment_report import (
     AssessmentObserver,
     AssessmentReport,
@@ -70,7 +72,7 @@ class _Setup:
     writer: Writer
     snapshots: Mapping[str, int | None]
     run_id: str
-    threshold: float
+    thresholds: Thresholds
     lanes: int
     marker: str
 
@@ -79,7 +81,7 @@ class _Setup:
         log = self.writer.settings.log
         configure(log.level, log.format)
         return Assessor(
-            self.writer, self.snapshots, self.run_id, threshold=self.threshold, lanes=self.lanes
+            self.writer, self.snapshots, self.run_id, thresholds=self.thresholds, lanes=self.lanes
         )
 
 
@@ -100,6 +102,7 @@ def assess(
     with ExitStack() as stack:
         run.execute(stack)
     run.report.seconds = time.monotonic() - started_s
+    tell(writer, run.report)
     return run.report
 
 
@@ -246,7 +249,7 @@ class _Run:
             self._writer,
             seen.pinned.snapshots,
             self._run_id,
-            settings.quality.threshold,
+            self._writer.thresholds,
             max(1, int(allocation.cpus_per_actor)),
             stack.enter_context(store_marker(self._writer, self._run_id)),
         )
