@@ -19,13 +19,19 @@ from support.bars import BarLake, bars
 from support.commands import LAKEHOUSE, MANY_BYTES, environment
 from support.failing import Crashed, FailingCommitter, FailingWriter, crash
 from support.receiver import Answer, Receiver, receiver
+from support.recorded import publish
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.timespan import DAY_US, HOUR_US, parse_time
 from lakehouse_ray.pipeline import alerting
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
+from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.quality_assessment import AssessmentRequest, assess
 from lakehouse_ray.settings import load_settings
+from lakehouse_ray.sources.source import Selection
+from lakehouse_ray.testing.exchange import FolderArchive, ReplicaExchange
 
 pytestmark = pytest.mark.integration
 
@@ -202,6 +208,49 @@ def test_thresholds_beside_the_score_raise_alerts_of_their_own(
     )
     assert found == [("BBB", "anomalies", True)]
     assert report.alerts == report.alerts_sent == hook.received[0].document["lakehouse"]["total"]
+
+
+def test_bars_that_differ_from_finer_ones_are_an_alert_whatever_the_score(
+    lake: BarLake, hook: Receiver
+) -> None:
+    # Two random walks: not one hour is the sum of its minutes.
+    lake.put(bars("AAA", "2024-05-20", 1, interval="1m", holes=0))
+    run(lake, hook)
+    found = "select day(day), value, threshold from gold.alerts where rule = 'differing'"
+    assert ask(lake, found) == [(20, 1.0, 0.05)]
+    assert hook.received[0].document["lakehouse"]["by_rule"]["differing"] == 1
+
+
+def test_rows_that_the_source_has_and_the_lake_lost_are_an_alert_whatever_the_score(
+    tmp_path: Path, hook: Receiver
+) -> None:
+    lake, root = BarLake(tmp_path / "home"), tmp_path / "archive"
+    for day in (1, 2, 3):
+        start = parse_time(f"2024-07-0{day}")
+        rows = [
+            f"{time // 1000},1,2,0.5,1.5,10,{(time + HOUR_US) // 1000 - 1},15,3,5,7,0"
+            for time in range(start, start + DAY_US, HOUR_US)
+        ]
+        key = f"data/spot/daily/klines/AUSDT/1h/AUSDT-1h-2024-07-0{day}.zip"
+        publish(root, key, rows)
+        if day == 2:
+            (root / key).write_bytes((root / key).read_bytes()[:-40])
+    with ReplicaExchange(FolderArchive(root)) as exchange:
+        settings = {
+            "home": lake.home,
+            "binance": {"archive_url": exchange.url},
+            "compute": {"local_bytes_max": MANY_BYTES},
+        }
+        selection = Selection(DATASETS["klines"], "spot", "1h")
+        ingest(Writer(load_settings(settings).resolved()), IngestRequest(selection))
+    assert told(run(lake, hook, own_loss_rows_max=24))[0] == 1
+    strict = run(lake, hook, own_loss_rows_max=23, again=True)
+    assert (strict.alerts, *told(strict)) == (1, 1, 0)
+    (alert,) = hook.received[-1].document["alerts"]
+    assert alert["labels"]["rule"] == "own_loss"
+    assert alert["annotations"]["summary"] == (
+        "spot klines 1h AUSDT 2024-07-02: 24 rows lost here, 23 allowed (own loss)"
+    )
 
 
 def command(lake: BarLake, hook: Receiver, *more: str, **settings: str) -> Any:
