@@ -43,16 +43,16 @@ SCORE_MIN = MetricShape(
 SCORE_MEAN = MetricShape(
     "lakehouse_quality_score_mean", "gauge", "Mean score of symbols' days, 0 to 1", _KIND
 )
-DAYS = MetricShape("lakehouse_quality_days", "gauge", "Symbols' days with a score", _KIND)
-DAYS_UNDER = MetricShape(
-    "lakehouse_quality_days_under_threshold", "gauge", "Those under quality.threshold", _KIND
+SCORES = MetricShape("lakehouse_quality_scores", "gauge", "Symbols' days with a score", _KIND)
+SCORES_UNDER = MetricShape(
+    "lakehouse_quality_scores_under_threshold", "gauge", "Those under quality.threshold", _KIND
 )
 MISSING = MetricShape(
     "lakehouse_missing_rows", "gauge", "Rows missing, by cause (docs/gaps.md)", (*_KIND, "cause")
 )
 SHAPES = (
     ALERTS_RAISED, ALERTS_DELIVERED, ASSESSMENTS, ROWS_ASSESSED, SERIES_KNOWN, ASSESSED_AT,
-    SCORE_MIN, SCORE_MEAN, DAYS, DAYS_UNDER, MISSING,
+    SCORE_MIN, SCORE_MEAN, SCORES, SCORES_UNDER, MISSING,
 )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def quality_metrics(lake: Lake, threshold: float) -> Iterator[tuple[MetricShape,
         "gold.quality",
         f"SELECT {_OF}, min(score), avg(score), count(score), "
         f"count(*) FILTER (score < {threshold!r}) FROM gold.quality GROUP BY ALL",
-        *(SCORE_MIN, SCORE_MEAN, DAYS, DAYS_UNDER),
+        *(SCORE_MIN, SCORE_MEAN, SCORES, SCORES_UNDER),
     )
     # A cause that is gone must be seen to be nought, not to be absent.
     causes = ", ".join(f"sum(missing) FILTER (cause = '{cause}')" for cause in CAUSES)

@@ -92,6 +92,7 @@ class HttpClient:
         self._retry = retry
         self._clock = clock
         self._timeout_s = timeout_s
+        self._resolver = resolver
         self._quiet_until_s = 0.0
         self._small_timeout = self._timeout(timeout_s + _SMALL_BYTES / _BYTES_PER_S_MIN)
         self._session = aiohttp.ClientSession(
@@ -108,6 +109,8 @@ class HttpClient:
 
     async def close(self) -> None:
         await self._session.close()
+        if self._resolver is not None:  # aiohttp closes its own alone
+            await self._resolver.close()
 
     async def get(self, url: str, *, fresh: bool = False, size_hint: int = 0) -> Response:
         """Return the answer to a GET.

@@ -80,8 +80,8 @@ def test_prometheus_counts_alerts_on_from_run_to_run_and_fires(
             eventually(lambda: wanted <= watcher.firing())
             of = '{lake="file", market="spot", dataset="klines", interval="1h"%s}'
             assert watcher.value("lakehouse_quality_score_min" + of % "") == pytest.approx(0.75)
-            assert watcher.value("lakehouse_quality_days" + of % "") == 8
-            assert watcher.value("lakehouse_quality_days_under_threshold" + of % "") == 1
+            assert watcher.value("lakehouse_quality_scores" + of % "") == 8
+            assert watcher.value("lakehouse_quality_scores_under_threshold" + of % "") == 1
             assert watcher.value("lakehouse_missing_rows" + of % ', cause="archive_hole"') == 6
             assert watcher.value("lakehouse_missing_rows" + of % ', cause="own_loss"') == 0
             assert watcher.value("lakehouse_assessments_total" + of % "") == 2
