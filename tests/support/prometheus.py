@@ -73,6 +73,8 @@ def pushgateway(folder: Path) -> Iterator[int]:
     port = free_port()
     command = [
         binary("prometheus-pushgateway", "prometheus-pushgateway"),
+        # Debian's default is a file of the whole machine.
+        "--persistence.file=",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     with _running(command, folder / "gateway.log", f"http://127.0.0.1:{port}/-/ready"):
