@@ -99,7 +99,8 @@ def test_prometheus_counts_alerts_on_from_run_to_run_and_fires(
             assert 0 < (watcher.value(age) or 0) < 600
             assert watcher.value('lakehouse_assessment_run_series{lake="file",state="failed"}') == 0
 
-            lake.rewrite("silver.klines_coarse", lambda _: with_holes("AAA", 21, 22))
+            worse = pl.concat([with_holes("AAA", 21, 22), with_holes("BBB")])
+            lake.rewrite("silver.klines_coarse", lambda _: worse)
             assert run(lake, by_file).alerts == 1
             eventually(lambda: watcher.value(alerts % "file") == 2)
             # From 1 to 2: increase() extrapolates over the hour, so only that there is one.
