@@ -119,11 +119,16 @@ SELECT * FROM {ASSESSMENT_LOG.name}
 QUALIFY row_number() OVER (PARTITION BY {_SERIES} ORDER BY assessed_at DESC, run_id DESC) = 1
 """
 
-# Those of completed assessments, the latest or not. Before there were other rules, all were of scores.
+# Those of completed assessments, the latest or not; two that are made at once raise the same ones.
+# Before there were other rules, all were of scores.
 _ALERTS = f"""
 SELECT * REPLACE (coalesce(rule, 'score') AS rule, coalesce(value, score) AS value)
 FROM {ALERTS.name}
 SEMI JOIN {ASSESSMENT_LOG.name} USING ({_SERIES}, run_id)
+QUALIFY row_number() OVER (
+    PARTITION BY {_SERIES}, day, coalesce(rule, 'score'), codes
+    ORDER BY raised_at, run_id
+) = 1
 """
 
 
