@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 
 from lakehouse_ray.kernels.indicators.declaration import Indicator, Parameter, spelled
 from lakehouse_ray.kernels.indicators.registry import FAMILIES, INDICATORS
+from lakehouse_ray.model.alerts import ALERT_DELIVERIES
 from lakehouse_ray.model.assessment import ALERTS, ASSESSMENT_LOG
 from lakehouse_ray.model.checks import refusals
 from lakehouse_ray.model.checks.registry import rules_of, sequence_rules_of
@@ -61,7 +62,7 @@ def datasets() -> str:
             "",
             *_columns(product.table),
         ]
-    for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS):
+    for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS, ALERT_DELIVERIES):
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
     # Views of logs, which have the columns of their shapes and the run.
     for table in (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES):

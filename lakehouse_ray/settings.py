@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -31,7 +32,8 @@ ProfileName = Literal["small", "medium", "large", "xlarge"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An error may be printed by whoever catches it; what was typed may be a secret.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class BinanceSettings(_Section):
@@ -149,7 +151,7 @@ class BuildSettings(_Section):
 
 
 class QualitySettings(_Section):
-    """Alerts of the assessment of quality."""
+    """What the assessment of quality calls good."""
 
     threshold: float = Field(
         0.9,
@@ -162,6 +164,92 @@ class QualitySettings(_Section):
         description="Isolation forest over bars, where scikit-learn is installed (the extra `ml`); "
         "auto: bars of 15m and longer.",
     )
+
+
+class AlertSettings(_Section):
+    """What else than its score makes a day an alert, and who is told."""
+
+    own_loss_rows_max: int = Field(
+        0, ge=0, description="Rows of a day that the source has and the lake has lost."
+    )
+    differing_share_max: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of a day's compared rows that differ from another account of them.",
+    )
+    anomalies_max: int = Field(100, ge=0, description="Anomalies of a day.")
+    webhook_url: SecretStr = Field(
+        SecretStr(""),
+        description="Where new alerts are sent. http:// or https://; often holds a secret, so never "
+        "printed. Empty: nowhere.",
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Signs what is sent (docs/alerts.md): `whsec_` and base64, or any text. "
+        "Never printed.",
+    )
+    webhook_token: SecretStr = Field(
+        SecretStr(""), description="Sent as `Authorization: Bearer …`. Never printed."
+    )
+    webhook_timeout_s: float = Field(10.0, gt=0, le=300, description="Time of one attempt.")
+    webhook_attempts_max: int = Field(5, ge=1, le=20, description="Times a run sends a document.")
+    webhook_budget_s: float = Field(
+        60.0, ge=0, le=240, description="Time it may spend on waiting between attempts."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_sent_to(self) -> AlertSettings:
+        url = self.webhook_url.get_secret_value().strip()
+        if url:
+            _check_url("webhook_url", url)
+        object.__setattr__(self, "webhook_url", SecretStr(url))
+        for name in ("webhook_secret", "webhook_token"):
+            value = getattr(self, name).get_secret_value()
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f"{name} must be printable ASCII")
+        return self
+
+
+class TelemetrySettings(_Section):
+    """Prometheus metrics of commands that end before they could be asked."""
+
+    lake: str = Field(
+        "main",
+        min_length=1,
+        max_length=64,
+        description="Label `lake` of every metric, and the name of this lake in alerts.",
+    )
+    textfile: str = Field(
+        "",
+        description="A file ending in .prom in the folder of the node exporter's textfile "
+        "collector. Empty: none.",
+    )
+    # It may have a password in it.
+    pushgateway_url: str = Field(
+        "", repr=False, description="A Prometheus Pushgateway. Empty: none."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> TelemetrySettings:
+        if self.textfile and not self.textfile.endswith(".prom"):
+            raise ValueError("textfile must end in .prom: the collector reads no other file")
+        if self.pushgateway_url:
+            _check_url("pushgateway_url", self.pushgateway_url)
+        return self
+
+
+def _check_url(name: str, url: str) -> None:
+    """Refuse what nothing can be sent to. Says nothing of what was typed: it may hold a secret."""
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port != 0
+    except ValueError:
+        raise ValueError(f"{name} is no URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits:
+        raise ValueError(f"{name} must be http://host/… or https://host/…")
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError(f"{name} must not hold spaces")
 
 
 class ComputeSettings(_Section):
@@ -210,6 +298,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         validate_default=True,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(Path(".lakehouse"), description="Where a lake on this machine lives.")
@@ -219,6 +308,8 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     build: BuildSettings = BuildSettings()
     quality: QualitySettings = QualitySettings()
+    alerts: AlertSettings = AlertSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     compute: ComputeSettings = ComputeSettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()

@@ -8,8 +8,10 @@ from functools import cached_property, partial
 
 from lakehouse_ray.assembly.stores import catalog_access, s3_access
 from lakehouse_ray.clock import Clock, SystemClock
+from lakehouse_ray.model.alerts import Thresholds
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.settings import Settings
+from lakehouse_ray.sources.addresses import GuardedResolver
 from lakehouse_ray.sources.binance.archive import BinanceArchive
 from lakehouse_ray.sources.binance.decode import BinanceDecoder
 from lakehouse_ray.sources.http import HttpClient, RetryPolicy
@@ -66,6 +68,28 @@ class Writer:
         ingest = self.settings.ingest
         return HttpClient(
             ingest.requests_in_flight, ingest.request_timeout_s, self.retry, self.clock
+        )
+
+    def outbound_client(self) -> HttpClient:
+        """A client of the running event loop for services that are told of the lake."""
+        alerts = self.settings.alerts
+        return HttpClient(
+            1,
+            alerts.webhook_timeout_s,
+            RetryPolicy(alerts.webhook_attempts_max, alerts.webhook_budget_s),
+            self.clock,
+            GuardedResolver(),
+        )
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Of alerts."""
+        alerts = self.settings.alerts
+        return Thresholds(
+            self.settings.quality.threshold,
+            alerts.own_loss_rows_max,
+            alerts.differing_share_max,
+            alerts.anomalies_max,
         )
 
     @property

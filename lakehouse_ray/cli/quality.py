@@ -90,6 +90,8 @@ def quality(
     asked = read_filters(reader.clock, market, dataset, interval, symbols, start, end)
     with AssessmentProgress(enabled=not (json_ or quiet)) as progress:
         report = assess(Writer(settings), AssessmentRequest(asked, again), progress)
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     verdict = judge(reader.lake, asked, settings.quality.threshold)
     if not verdict.totals["days"] and not report.partial:
         raise NotFoundError(

@@ -40,6 +40,8 @@ def text_report(told: Told) -> list[str]:
             + (f", {report.failed:,} FAILED" if report.failed else "")
         ),
     ]
+    if report.alerts_sent or report.alerts_waiting:
+        lines.append(f"{report.alerts_sent:,} alerts sent, {report.alerts_waiting:,} waiting")
     for example in report.examples[:5]:
         lines += _wrapped(
             f"{example['reason']}: {plain(example['series'])}: {plain(example['detail'])}", "  "

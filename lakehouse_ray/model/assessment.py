@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from lakehouse_ray.model.alerts import RULES
 from lakehouse_ray.model.crosschecks import CROSS_CHECKS
 from lakehouse_ray.model.gaps import GAPS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
@@ -60,17 +61,19 @@ ANOMALY_LOG = _log(ANOMALIES, "gold.anomaly_log")
 
 ALERTS = Table(
     name="gold.alert_log",
-    doc="Days whose score fell under the threshold of alerts, each once as long as its reasons "
-    "stay. `gold.alerts` has those of completed assessments.",
+    doc="Days beyond a threshold, each once per rule as long as its reasons stay. `gold.alerts` has "
+    "those of completed assessments. docs/alerts.md has the rules.",
     columns=(
         *_OF,
         Column("day", "timestamp", "Start of the UTC day", True, "delta"),
         Column("score", "double", "As in `gold.quality`", True),
-        Column("threshold", "double", "It is under", True),
+        Column("threshold", "double", "Of the rule; what is allowed", True),
         Column("codes", "string", "Names of the losses by commas, the largest first", False, _DICT),
         Column("reasons", "string", "The same as sentences, by semicolons"),
         _RUN,
         Column("raised_at", "timestamp", "When", True, "delta"),
+        Column("rule", "string", ", ".join(RULES), False, _DICT),
+        Column("value", "double", "What the day has, to be held against the threshold"),
     ),
     key=(),
     time="day",

@@ -17,6 +17,8 @@ class AssessmentReport:
     series: All that were asked for. current: Those whose files are as they were at their last
         assessment. failed: Those whose findings of before stay; the next run tries again.
     rows, days, gaps, differences, anomalies, alerts: Of the series assessed.
+    alerts_sent: Taken by the webhook's receiver, raised by this run or before. alerts_waiting: Not
+        taken; the next run sends them.
     seconds: The whole run. work_seconds: From the first task to the last commit.
     """
 
@@ -31,6 +33,8 @@ class AssessmentReport:
     differences: int = 0
     anomalies: int = 0
     alerts: int = 0
+    alerts_sent: int = 0
+    alerts_waiting: int = 0
     seconds: float = 0.0
     work_seconds: float = 0.0
     driver_rss_bytes_max: int = 0

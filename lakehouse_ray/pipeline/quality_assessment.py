@@ -21,15 +21,17 @@ from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.kernels.anomaly_forest import forest_installed
+from lakehouse_ray.model.alerts import Thresholds
 from lakehouse_ray.model.assessment import LOGS, VERSION
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
+from lakehouse_ray.pipeline.alerting import tell
 from lakehouse_ray.pipeline.assessment_report import (
     AssessmentObserver,
     AssessmentReport,
     SilentAssessment,
 )
-from lakehouse_ray.pipeline.assessor import NOT_INSTALLED, SEEN, Assessed, Assessor, AssessTask
+from lakehouse_ray.pipeline.assessor import Assessed, Assessor
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
 from lakehouse_ray.pipeline.execution import (
     check_store,
@@ -37,6 +39,7 @@ from lakehouse_ray.pipeline.execution import (
     open_executor,
     store_marker,
 )
+from lakehouse_ray.pipeline.findings import NOT_INSTALLED, SEEN, AssessTask
 from lakehouse_ray.query.asked import Asked, series_asked, wanted
 from lakehouse_ray.query.cross_checks import Account, accounts_for
 from lakehouse_ray.query.pinned import Kind, Pinned, in_groups
@@ -72,7 +75,7 @@ class _Setup:
     writer: Writer
     snapshots: Mapping[str, int | None]
     run_id: str
-    threshold: float
+    thresholds: Thresholds
     lanes: int
     marker: str
 
@@ -81,7 +84,7 @@ class _Setup:
         log = self.writer.settings.log
         configure(log.level, log.format)
         return Assessor(
-            self.writer, self.snapshots, self.run_id, threshold=self.threshold, lanes=self.lanes
+            self.writer, self.snapshots, self.run_id, thresholds=self.thresholds, lanes=self.lanes
         )
 
 
@@ -102,6 +105,7 @@ def assess(
     with ExitStack() as stack:
         run.execute(stack)
     run.report.seconds = time.monotonic() - started_s
+    tell(writer, run.report)
     return run.report
 
 
@@ -268,7 +272,7 @@ class _Run:
             self._writer,
             seen.pinned.snapshots,
             self._run_id,
-            settings.quality.threshold,
+            self._writer.thresholds,
             max(1, int(allocation.cpus_per_actor)),
             stack.enter_context(store_marker(self._writer, self._run_id)),
         )

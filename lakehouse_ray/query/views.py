@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lakehouse_ray.model.alerts import ALERT_DELIVERIES
 from lakehouse_ray.model.assessment import (
     ALERTS,
     ANOMALY_LOG,
@@ -121,11 +122,16 @@ SELECT * FROM {ASSESSMENT_LOG.name}
 QUALIFY row_number() OVER (PARTITION BY {_SERIES} ORDER BY number DESC, run_id DESC) = 1
 """
 
-# Those of completed assessments, the latest or not. Two that are made at once raise the same ones.
+# Those of completed assessments, the latest or not; two that are made at once raise the same ones.
+# Before there were other rules, all were of scores.
 _ALERTS = f"""
-SELECT * FROM {ALERTS.name}
+SELECT * REPLACE (coalesce(rule, 'score') AS rule, coalesce(value, score) AS value)
+FROM {ALERTS.name}
 SEMI JOIN {ASSESSMENT_LOG.name} USING ({_SERIES}, run_id)
-QUALIFY row_number() OVER (PARTITION BY {_SERIES}, day, codes ORDER BY raised_at, run_id) = 1
+QUALIFY row_number() OVER (
+    PARTITION BY {_SERIES}, day, coalesce(rule, 'score'), codes
+    ORDER BY raised_at, run_id
+) = 1
 """
 
 
@@ -202,10 +208,11 @@ def _all() -> Mapping[str, View]:
         ),
         View(
             "gold.alerts",
-            "Days whose score fell under the threshold of alerts, each once as long as its reasons stay.",
+            "Days beyond a threshold, each once per rule as long as its reasons stay.",
             (ALERTS, ASSESSMENT_LOG),
             _ALERTS,
         ),
+        View(ALERT_DELIVERIES.name, ALERT_DELIVERIES.doc, (ALERT_DELIVERIES,)),
     ]
     known = {view.name: view for view in views}
     physical = [table for view in views for table in view.tables]

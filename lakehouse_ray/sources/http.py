@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,11 +23,13 @@ import aiohttp
 import stamina
 import stamina.instrumentation
 import structlog
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from lakehouse_ray.clock import Clock
-from lakehouse_ray.errors import DeniedError, NotFoundError, UnavailableError
+from lakehouse_ray.errors import DeniedError, InvalidError, NotFoundError, UnavailableError
 from lakehouse_ray.model.timespan import from_us
+from lakehouse_ray.sources.addresses import refuse_address
 
 R = TypeVar("R")
 
@@ -39,6 +42,7 @@ _WAIT_MAX_S = 20.0
 _BYTES_PER_S_MIN = 16 << 10
 _SMALL_BYTES = 1 << 20
 _FRESH = {"Cache-Control": "no-cache"}
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _RETRIED = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
@@ -76,17 +80,24 @@ class HttpClient:
     """One connection pool of one event loop. Close it in that loop."""
 
     def __init__(
-        self, in_flight_max: int, timeout_s: float, retry: RetryPolicy, clock: Clock
+        self,
+        in_flight_max: int,
+        timeout_s: float,
+        retry: RetryPolicy,
+        clock: Clock,
+        resolver: AbstractResolver | None = None,
     ) -> None:
-        """timeout_s: Time without a byte after which an attempt has failed."""
+        """timeout_s: Time without a byte after which an attempt has failed.
+        resolver: Of names; aiohttp's own by default."""
         self._retry = retry
         self._clock = clock
         self._timeout_s = timeout_s
+        self._resolver = resolver
         self._quiet_until_s = 0.0
         self._small_timeout = self._timeout(timeout_s + _SMALL_BYTES / _BYTES_PER_S_MIN)
         self._session = aiohttp.ClientSession(
             auto_decompress=False,
-            connector=aiohttp.TCPConnector(limit=in_flight_max),
+            connector=aiohttp.TCPConnector(limit=in_flight_max, resolver=resolver),
             read_bufsize=1 << 20,
             headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT},
         )
@@ -98,6 +109,8 @@ class HttpClient:
 
     async def close(self) -> None:
         await self._session.close()
+        if self._resolver is not None:  # aiohttp closes its own alone
+            await self._resolver.close()
 
     async def get(self, url: str, *, fresh: bool = False, size_hint: int = 0) -> Response:
         """Return the answer to a GET.
@@ -156,6 +169,69 @@ class HttpClient:
             return await self._keep_trying(url, once)
         finally:
             state.close()
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        headers: Callable[[], Mapping[str, str]],
+        *,
+        called: str,
+    ) -> int:
+        """Send a body to somebody else's service; return how often until it was taken (2xx).
+
+        headers: Of each attempt, since a signature tells its time.
+        called: What messages name instead of the url, which may hold a secret.
+
+        No redirect is followed. Raises DeniedError for 401 and 403, InvalidError for other answers
+        that are final and addresses that are refused, UnavailableError for what kept failing.
+        """
+        address = URL(url)
+        refuse_address(address.host or "")
+        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+        attempts = 0
+
+        async def once() -> int:
+            nonlocal attempts
+            attempts += 1
+            try:
+                async with self._session.request(
+                    method,
+                    address,
+                    data=body,
+                    headers=headers(),
+                    timeout=timeout,
+                    allow_redirects=False,
+                ) as answer:
+                    status, wait = answer.status, answer.headers.get("Retry-After")
+            except aiohttp.InvalidURL:
+                raise InvalidError(f"{called}: nothing can be sent to such an address") from None
+            except (aiohttp.ClientError, TimeoutError) as error:
+                # Its own words, and those of what it comes from, may hold the url.
+                raise UnavailableError(_without_url(error)) from None
+            self._check_taken(status, wait, called)
+            return attempts
+
+        return await self._keep_trying(called, once)
+
+    def _check_taken(self, status: int, retry_after: str | None, called: str) -> None:
+        if 200 <= status < 300:
+            return
+        # A server's own reason phrase is whatever it likes, such as what it was asked for.
+        said = f"{status} {_PHRASES.get(status, '')}".strip()
+        if status in _RETRIED or status >= 500:
+            wait_s = _retry_after_s(retry_after, self._clock)
+            if wait_s is not None:
+                self._quiet_until_s = max(self._quiet_until_s, time.monotonic() + wait_s)
+            raise UnavailableError(f"answers {said}", wait_s)
+        if status in (401, 403):
+            raise DeniedError(f"{called} refused it ({said})")
+        if 300 <= status < 400:
+            raise InvalidError(
+                f"{called} answers {said}: redirects are not followed", "set the address itself"
+            )
+        raise InvalidError(f"{called} does not take it ({said})", "is the address right?")
 
     async def _keep_trying(self, url: str, once: Callable[[], Awaitable[R]]) -> R:
         """Send it once; only a failure pays for the machinery of trying again."""
@@ -258,6 +334,16 @@ def _worth_trying_again(error: Exception) -> bool:
     return isinstance(
         error, UnavailableError | aiohttp.ClientError | TimeoutError | ConnectionError
     )
+
+
+def _without_url(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        # Negative: of getaddrinfo, that is, of the name.
+        number = error.os_error.errno or 0
+        return f"cannot be reached ({os.strerror(number) if number > 0 else 'no such host'})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"the connection failed ({type(error).__name__})"
 
 
 def _describe(error: BaseException) -> str:

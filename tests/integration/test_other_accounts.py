@@ -30,8 +30,8 @@ from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
-from lakehouse_ray.pipeline.assessor import SEEN
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
+from lakehouse_ray.pipeline.findings import SEEN
 from lakehouse_ray.pipeline.quality_assessment import AssessmentRequest, assess
 from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.query.daily_monthly import Bronze, hold_files
