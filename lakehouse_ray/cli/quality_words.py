@@ -15,7 +15,7 @@ _NAME = ("market", "dataset", "interval", "symbol")
 # What a loss is, for those who read its name for the first time.
 CODES: Mapping[str, str] = {
     "OWN_LOSS": "rows that the source has were lost here",
-    "UNKNOWN": "rows are missing and nobody knows why",
+    "UNKNOWN": "rows are missing and nothing stored tells why",
     "REFUSED": "rows are missing because they were refused",
     "ARCHIVE_HOLE": "the archive's file leaves rows out",
     "OUTAGE": "the exchange was down",

@@ -273,11 +273,6 @@ def _rules() -> list[tuple[pl.Expr, str, pl.Expr]]:
             "halted",
             pl.format("{}; {}", _files(), _peers()),
         ),
-        (
-            ~in_files & pl.col("adjoined") & others_show,
-            "archive_hole",
-            pl.format("{}; {}", _files(), _peers()),
-        ),
     ]
     rules = [(rule.fill_null(False), cause, words) for rule, cause, words in rules]
     # What is left is not known; say at least what was looked at.

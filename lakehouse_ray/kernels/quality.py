@@ -233,7 +233,7 @@ def _with_parts(frame: pl.DataFrame, weights: QualityWeights) -> pl.DataFrame:
 
 _MISSING_WORDS = {
     "own_loss": "lost here: the source has them",
-    "unknown": "nobody knows why",
+    "unknown": "nothing stored tells why",
     "refused": "refused and in the quarantine",
     "archive_hole": "not in this file, though another one has them",
     "outage": "the exchange was down",

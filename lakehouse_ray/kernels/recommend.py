@@ -43,7 +43,10 @@ _OF = ("market", "dataset", "symbol", "interval")
 _FOR_CAUSE = {
     "own_loss": ("fetch_again", "the source has rows here that were lost on the way"),
     "archive_hole": ("fill_gap", "another file or REST has the rows that this file leaves out"),
-    "unknown": ("fetch_again", "nobody knows why rows are missing; the file may be mended by now"),
+    "unknown": (
+        "fetch_again",
+        "nothing stored tells why; the archive may have a file of them, else REST may have the rows",
+    ),
 }
 # By name in `codes`: what to do, the column that counts the rows, why.
 _FOR_CODE = {

@@ -33,6 +33,9 @@ _HOLES_OF_TRADES_MAX = 200
 # Jumps of ids within less are too short for other symbols to tell anything.
 _COMPARED_US = MINUTE_US
 
+# Accounts of the same trades: of a row that one of them lacks another one can have the value.
+_OF_TRADES = (KLINES, AGG_TRADES, TRADES)
+
 _EXPIRY = re.compile(r"_(\d{2})(\d{2})(\d{2})$")
 
 
@@ -125,7 +128,15 @@ def _of_symbols(pinned: Pinned, kind: Kind, facts: pl.DataFrame) -> pl.DataFrame
         [_other_rows(pinned, kind, holes.head(0))]
         + [_other_rows(pinned, kind, part) for part in holes.iter_slices(_HOLES_ASKED)]
     )
-    return facts.join(others, on=key, how="left")
+    # Trades tell of metrics that there was something to measure, not that anybody has the rows: only
+    # where a file is there and leaves them out is that one to blame.
+    blamed = pl.col("other_own") | pl.col("covered") | pl.col("cut")
+    return (
+        facts.join(others, on=key, how="left")
+        .with_columns(pl.when(blamed).then("other").alias("other"))
+        .with_columns(pl.when(blamed).then("other_rows").alias("other_rows"))
+        .drop("other_own")
+    )
 
 
 def _objects(pinned: Pinned, kind: Kind, symbols: tuple[str, ...]) -> pl.DataFrame:
@@ -150,14 +161,15 @@ def _objects(pinned: Pinned, kind: Kind, symbols: tuple[str, ...]) -> pl.DataFra
 
 
 def _other_rows(pinned: Pinned, kind: Kind, holes: pl.DataFrame) -> pl.DataFrame:
-    """`symbol, start_time, other, other_rows, idle, ids_joined` of holes that something is known of."""
+    """`symbol, start_time, other, other_rows, other_own, idle, ids_joined` of holes that something is
+    known of. other_own: The other rows are of the same thing, at another interval or one by one."""
     key = ["symbol", "start_time"]
     time = holes.schema["start_time"]
     seen = [
         pl.DataFrame(
             schema={
                 "symbol": pl.String, "start_time": time, "series": pl.String,
-                "busy": pl.Int64, "quiet": pl.Int64, "spanned_us": pl.Int64,
+                "busy": pl.Int64, "quiet": pl.Int64, "spanned_us": pl.Int64, "own": pl.Boolean,
             }
         )
     ]  # fmt: skip
@@ -165,11 +177,13 @@ def _other_rows(pinned: Pinned, kind: Kind, holes: pl.DataFrame) -> pl.DataFrame
     if holes.height:
         for other in pinned.kinds:
             if other.market == kind.market and other != kind:
-                seen += _bars(pinned, kind, other, holes)
+                own = pl.lit(kind.dataset in _OF_TRADES or other.dataset is kind.dataset)
+                seen += [rows.with_columns(own=own) for rows in _bars(pinned, kind, other, holes)]
         for trades in (AGG_TRADES, TRADES):
             if any(k.dataset is trades and k.market == kind.market for k in pinned.kinds):
                 if kind.dataset is not trades:
-                    seen.append(_trades(pinned, Kind(trades, kind.market, None), holes))
+                    rows = _trades(pinned, Kind(trades, kind.market, None), holes)
+                    seen.append(rows.with_columns(own=pl.lit(kind.dataset in _OF_TRADES)))
                 if kind.dataset not in (AGG_TRADES, TRADES):
                     joined = _ids_joined(pinned, Kind(trades, kind.market, None), holes)
                     ids = pl.concat([ids, joined.cast(ids.schema)])
@@ -181,9 +195,13 @@ def _other_rows(pinned: Pinned, kind: Kind, holes: pl.DataFrame) -> pl.DataFrame
     )
     busy = (
         all_seen.filter(most, pl.col("busy") > 0)
-        .sort("busy", descending=True)
+        .sort("own", "busy", descending=True)
         .group_by(key, maintain_order=True)
-        .agg(other=pl.col("series").first(), other_rows=pl.col("busy").first())
+        .agg(
+            other=pl.col("series").first(),
+            other_rows=pl.col("busy").first(),
+            other_own=pl.col("own").first(),
+        )
     )
     idle = (
         all_seen.filter(most, pl.col("busy") == 0, pl.col("quiet") > 0)

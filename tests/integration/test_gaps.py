@@ -132,7 +132,7 @@ def test_every_gap_is_found_once_and_named_for_what_it_is(lake: Lake) -> None:
             ("AUSDT", "5m", "03 05:00", "03 06:00", 12, "halted"),
             ("BUSDT", "1m", "03 12:00", "03 12:10", 10, "archive_hole"),
             ("BUSDT", "5m", "02 10:00", "02 10:35", 7, "unknown"),
-            ("CUSDT", "1m", "03 00:00", "04 00:00", 1440, "archive_hole"),
+            ("CUSDT", "1m", "03 00:00", "04 00:00", 1440, "unknown"),
             ("DUSDT", "1m", "03 00:00", "04 00:00", 1440, "own_loss"),
             ("EUSDT", "1m", "04 03:00", "04 03:05", 5, "no_trades"),
         ]
@@ -150,7 +150,7 @@ def test_the_evidence_tells_the_facts(lake: Lake) -> None:
     assert "AUSDT-1m-2024-07-03.zip" in told["AUSDT", "halted"]
     assert "3 of 5 other symbols have rows then" in told["AUSDT", "halted"]
     assert "5m bars have 2 rows then" in told["BUSDT", "archive_hole"]
-    assert "no file of that time" in told["CUSDT", "archive_hole"]
+    assert "no file of that time" in told["CUSDT", "unknown"]
     assert "DUSDT-1m-2024-07-03.zip was refused: " in told["DUSDT", "own_loss"]
     assert "trade ids run on" in told["EUSDT", "no_trades"]
 
@@ -258,13 +258,13 @@ def test_the_command_lists_gaps_as_one_document(run: Run) -> None:
     document = json.loads(out)
     assert list(document) == ["gaps"]
     assert len(document["gaps"]) == 4
-    lost = next(gap for gap in document["gaps"] if gap["cause"] == "archive_hole")
+    lost = next(gap for gap in document["gaps"] if gap["cause"] == "unknown")
     evidence = lost.pop("evidence")
     assert evidence
     assert lost == {
         "market": "um", "dataset": "klines", "symbol": "CUSDT", "interval": "1m",
         "start": "2024-07-03T00:00:00Z", "end": "2024-07-04T00:00:00Z", "missing": 1440,
-        "cause": "archive_hole",
+        "cause": "unknown",
     }  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def test_prometheus_counts_alerts_on_from_run_to_run_and_fires(
                 assert found == pytest.approx(score, abs=1e-9)
             assert watcher.value("lakehouse_quality_scores" + of % "") == 8
             assert watcher.value("lakehouse_quality_scores_under_threshold" + of % "") == 1
-            assert watcher.value("lakehouse_missing_rows" + of % ', cause="archive_hole"') == 6
+            assert watcher.value("lakehouse_missing_rows" + of % ', cause="unknown"') == 6
             assert watcher.value("lakehouse_missing_rows" + of % ', cause="own_loss"') == 0
             assert watcher.value("lakehouse_assessments_total" + of % "") == 2
             assert watcher.value("lakehouse_assessed_rows_total" + of % "") == 2 * 96 - 6

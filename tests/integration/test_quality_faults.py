@@ -165,7 +165,7 @@ def test_every_gap_is_found_once_and_named_for_what_it_is(lake: Assessed) -> Non
             ("CUSDT", "05-04 00", "05-05 00", 24, "own_loss"),
             ("EUSDT", "05-07 05", "05-07 08", 3, "halted"),
             ("FUSDT", "05-02 18", "05-05 12", 66, "halted"),
-            ("HUSDT", "05-04 00", "05-05 00", 24, "archive_hole"),
+            ("HUSDT", "05-04 00", "05-05 00", 24, "unknown"),
         ]
     )
 
@@ -215,7 +215,7 @@ def test_scores_are_those_of_the_formula(lake: Assessed) -> None:
     assert (nobody["rows"], nobody["codes"]) == (0, "HALTED")
     assert nobody["score"] == pytest.approx(0.9)
     hole = lake.day("HUSDT", 5, 4)
-    assert (hole["rows"], hole["codes"], hole["score"]) == (0, "ARCHIVE_HOLE", 0.0)
+    assert (hole["rows"], hole["codes"], hole["score"]) == (0, "UNKNOWN", 0.0)
 
 
 def test_all_other_days_are_without_fault(lake: Assessed) -> None:
@@ -251,14 +251,14 @@ def test_the_command_names_the_worst_days_and_what_to_do(lake: Assessed) -> None
     assert worst == {
         ("BUSDT", "2024-05-03", "OWN_LOSS"),
         ("CUSDT", "2024-05-04", "OWN_LOSS"),
-        ("HUSDT", "2024-05-04", "ARCHIVE_HOLE"),
+        ("HUSDT", "2024-05-04", "UNKNOWN"),
     }
     todo = {(one["action"], one["symbol"], one["start"][:10]) for one in told["recommendations"]}
     assert todo >= {
         ("fetch_again", "BUSDT", "2024-05-03"),
         ("fetch_again", "CUSDT", "2024-05-04"),
         ("fetch_again", "AUSDT", "2024-04-10"),
-        ("fill_gap", "HUSDT", "2024-05-04"),
+        ("fetch_again", "HUSDT", "2024-05-04"),
     }
     assert not {symbol for _, symbol, _ in todo} & {"DUSDT", "EUSDT", "FUSDT", "GUSDT"}
 
@@ -278,7 +278,7 @@ def test_questions_about_what_is_not_there_end_with_their_own_code(
     assert (code, "nothing of um is stored" in said) == (4, True)
 
 
-def test_a_range_without_days_has_none_under_the_threshold(lake: Assessed) -> None:
+def test_a_range_without_days_is_an_error_of_its_own(lake: Assessed) -> None:
     code, said = command(lake.home, "--start", "2019-01", "--end", "2019-02", "--json")
-    told = json.loads(said)
-    assert (code, told["worst_days"], told["series"], told["days_under"]) == (0, [], [], 0)
+    assert code == 4
+    assert "no day is scored" in said

@@ -132,7 +132,7 @@ def test_a_pair_that_stopped_for_months_was_halted_and_years_without_files_are_n
         pl.col("start_time", "end_time").dt.strftime("%Y-%m-%d %H"), "cause"
     )
     assert found.rows() == [
-        ("2019-01-01 00", "2022-01-01 00", "archive_hole"),
+        ("2019-01-01 00", "2022-01-01 00", "unknown"),
         ("2022-09-29 03", "2023-03-12 06", "halted"),
         ("2023-03-24 13", "2023-03-24 14", "outage"),
     ]

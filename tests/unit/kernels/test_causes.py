@@ -59,9 +59,9 @@ INSIDE_FILES = {"covered": True, "cut": True, "file": "data/A.zip"}
         # Three that stand still are not the whole market.
         ({**INSIDE_FILES, "alive": 3, "showing": 0}, "unknown", "0 of 3 other symbols"),
         ({**INSIDE_FILES, "alive": 0, "showing": 0}, "unknown", "no other symbol"),
-        # Nobody has a file: a hole of the archive for all of them, or days not ingested yet.
+        # Nobody has a file: the archive may lack it, or nobody has asked for it yet.
         ({"adjoined": True, "alive": 9, "showing": 0}, "unknown", "no file of that time"),
-        ({"adjoined": True, "alive": 9, "showing": 9}, "archive_hole", "no file of that time"),
+        ({"adjoined": True, "alive": 9, "showing": 9}, "unknown", "no file of that time"),
         # Without files of this very series around it, its files need not ever have been asked for.
         (
             {"alive": 9, "showing": 9},
