@@ -105,8 +105,15 @@ def test_bars_are_not_assessed_without_the_finer_bars_that_they_are_held_against
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("on_ray", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "on_ray"),
+    [
+        (signal.SIGINT, False),
+        (signal.SIGTERM, False),
+        (signal.SIGTERM, True),
+        pytest.param(signal.SIGINT, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_is_told_to_stop_says_so_by_its_code_and_the_next_completes_it(
     tmp_path: Path, number: signal.Signals, on_ray: bool
 ) -> None:
