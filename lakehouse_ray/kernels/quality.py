@@ -232,10 +232,10 @@ def _with_parts(frame: pl.DataFrame, weights: QualityWeights) -> pl.DataFrame:
 
 
 _MISSING_WORDS = {
-    "own_loss": "lost here: the source has them",
+    "own_loss": "refused or lost: their file is known",
     "unknown": "nothing stored tells why",
     "refused": "refused and in the quarantine",
-    "archive_hole": "not in this file, though another one has them",
+    "archive_hole": "in no file here, though another series shows trading",
     "outage": "the exchange was down",
     "halted": "the symbol was halted",
     "no_trades": "nothing was traded",
