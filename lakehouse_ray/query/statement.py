@@ -146,7 +146,7 @@ _HINTS = {"Binder": '`lakehouse sql "describe silver.klines"` lists columns'}
 
 
 def _unknown_table(name: str, message: str) -> InvalidError:
-    near = nearest(name)
+    near = list(dict.fromkeys(nearest(name)))[:3]
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near
