@@ -82,6 +82,8 @@ COUNTS_SCHEMA = pl.Schema(
         "rows_expected": pl.Int64(),
         "rows": pl.Int64(),
         "rows_flagged": pl.Int64(),
+        # Names of the rules that these break.
+        "rules": pl.String(),
         "rows_quarantined": pl.Int64(),
         # Rows missing by cause; what none explains counts as unknown.
         **{f"missing_{cause}": pl.Int64() for cause in CAUSES},
@@ -272,7 +274,12 @@ def _losses(weights: QualityWeights) -> list[_Loss]:
         _Loss(
             "FLAGGED",
             validity * weights.flagged * pl.col("rows_flagged"),
-            sentence("{} of {} rows break a rule", "rows_flagged", "rows"),
+            sentence(
+                "{} of {} rows break a rule{}",
+                "rows_flagged",
+                "rows",
+                pl.concat_str(pl.lit(": "), "rules").fill_null(""),
+            ),
         ),
         _Loss(
             "QUARANTINED",

@@ -204,7 +204,9 @@ def test_metrics_may_have_midnight_of_the_next_day_some_seconds_late_and_no_late
     seconds = (0, 86_400, 86_402, 86_460)
     text = "\n".join([head, *(line(template, s) for s in seconds), ""]).encode()
     decoded = read("metrics", "um", text)
-    assert decoded.frame["create_time"].to_list() == [T0 + timedelta(seconds=s) for s in seconds[:3]]
+    assert decoded.frame["create_time"].to_list() == [
+        T0 + timedelta(seconds=s) for s in seconds[:3]
+    ]
     assert [row.reason for row in decoded.bad[0]] == ["OUTSIDE_PERIOD"]
 
 
