@@ -80,7 +80,10 @@ def number(value: float | int | None) -> str:
 
 
 def share(value: float) -> str:
-    return f"{value:.1%}" if value >= 0.001 or value == 0 else "< 0.1%"
+    """Neither nothing nor all by rounding."""
+    if 0 < value < 0.001:
+        return "< 0.1%"
+    return "> 99.9%" if 0.9995 <= value < 1 else f"{value:.1%}"
 
 
 def count(value: int, one: str, many: str = "") -> str:
