@@ -13,6 +13,8 @@ from datetime import date, timedelta
 
 import polars as pl
 
+from lakehouse_ray.cli.table import cells_of, pad
+
 # At least this share of a cell's rows is nearly all; at least that, the greater part.
 HIGH, HALF = 0.95, 0.5
 
@@ -74,7 +76,7 @@ def _block(
     assert isinstance(first, date)
     assert isinstance(last, date)
     symbols = rows["symbol"].unique(maintain_order=True).to_list()
-    label = min(_LABEL_CHARS_MAX, max(len(name) for name in symbols))
+    label = min(_LABEL_CHARS_MAX, max(cells_of(name) for name in symbols))
     room = max(1, width - label - 1 - _SHARE_CHARS)
     days = (last - first).days + 1
     per_cell = math.ceil(days / room)
@@ -93,7 +95,7 @@ def _block(
         drawn = _runs(line, style)
         share = rows.filter(symbol=symbol)["share"].mean()
         told = f"{_percent(share):>{_SHARE_CHARS}}" if isinstance(share, float) else ""
-        yield f"{_cut(symbol, label):<{label}} {drawn}{told}".rstrip()
+        yield f"{pad(_cut(symbol, label), label)} {drawn}{told}".rstrip()
 
 
 def _states(rows: pl.DataFrame) -> pl.DataFrame:
@@ -159,4 +161,8 @@ def _percent(share: float) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    if cells_of(text) <= width:
+        return text
+    while cells_of(text) >= width:
+        text = text[:-1]
+    return f"{text}…"

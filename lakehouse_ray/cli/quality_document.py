@@ -57,9 +57,8 @@ class Told:
         if totals["poor"]:
             text = f"{totals['poor']:,} of {count(scored, 'day')} score less than {limit}"
         elif scored:
-            text = (
-                f"Fine: {'all ' if scored > 1 else ''}{count(scored, 'day')} score {limit} or more"
-            )
+            days = count(scored, "day scores", "days score")
+            text = f"Fine: {'all ' if scored > 1 else ''}{days} {limit} or more"
         else:
             text = "No day has a score"
         if self.report.partial:

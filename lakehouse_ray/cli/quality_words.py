@@ -14,10 +14,10 @@ _NAME = ("market", "dataset", "interval", "symbol")
 
 # What a loss is, for those who read its name for the first time.
 CODES: Mapping[str, str] = {
-    "OWN_LOSS": "rows that the source has were lost here",
+    "OWN_LOSS": "rows of a file that is known were refused or lost",
     "UNKNOWN": "rows are missing and nothing stored tells why",
     "REFUSED": "rows are missing because they were refused",
-    "ARCHIVE_HOLE": "the archive's file leaves rows out",
+    "ARCHIVE_HOLE": "no file here has rows that another series shows",
     "OUTAGE": "the exchange was down",
     "HALTED": "the symbol was halted",
     "NO_ROWS": "every row was refused",
@@ -29,7 +29,7 @@ CODES: Mapping[str, str] = {
 }
 CAUSES: Mapping[str, str] = {
     "outage": "the exchange was down; nobody has the rows",
-    "archive_hole": "the exchange's file leaves them out; another series of the lake shows trading",
+    "archive_hole": "no file here has them, and another series of the lake shows trading",
     "no_trades": "nothing was traded",
     "not_listed": "the symbol was not listed yet",
     "delisted": "the symbol was not listed any more",
@@ -80,7 +80,10 @@ def number(value: float | int | None) -> str:
 
 
 def share(value: float) -> str:
-    return f"{value:.1%}" if value >= 0.001 or value == 0 else "< 0.1%"
+    """Neither nothing nor all by rounding."""
+    if 0 < value < 0.001:
+        return "< 0.1%"
+    return "> 99.9%" if 0.9995 <= value < 1 else f"{value:.1%}"
 
 
 def count(value: int, one: str, many: str = "") -> str:

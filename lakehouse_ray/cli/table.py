@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING
 
@@ -64,6 +65,19 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[st
     return [_line(line, widths, right) for line in (list(columns), rule, *cells)]
 
 
+def cells_of(text: str) -> int:
+    """Columns that a terminal takes for a text: names of symbols may be Chinese, and wide."""
+    if text.isascii():
+        return len(text)
+    return sum(1 + (unicodedata.east_asian_width(sign) in "WF") for sign in text)
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """A text moved to one side of so many columns."""
+    space = " " * (width - cells_of(text))
+    return space + text if right else text + space
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -76,14 +90,14 @@ def _cell(value: object) -> str:
 
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
     return [
-        max(len(name), *(len(row[i]) for row in rows)) if rows else len(name)
+        max(cells_of(name), *(cells_of(row[i]) for row in rows)) if rows else cells_of(name)
         for i, name in enumerate(columns)
     ]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
     padded = (
-        cell.rjust(width) if to_right else cell.ljust(width)
+        pad(cell, width, right=to_right)
         for cell, width, to_right in zip(cells, widths, right, strict=True)
     )
     return "  ".join(padded).rstrip()

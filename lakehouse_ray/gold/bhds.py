@@ -73,6 +73,12 @@ def bhds_klines(
     return _split(_filled_by_minutes(bars, name), symbol)
 
 
+def check_known(interval: str) -> None:
+    """Raise InvalidError for intervals that BHDS does not resample: all but minutes and hours."""
+    if interval[-1] not in "mh":
+        raise InvalidError(f"BHDS cannot resample to or from {interval}", "it knows m and h only")
+
+
 def bhds_resampled(
     part: pl.DataFrame, target: str, step: str, *, interval: str = "1m"
 ) -> dict[str, pl.DataFrame]:
@@ -81,9 +87,8 @@ def bhds_resampled(
     part: Of `bhds_klines` at `interval`. step: `5m` for every fifth minute, `0m` for no offsets.
     Raises InvalidError for intervals that BHDS does not know: all but minutes and hours.
     """
-    for known in (target, interval):
-        if known[-1] not in "mh":
-            raise InvalidError(f"BHDS cannot resample to or from {known}", "it knows m and h only")
+    check_known(target)
+    check_known(interval)
     length_us, source_us = INTERVALS[target], INTERVALS[interval]
     assert length_us is not None
     assert source_us is not None

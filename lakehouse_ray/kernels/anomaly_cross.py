@@ -6,6 +6,7 @@ import polars as pl
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.anomaly import FINDINGS_SCHEMA
+from lakehouse_ray.kernels.crosscheck import traded_prices
 from lakehouse_ray.kernels.grid import origin_us
 from lakehouse_ray.kernels.sentence import sentence
 from lakehouse_ray.model.timespan import DAY_US
@@ -57,10 +58,7 @@ def cross_interval(
         fine.filter((time - origin_us(fine_interval)) % short == 0)
         .group_by(begins.alias("open_time"), maintain_order=True)
         .agg(
-            pl.col("open").first(),
-            pl.col("high").max(),
-            pl.col("low").min(),
-            pl.col("close").last(),
+            *traded_prices(),
             pl.col("volume").sum(),
             bars=pl.len(),
         )

@@ -30,6 +30,8 @@ SUMS = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
 BAR_VALUES = (*PRICES, *SUMS, "trades")
 _IDENTITY = ("symbol", "interval")
 
+# The reason of a bar whose finer ones reach over its edges, so that they tell of another time.
+OFF_GRID = "bars lie off the grid"
 # Begins the reason of a minute whose trades do not tell why its bar differs from them.
 UNEXPLAINED = "the bar counts more trades"
 
@@ -41,6 +43,7 @@ def finer_against_coarser(
 
     finer, coarser: Rows of `silver.klines`, each of one interval; weeks, 3d bars and months go by
         their calendar (`kernels.grid`). A bar off the grid belongs to the coarser bar it lies in.
+        Prices are of the finer bars that traded (`traded_prices`).
     every: Also values that agree, exactly or within the tolerance.
 
     Where finer bars are missing or lie off the grid the reason says so; where all are there it says
@@ -58,8 +61,7 @@ def finer_against_coarser(
         .sort("symbol", "open_time")
         .group_by("symbol", "time", maintain_order=True)
         .agg(
-            pl.col("open").first(), pl.col("high").max(), pl.col("low").min(),
-            pl.col("close").last(), *(pl.col(name).sum() for name in (*SUMS, "trades")),
+            *traded_prices(), *(pl.col(name).sum() for name in (*SUMS, "trades")),
             bars=pl.len(),
             off=(pl.col("open_time").dt.epoch("us") % step != 0).sum(),
             made=pl.col("source_version").max(),
@@ -68,7 +70,7 @@ def finer_against_coarser(
     sums = sums.with_columns(needed=bars_in(sums["time"], small, large))
     reason = (
         pl.when((pl.col("off") > 0) | pl.col("odd"))
-        .then(pl.lit("bars lie off the grid"))
+        .then(pl.lit(OFF_GRID))
         .when(pl.col("bars") < pl.col("needed"))
         .then(pl.format(f"{{}} of {{}} {small} bars are there", "bars", "needed"))
         .when(pl.col("bars").is_null())
@@ -90,6 +92,20 @@ def finer_against_coarser(
         compare(sums, right, BAR_VALUES, tolerances, reason=reason, every=every),
         market, "finer_coarser", large,
     )  # fmt: skip
+
+
+def traded_prices() -> list[pl.Expr]:
+    """What the four prices of finer bars, in order, are together: of those that traded.
+
+    A bar without volume carries the price of before on, and the exchange leaves it out of its own
+    longer bars. Where none traded, the flat price stays. An unknown volume may be a trade.
+    """
+    traded = (pl.col("volume") != 0).fill_null(True)
+    wholes = {"open": pl.Expr.first, "high": pl.Expr.max, "low": pl.Expr.min, "close": pl.Expr.last}
+    return [
+        pl.coalesce(whole(pl.col(name).filter(traded)), whole(pl.col(name))).alias(name)
+        for name, whole in wholes.items()
+    ]
 
 
 def bars_in(opens: pl.Series, finer: str, coarser: str) -> pl.Series:

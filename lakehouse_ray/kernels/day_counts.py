@@ -14,8 +14,11 @@ DAY_COUNTS_SCHEMA = pl.Schema(
         "rows": pl.Int64(),
         "rows_flagged": pl.Int64(),
         "rows_noted": pl.Int64(),
+        # Names that the flagged rows have and that cost, sorted; null: none.
+        "rules": pl.String(),
     }
 )
+_BETWEEN = ", "
 
 
 def day_counts(
@@ -31,17 +34,28 @@ def day_counts(
     day = (time.dt.epoch("us") // DAY_US).alias("day")
     counts = _rows_of(day).rename({"n": "rows"})
     flagged, noted = _rows_of(day.head(0)), _rows_of(day.head(0))
+    rules = pl.DataFrame(schema={"day": day.dtype, "rules": pl.String()})
     if flags is not None:
         costs = _costs(flags, free)
         flagged = _rows_of(day.filter(costs.fill_null(False)))
         noted = _rows_of(day.filter((~costs).fill_null(False)))
+        marked = pl.DataFrame([day, flags.alias("rules")]).filter(costs.fill_null(False)).unique()
+        rules = marked.group_by("day").agg(rules_together(",", free))
     return (
         counts.join(flagged.rename({"n": "rows_flagged"}), on="day", how="left")
         .join(noted.rename({"n": "rows_noted"}), on="day", how="left")
+        .join(rules, on="day", how="left")
         .with_columns(pl.col("rows_flagged", "rows_noted").fill_null(0), pl.col("day") * DAY_US)
         .sort("day")
         .cast(DAY_COUNTS_SCHEMA)
     )
+
+
+def rules_together(between: str = _BETWEEN, free: Collection[str] = frozenset()) -> pl.Expr:
+    """The names in texts of a column `rules`, each once; null where there are none."""
+    names = pl.col("rules").drop_nulls().str.split(between).explode().unique().sort()
+    joined = names.filter(~names.is_in(list(free))).str.join(_BETWEEN)
+    return pl.when(joined != "").then(joined).alias("rules")
 
 
 def _rows_of(day: pl.Series) -> pl.DataFrame:

@@ -82,6 +82,8 @@ COUNTS_SCHEMA = pl.Schema(
         "rows_expected": pl.Int64(),
         "rows": pl.Int64(),
         "rows_flagged": pl.Int64(),
+        # Names of the rules that these break.
+        "rules": pl.String(),
         "rows_quarantined": pl.Int64(),
         # Rows missing by cause; what none explains counts as unknown.
         **{f"missing_{cause}": pl.Int64() for cause in CAUSES},
@@ -232,10 +234,10 @@ def _with_parts(frame: pl.DataFrame, weights: QualityWeights) -> pl.DataFrame:
 
 
 _MISSING_WORDS = {
-    "own_loss": "lost here: the source has them",
+    "own_loss": "refused or lost: their file is known",
     "unknown": "nothing stored tells why",
     "refused": "refused and in the quarantine",
-    "archive_hole": "not in this file, though another one has them",
+    "archive_hole": "in no file here, though another series shows trading",
     "outage": "the exchange was down",
     "halted": "the symbol was halted",
     "no_trades": "nothing was traded",
@@ -272,7 +274,12 @@ def _losses(weights: QualityWeights) -> list[_Loss]:
         _Loss(
             "FLAGGED",
             validity * weights.flagged * pl.col("rows_flagged"),
-            sentence("{} of {} rows break a rule", "rows_flagged", "rows"),
+            sentence(
+                "{} of {} rows break a rule{}",
+                "rows_flagged",
+                "rows",
+                pl.concat_str(pl.lit(": "), "rules").fill_null(""),
+            ),
         ),
         _Loss(
             "QUARANTINED",

@@ -41,8 +41,11 @@ RECOMMENDATIONS_SCHEMA = pl.Schema(
 
 _OF = ("market", "dataset", "symbol", "interval")
 _FOR_CAUSE = {
-    "own_loss": ("fetch_again", "the source has rows here that were lost on the way"),
-    "archive_hole": ("fill_gap", "another file or REST has the rows that this file leaves out"),
+    "own_loss": ("fetch_again", "rows of a file that is known were refused or lost on the way"),
+    "archive_hole": (
+        "fill_gap",
+        "another series shows trading then; another file or REST may have the rows",
+    ),
     "unknown": (
         "fetch_again",
         "nothing stored tells why; the archive may have a file of them, else REST may have the rows",
@@ -52,7 +55,11 @@ _FOR_CAUSE = {
 _FOR_CODE = {
     "QUARANTINED": ("fetch_again", "rows_quarantined", "rows were refused"),
     "NO_ROWS": ("fetch_again", "rows_quarantined", "every row was refused"),
-    "DIFFERS": ("fetch_again", "differing", "rows differ from another source; one is outdated"),
+    "DIFFERS": (
+        "fetch_again",
+        "differing",
+        "rows differ from another account; one of the two may be outdated",
+    ),
     "FLAGGED": ("inspect", "rows_flagged", "rows break a rule"),
     "ANOMALIES": ("inspect", "anomalies", "findings of the anomaly methods"),
 }

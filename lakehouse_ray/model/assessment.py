@@ -18,7 +18,7 @@ from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Column, Encoding, Partition, Table
 
 # Raised when assessments of the same rows would say something else.
-VERSION = 2
+VERSION = 3
 
 # Whether an isolation forest looks at bars, where scikit-learn is there. auto: at bars of 15 minutes
 # and longer.

@@ -13,10 +13,14 @@ from pathlib import Path
 import polars as pl
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, NotFoundError
+from lakehouse_ray.gold.bhds import check_known
 from lakehouse_ray.gold.bhds_compare import compare_klines, compare_resampled
 from lakehouse_ray.gold.bhds_export import export_klines, export_resampled
 from lakehouse_ray.gold.klines import gold_klines
+from lakehouse_ray.kernels.grid import offsets_by
+from lakehouse_ray.kernels.resample import Resampling
 from lakehouse_ray.model.venue import Market
+from lakehouse_ray.query.asked import unknown_symbol
 from lakehouse_ray.query.lake import Lake
 
 # What BHDS resamples from.
@@ -43,6 +47,11 @@ class BhdsRequest:
                 f"bars are resampled from {SOURCE_INTERVAL}, not from {self.interval}",
                 f"leave --interval away, or say {SOURCE_INTERVAL}",
             )
+        if self.target:
+            # What no symbol can be resampled to is no fault of each.
+            check_known(self.target)
+            offsets = (0,) if self.step == "0m" else offsets_by(self.target, self.step)
+            Resampling(SOURCE_INTERVAL, self.target, offsets)
 
 
 @dataclass(frozen=True)
@@ -117,13 +126,12 @@ def _symbols(lake: Lake, request: BhdsRequest) -> Sequence[str]:
         [request.market, request.interval],
     ) as result:
         stored: list[str] = result.pl()["symbol"].to_list()
-    missing = [symbol for symbol in request.symbols if symbol not in stored]
-    if missing or not stored:
-        what = f"{request.market} klines {request.interval}"
-        raise NotFoundError(
-            f"no {what} of {', '.join(missing)}" if missing else f"no {what}",
-            "`lakehouse datasets` lists what there is",
-        )
+    what = f"{request.market} klines {request.interval}"
+    if not stored:
+        raise NotFoundError(f"no {what}", "`lakehouse datasets` lists what there is")
+    for symbol in request.symbols:
+        if symbol not in stored:
+            raise unknown_symbol(symbol, stored, what)
     return request.symbols or stored
 
 

@@ -137,7 +137,7 @@ class Findings:
         odd = None if found is None else _per_day(found)
         for more in (
             _by_cause(missing),
-            scanned.days.select("symbol", "day", "rows_flagged"),
+            scanned.days.select("symbol", "day", "rows_flagged", "rules"),
             file_days.refused_rows(pinned, kind, symbols),
             added_up([checked.compared, compared]),
             file_days.delays(pinned, kind, symbols, QualityWeights().lost_hours),

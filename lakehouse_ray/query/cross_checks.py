@@ -14,6 +14,7 @@ import polars as pl
 from lakehouse_ray.kernels.anomaly import FINDINGS_SCHEMA
 from lakehouse_ray.kernels.anomaly_cross import cross_interval
 from lakehouse_ray.kernels.crosscheck import (
+    OFF_GRID,
     RESULT,
     UNEXPLAINED,
     bars_in,
@@ -190,7 +191,8 @@ def _compare(pinned: Pinned, kind: Kind, other: Kind, symbol: str, span: TimeRan
     found = finer_against_coarser(whole, held, kind.market)
     return _Held(
         found,
-        found,
+        # After an outage hours begin at odd minutes: 24 of them are not those of the day.
+        found.filter(pl.col("reason") != OFF_GRID),
         held["open_time"],
         cross_interval(whole, held, other.interval, kind.interval),
     )

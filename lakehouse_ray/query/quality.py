@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from lakehouse_ray.kernels.crosscheck import UNEXPLAINED
 from lakehouse_ray.kernels.recommend import GAPS_SCHEMA, recommend
 from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.query.pinned import Pinned, Readable
@@ -293,7 +294,8 @@ def _checks(ask: Ask) -> pl.DataFrame:
         "gold.cross_checks",
         'SELECT market, "check", "interval", "column", count(*) AS differences, '
         "count(DISTINCT symbol) AS symbols, max(relative) AS relative_max, "
-        "count(*) FILTER (reason <> '') AS explained FROM {view} WHERE {time} "
+        f"count(*) FILTER (reason <> '' AND NOT starts_with(reason, {text(UNEXPLAINED)})) "
+        "AS explained FROM {view} WHERE {time} "
         'GROUP BY market, "check", "interval", "column" '
         'ORDER BY differences DESC, market, "check", "interval", "column"',
     )

@@ -45,8 +45,9 @@ CELLS = pl.Schema(
 def unit_for(first: date, last: date, columns_max: int = COLUMNS_MAX) -> Unit:
     """The shortest unit of which the range has no more than `columns_max`."""
     days = (last - first).days + 1
-    # The range may begin and end within a unit: one more than its length tells.
-    fits = (u for u in UNITS if days // _DAYS_OF[u] + (u != "day") <= columns_max)
+    # The range may begin on the last day of a unit and end on the first of one: these two days are
+    # units of their own, beside those that the days between them fill.
+    fits = (u for u in UNITS if (days - 2) // _DAYS_OF[u] + 2 <= columns_max)
     return next(fits, "year")
 
 

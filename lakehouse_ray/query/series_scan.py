@@ -13,7 +13,7 @@ import polars as pl
 
 from lakehouse_ray.kernels.anomaly import FINDINGS_SCHEMA, Carry, find_anomalies
 from lakehouse_ray.kernels.check import flag_rows, flag_sequence, join_flags
-from lakehouse_ray.kernels.day_counts import DAY_COUNTS_SCHEMA, day_counts
+from lakehouse_ray.kernels.day_counts import DAY_COUNTS_SCHEMA, day_counts, rules_together
 from lakehouse_ray.model.checks.registry import free_names, rules_of, sequence_rules_of
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.timespan import DAY_US, TimeRange, to_us
@@ -114,7 +114,7 @@ class _Series:
         return (
             pl.concat([DAY_COUNTS_SCHEMA.to_frame(), *self.days])
             .group_by("day")
-            .agg(pl.sum("rows", "rows_flagged", "rows_noted"))
+            .agg(pl.sum("rows", "rows_flagged", "rows_noted"), rules_together())
             .sort("day")
         )
 

@@ -123,6 +123,8 @@ class Engine:
                 f"the statement needs more memory or disk than there is: {message}"
             )
         if kind in ("IO", "HTTP") and self.store.root in message:
+            # What follows quotes the statement, which is not what was asked.
+            message = message.partition("\n\nLINE ")[0]
             return UnavailableError(
                 f"a file of the pinned snapshot cannot be read: {message}. "
                 "Run it again; if it stays, `lakehouse verify` says what is missing."
@@ -146,7 +148,7 @@ _HINTS = {"Binder": '`lakehouse sql "describe silver.klines"` lists columns'}
 
 
 def _unknown_table(name: str, message: str) -> InvalidError:
-    near = nearest(name)
+    near = list(dict.fromkeys(nearest(name)))[:3]
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near

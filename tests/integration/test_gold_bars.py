@@ -147,6 +147,8 @@ def test_each_difference_from_bhds_has_a_reason(home: Path) -> None:
         (("frob", "--market", "spot"), 2),
         (("export", "--market", "spot"), 2),
         (("compare", "--market", "spot", "--interval", "5m", "--resample", "1h"), 2),
+        (("compare", "--market", "spot", "--resample", "1h/7m"), 2),
+        (("export", "--market", "spot", "--resample", "1w", "--root", "unused"), 2),
         (("compare", "--market", "spot", "--symbols", "NOSUCH"), 4),
         (("compare", "--market", "um"), 4),
     ],
@@ -157,3 +159,10 @@ def test_what_cannot_be_is_an_error_with_a_code(
     done = call(home, "bhds", *arguments, "--json")
     assert done.returncode == code
     assert json.loads(done.stdout)["error"]["code"] == code
+
+
+def test_a_symbol_that_is_nearly_a_stored_one_is_suggested(home: Path) -> None:
+    done = call(
+        home, "bhds", "compare", "--market", "spot", "--symbols", f"{SYMBOL[:-1]}X", "--json"
+    )
+    assert SYMBOL in json.loads(done.stdout)["error"]["hint"]

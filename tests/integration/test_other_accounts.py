@@ -274,12 +274,15 @@ def test_trades_are_held_together_by_their_numbers(make_lake: Any, tmp_path: Pat
 
 
 def aggregated(rows: pl.DataFrame, interval: str, offset: str = "0d") -> pl.DataFrame:
-    """Longer bars by Polars' own calendar; those that are whole."""
+    """Longer bars by Polars' own calendar, of the bars that traded; those that are whole."""
+    traded = pl.col("volume") > 0
     return (
         rows.group_by_dynamic("open_time", every=interval, offset=offset)
         .agg(
             *(pl.col(n).first() for n in rows.columns if n not in (*SUMS, *OWN)),
-            pl.col("high").max(), pl.col("low").min(), pl.col("close", "close_time").last(),
+            pl.col("open").filter(traded).first(), pl.col("high").filter(traded).max(),
+            pl.col("low").filter(traded).min(), pl.col("close").filter(traded).last(),
+            pl.col("close_time").last(),
             pl.col(*SUMS).sum(),
         )
         .with_columns(interval=pl.lit(interval))
@@ -287,7 +290,7 @@ def aggregated(rows: pl.DataFrame, interval: str, offset: str = "0d") -> pl.Data
     )  # fmt: skip
 
 
-OWN = ("open_time", "high", "low", "close", "close_time")
+OWN = ("open_time", "open", "high", "low", "close", "close_time")
 
 
 def test_weeks_months_and_three_days_are_held_against_days(tmp_path: Path) -> None:

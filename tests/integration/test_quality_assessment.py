@@ -130,11 +130,15 @@ def test_a_run_that_ends_before_its_last_commit_is_never_seen_and_made_up_for(
 def test_quarters_that_do_not_make_their_hour_are_told_with_both_values(tmp_path: Path) -> None:
     lake = BarLake(tmp_path)
     minutes = bars("AAA", "2024-05-20", 1, interval="1m", holes=0)
+    # As the exchange's: prices of bars that traded.
+    traded = pl.col("volume") > 0
     hours = (
         minutes.group_by_dynamic("open_time", every="1h")
         .agg(
-            *(pl.col(name).first() for name in minutes.columns if name not in SUMMED),
-            pl.col("high").max(), pl.col("low").min(), pl.col("close", "close_time").last(),
+            *(pl.col(name).first() for name in minutes.columns if name not in (*SUMMED, "open")),
+            pl.col("open").filter(traded).first(), pl.col("high").filter(traded).max(),
+            pl.col("low").filter(traded).min(), pl.col("close").filter(traded).last(),
+            pl.col("close_time").last(),
             pl.col("volume", "quote_volume", "trades", "taker_buy_volume",
                    "taker_buy_quote_volume").sum(),
         )

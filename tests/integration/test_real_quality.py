@@ -54,16 +54,18 @@ def writer(home: Path, url: str) -> Writer:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, home = tmp_path_factory.mktemp("archive"), tmp_path_factory.mktemp("real") / "home"
     write_monthly(root, sorted(HOURLY.glob("*.csv")))
+    write_monthly(root, sorted((RECORDED / "spot_klines_5m").glob("*.csv")), "5m")
+    write_monthly(root, [RECORDED / "spot_klines_1d_year/BTCUSDT-1d-2018-01.csv"], "1d")
     folder = "data/spot/daily/klines/BTCUSDT/15m"
     shutil.copytree(ARCHIVE / folder, root / folder)
     with ReplicaExchange(FolderArchive(root)) as exchange:
-        for interval in ("1h", "15m"):
+        for interval in ("1h", "15m", "5m", "1d"):
             ingest(
                 writer(home, exchange.url),
                 IngestRequest(Selection(DATASETS["klines"], "spot", interval)),
             )
     report = assess(writer(home, "http://127.0.0.1:1"), AssessmentRequest())
-    assert (report.series, report.assessed, report.failed) == (4, 4, 0), report.examples
+    assert (report.series, report.assessed, report.failed) == (6, 6, 0), report.examples
     return home
 
 
@@ -111,7 +113,7 @@ def test_every_hour_without_a_bar_in_a_known_outage_is_told_for_each_pair(home: 
 def test_the_quarters_of_2022_make_the_published_hours_but_for_one(home: Path) -> None:
     found = lh.connect(home).sql(
         "select strftime(time, '%Y-%m-%d %H:%M') as hour, \"column\", \"left\", \"right\" "
-        "from gold.cross_checks"
+        "from gold.cross_checks where \"interval\" = '1h'"
     ).pl()  # fmt: skip
     # One hour, in which its last price and all its sums differ.
     assert set(found["hour"]) == {"2022-04-13 05:00"}
@@ -120,17 +122,43 @@ def test_the_quarters_of_2022_make_the_published_hours_but_for_one(home: Path) -
     assert trades.rows() == [(22_852.0, 22_816.0)]
     told = lh.connect(home).sql(
         "select sum(compared), sum(differing), max(codes) filter (differing > 0) from gold.quality "
-        "where \"interval\" = '1h'"
+        "where \"interval\" = '1h' and symbol = 'BTCUSDT'"
     ).pl()  # fmt: skip
     compared, differing, codes = told.row(0)
     assert (compared, differing) == (8688, 1)
     assert "DIFFERS" in codes
 
 
+def test_hours_that_begin_at_odd_minutes_do_not_make_the_day_differ_at_a_cost(home: Path) -> None:
+    lake = lh.connect(home)
+    told = lake.sql(
+        "select distinct strftime(time, '%Y-%m-%d') as day, reason from gold.cross_checks "
+        "where \"interval\" = '1d'"
+    ).pl()  # fmt: skip
+    assert sorted(told["day"]) == ["2018-02-10", "2018-02-11"]
+    assert set(told["reason"]) == {"bars lie off the grid"}
+    days = lake.sql(
+        "select score, differing from gold.quality where \"interval\" = '1d' "
+        "and day >= '2018-02-10' and day < '2018-02-12'"
+    ).pl()  # fmt: skip
+    assert days.rows() == [(1.0, 0), (1.0, 0)]
+
+
+def test_hours_of_a_quiet_pair_open_at_their_first_trade_and_agree_with_its_5m_bars(
+    home: Path,
+) -> None:
+    compared, differing = lh.connect(home).sql(
+        "select sum(compared), sum(differing) from gold.quality "
+        "where \"interval\" = '1h' and symbol = 'BTCUSDC'"
+    ).pl().row(0)  # fmt: skip
+    assert compared > 300
+    assert differing == 0
+
+
 def test_a_second_run_finds_all_as_it_was(home: Path) -> None:
     before = findings(home)
     again = assess(writer(home, "http://127.0.0.1:1"), AssessmentRequest())
-    assert (again.current, again.assessed, again.commits) == (4, 0, 0)
+    assert (again.current, again.assessed, again.commits) == (6, 0, 0)
     for view, rows in findings(home).items():
         assert rows.equals(before[view])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.table import Column
+from lakehouse_ray.model.timespan import MINUTE_US
 
 METRICS = Dataset(
     name="metrics",
@@ -25,7 +26,8 @@ METRICS = Dataset(
     key=("create_time",),
     time="create_time",
     archive={"um": ("daily",), "cm": ("daily",)},
-    # Since 2024-03-04 the file of day D runs from 00:05 to 00:00 of D+1, that row included.
-    slack_us=1,
+    # Since 2024-03-04 the file of day D runs from 00:05 to 00:00 of D+1, that row included, also
+    # where it was taken some seconds late (00:00:02).
+    slack_us=MINUTE_US,
     bytes_a_row=150,
 )

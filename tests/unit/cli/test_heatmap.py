@@ -146,3 +146,8 @@ def test_five_hundred_symbols_with_three_thousand_days_stay_small() -> None:
     one = coverage("A", [1.0] * 3000)
     frame = pl.concat([one.with_columns(symbol=pl.lit(f"S{k:03d}USDT")) for k in range(500)])
     assert len(html_map(frame, "x", "y")) < 200_000
+
+
+def test_wide_names_do_not_push_their_days_aside() -> None:
+    drawn = lines(pl.concat([coverage("币安人生USDT", [1.0]), coverage("BTCUSDT", [1.0])]))
+    assert drawn[2:4] == ["币安人生USDT █ 100.00%", "BTCUSDT      █ 100.00%"]

@@ -28,7 +28,7 @@ from lakehouse_ray.cli.quality_document import document_of, spelled
 from lakehouse_ray.cli.quality_html import Shown, html_report
 from lakehouse_ray.cli.quality_map_html import level, meanings
 from lakehouse_ray.cli.quality_text import WIDTH, text_report
-from lakehouse_ray.cli.quality_words import days, reasons_of, score, span
+from lakehouse_ray.cli.quality_words import days, reasons_of, score, share, span
 from lakehouse_ray.query.quality import Limits, Verdict
 
 HOSTILE = """<script>alert('x')</script>"&amp;\u202e币安'; drop table--"""
@@ -250,6 +250,12 @@ def test_a_score_is_never_rounded_up_to_one() -> None:
     assert score(1.0) == "1.0000"
     assert score(0.942265) == "0.9422"
     assert score(None) == "-"
+
+
+def test_a_share_is_neither_nothing_nor_all_by_rounding() -> None:
+    assert [share(value) for value in (0.0, 0.0004, 0.5, 0.9994, 0.99996, 1.0)] == [
+        "0.0%", "< 0.1%", "50.0%", "99.9%", "> 99.9%", "100.0%",
+    ]  # fmt: skip
 
 
 def test_all_is_well_where_all_is_well() -> None:

@@ -40,3 +40,8 @@ def test_small_tables_are_aligned() -> None:
     assert aligned(("a", "b"), [("x", 1), ("yy", 22)]) == [
         "a    b", "──  ──", "x    1", "yy  22",
     ]  # fmt: skip
+
+
+def test_wide_signs_take_two_columns_of_a_terminal() -> None:
+    lines = aligned(["symbol", "rows"], [["币安人生USDT", 1], ["BTCUSDT", 2]])
+    assert lines[2:] == ["币安人生USDT     1", "BTCUSDT          2"]

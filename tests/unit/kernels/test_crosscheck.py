@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.kernels.anomaly_cross import cross_interval
 from lakehouse_ray.kernels.crosscheck import (
     BAR_VALUES,
     PRICES,
@@ -136,6 +137,24 @@ def test_bars_off_the_grid_are_named_as_such() -> None:
         frame(finer, "open_time"), frame([bar(START, "1h")], "open_time"), "spot"
     )
     assert set(found["reason"]) == {"bars lie off the grid"}
+
+
+def test_prices_carried_through_quarters_without_trades_are_not_those_of_the_hour() -> None:
+    quiet = {"open": 20.0, "high": 20.0, "low": 20.0, "close": 20.0, "volume": 0.0, "trades": 0}
+    finer = [bar(START + k * 15 * MINUTE_US) for k in range(8)]
+    finer[0] |= quiet
+    finer[7] |= quiet
+    for k in (4, 5, 6):
+        finer[k] |= quiet
+    hours = [
+        bar(START, "1h", volume=9.0, quote_volume=120.0, trades=12),
+        # Nothing traded: the flat price is all there is.
+        bar(START + HOUR_US, "1h", **quiet),
+    ]  # fmt: skip
+    quarters_, hours_ = frame(finer, "open_time"), frame(hours, "open_time")
+    found = finer_against_coarser(quarters_, hours_, "spot")
+    assert not {*PRICES, "volume", "trades"} & set(found["column"])
+    assert cross_interval(quarters_, hours_, "15m", "1h").is_empty()
 
 
 def test_intervals_that_do_not_fit_are_refused() -> None:

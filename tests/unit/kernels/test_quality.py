@@ -66,7 +66,7 @@ def test_the_example_of_the_documentation() -> None:
         "QUARANTINED",
     ]  # fmt: skip
     assert row["reasons"][2] == (
-        "OWN_LOSS: 10 of 1440 rows are missing: lost here: the source has them (-0.0069)"
+        "OWN_LOSS: 10 of 1440 rows are missing: refused or lost: their file is known (-0.0069)"
     )
 
 
@@ -268,6 +268,8 @@ def test_gaps_that_can_be_filled_are_recommended_and_explained_ones_are_not() ->
     assert found["start"].to_list() == [DAY] * 3
     assert found["end"][1] == DAY + timedelta(hours=1)
     assert "lost on the way" in found["reason"][1]
+    # Trades of another series tell that rows are missing, not that a file has them.
+    assert "may have the rows" in found["reason"][2]
 
 
 def test_days_in_a_row_are_one_recommendation() -> None:

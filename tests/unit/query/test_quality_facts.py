@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.verdicts import (
     START,
@@ -99,6 +99,7 @@ def test_a_cell_is_the_shortest_unit_that_fits(days: int, unit: str) -> None:
     assert unit_for(first, first + timedelta(days=days - 1)) == unit
 
 
+@example(date(2009, 1, 1), 838)
 @given(st.dates(date(2009, 1, 1), date(2040, 1, 1)), st.integers(1, 365 * 60))
 def test_there_are_never_more_columns_than_fit(first: date, days: int) -> None:
     last = first + timedelta(days=days - 1)

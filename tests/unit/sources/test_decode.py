@@ -199,11 +199,14 @@ def test_rows_that_share_a_key_and_differ_are_all_refused() -> None:
     ]  # fmt: skip
 
 
-def test_metrics_may_have_midnight_of_the_next_day_and_no_later_time() -> None:
+def test_metrics_may_have_midnight_of_the_next_day_some_seconds_late_and_no_later_time() -> None:
     head, template, _ = SAMPLES["metrics", "um"]
-    text = "\n".join([head, *(line(template, s) for s in (0, 86_400, 86_401)), ""]).encode()
+    seconds = (0, 86_400, 86_402, 86_460)
+    text = "\n".join([head, *(line(template, s) for s in seconds), ""]).encode()
     decoded = read("metrics", "um", text)
-    assert decoded.frame["create_time"].to_list() == [T0, T0 + timedelta(days=1)]
+    assert decoded.frame["create_time"].to_list() == [
+        T0 + timedelta(seconds=s) for s in seconds[:3]
+    ]
     assert [row.reason for row in decoded.bad[0]] == ["OUTSIDE_PERIOD"]
 
 
