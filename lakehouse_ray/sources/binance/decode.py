@@ -32,7 +32,7 @@ from lakehouse_ray.sources.source import BadRow, CsvFile, Decoded
 
 # Raised whenever a change here could read the same bytes differently: objects read by an older
 # version are read again from bronze.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 
 # Between the largest ms and the smallest µs that can be meant: 10^15 ms is the year 33658,
 # 10^15 µs is September 2001.
