@@ -41,6 +41,18 @@ def get(
     warmup: Annotated[
         int, typer.Option(help="Bars before --start with which indicators begin; not shown.")
     ] = 0,
+    source: Annotated[
+        str, typer.Option("--from", help="Make bars from stored ones of this interval.")
+    ] = "",
+    offset: Annotated[
+        str, typer.Option(help="With --from: where bars begin, such as 5m or 0m,30m.")
+    ] = "",
+    partial: Annotated[
+        str, typer.Option(help="With --from: keep or drop bars that lack finer ones. [keep]")
+    ] = "",
+    empty: Annotated[
+        str, typer.Option(help="With --from: none, null or carry, for bars without any. [none]")
+    ] = "",
     output: OutputOption = None,
     out: OutOption = None,
     as_of: AsOfOption = "",
@@ -55,6 +67,8 @@ def get(
     Examples: lakehouse get BTCUSDT --market um --interval 1m --start 2024-01-05 --end 2024-01-06
 
     lakehouse get BTCUSDT --interval 1h --start 2024 --indicators sma_20,macd_12_26_9 --warmup 200
+
+    lakehouse get BTCUSDT --interval 4h --from 15m --offset 0m,1h
     """
     # Loaded when they are needed: help and usage errors are quick.
     from lakehouse_ray.assembly.reader import Reader
@@ -63,6 +77,12 @@ def get(
     form = choose_format(output, out, as_json=json_)
     if indicators and dataset != "klines":
         raise InvalidError(f"indicators are of klines, not of {dataset}", "leave --dataset away")
+    if (offset or partial or empty) and not source:
+        raise InvalidError(
+            "--offset, --partial and --empty are for bars made by --from", "--from 1m"
+        )
+    if source and (indicators or dataset != "klines"):
+        raise InvalidError("bars made by --from are of klines, without indicators", "ask twice")
     if warmup and not indicators:
         raise InvalidError("--warmup is for indicators", "--indicators says which")
     reader = Reader(settings_of(home=home))
@@ -73,6 +93,12 @@ def get(
         answer = reader.lake.select_indicators(
             symbol, interval, indicators, *span, market, warmup=warmup, as_of=version
         )
+    elif source:
+        made = reader.lake.resample(
+            symbol, interval, *span, market, source=source, offset=offset or "0m",
+            partial=partial or "keep", empty=empty or "none", as_of=version,
+        )  # fmt: skip
+        answer = reader.lake.engine.hold(made.collect())
     else:
         answer = reader.lake.select(
             dataset, symbol, *span, market=market, interval=interval or None, as_of=version
@@ -84,7 +110,7 @@ def get(
             out,
             rows_max=rows,
             quiet=quiet,
-            empty=lambda: _nothing(reader, dataset, symbol, market, interval, as_of),
+            empty=lambda: _nothing(reader, dataset, symbol, market, source or interval, as_of),
         )
     return endings.OK
 

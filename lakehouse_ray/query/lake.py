@@ -25,6 +25,7 @@ from lakehouse_ray.query.coverage import coverage
 from lakehouse_ray.query.gaps import gaps
 from lakehouse_ray.query.indicators import BarsWithIndicators, ResultWithIndicators, earlier
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
+from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policies, plan_of
 from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View, mentioned
@@ -124,6 +125,36 @@ class Lake:
         return BarsWithIndicators(
             asked.run, requests, interval, shown_from, self._schema(asked.view)
         )
+
+    def resample(
+        self,
+        symbol: str,
+        interval: str,
+        start: When = None,
+        end: When = None,
+        market: str = "spot",
+        *,
+        source: str = "1m",
+        offset: str | Iterable[str] = "0m",
+        partial: str = "keep",
+        empty: str = "none",
+        as_of: AsOf = None,
+    ) -> pl.LazyFrame:
+        """Bars made from finer ones that are stored, by offset and time (docs/resampling.md).
+
+        source: Interval of the finer bars. offset: Such as `"5m"`, or several: `["0m", "30m"]`.
+        partial: `keep` (marked) or `drop` bars that lack finer ones. empty: `none`, `null` or
+            `carry`, for bars without any finer one between two that have some.
+
+        Raises InvalidError for bars that cannot be made so. Memory: the answer, and 500,000 bars.
+        """
+        plan = plan_of(source, interval, offset, *parse_policies(partial, empty))
+        span = _span(start, end)
+        until: When = None if end is None else from_us(last_end(_micro(end), plan.target))
+        asked = _Rows(self, KLINES.name, symbol, start, until, market, plan.source, as_of)
+        first = None if start is None or span is None else span.start_us
+        bars = BarsResampled(asked.run, plan, first, None if end is None else _micro(end))
+        return register_io_source(bars.frames, schema=bars.schema)
 
     def rows(
         self,

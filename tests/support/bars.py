@@ -27,7 +27,7 @@ from lakehouse_ray.storage.ledger import frame_schema
 from lakehouse_ray.storage.parquet import TableWriter, arrow_schema
 from lakehouse_ray.storage.partitions import split_rows
 
-INTERVAL_US = {"1m": 60_000_000, "1h": 3_600_000_000}
+INTERVAL_US = {"1m": 60_000_000, "15m": 900_000_000, "1h": 3_600_000_000}
 
 
 def bars(
