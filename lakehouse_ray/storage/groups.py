@@ -98,7 +98,7 @@ def lost_file(store: ObjectStore, path: str, error: Exception) -> BadDataError:
     Raises UnavailableError where it is the store that does not answer.
     """
     name = relative_path(store, path)
-    advice = "put it back, or ingest its table again as `lakehouse verify --deep` tells"
+    advice = "put it back, or ingest (build) its table again as `lakehouse verify --deep` tells"
     if isinstance(error, NotFoundError) or not store.exists(name):
         return BadDataError("FILE_GONE", f"{name} is gone; {advice}")
     return BadDataError("FILE_DAMAGED", f"{name} cannot be read; {advice} ({error})")
