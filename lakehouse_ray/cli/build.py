@@ -111,9 +111,14 @@ def _print_plans(plans: list[ProductPlan], allocation: Allocation, *, as_json: b
                     "units": plan.units,
                     "current": plan.current,
                     "stale": len(plan.stale),
+                    "lost": len(plan.lost),
                     "rows_to_read": sum(item.rows_read for item in plan.stale),
                     "bytes_to_read": plan.size_bytes,
                     "first_stale": [str(item.unit) for item in plan.stale[:_NAMED_MAX]],
+                    "first_lost": [
+                        {"unit": str(item.unit), "detail": item.error.detail}
+                        for item in plan.lost[:_NAMED_MAX]
+                    ],
                 }
                 for plan in plans
             ],
@@ -137,6 +142,11 @@ def _print_plans(plans: list[ProductPlan], allocation: Allocation, *, as_json: b
         for plan in plans
     ]
     lines += [f"  {item.unit}" for plan in plans for item in plan.stale[:5]]
+    lines += [
+        f"  cannot be built: {plan.product.name} {item.unit}: {item.error.detail}"
+        for plan in plans
+        for item in plan.lost[:5]
+    ]
     lines += [f"pool: {line}" for line in allocation.explain()]
     lines.append("Products made from others may need more once those are built.")
     typer.echo("\n".join(lines))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from lakehouse_ray.model.product import ALL_SYMBOLS, Input, Product, ProductUnit, periods_between
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange, month_ordinal
 from lakehouse_ray.model.venue import Market
+from lakehouse_ray.storage.catalog import bucket_of
 from lakehouse_ray.storage.groups import RowGroup
 
 # Spans of more months are looked for in the whole list.
@@ -46,24 +48,46 @@ class Holdings:
     """Row groups by market, interval and symbol.
 
     The interval is known of tables that are partitioned by it. A group of several symbols, as in
-    logs, is taken to hold all of those between its first and its last.
+    logs, is taken to hold all of those between its first and its last. So is a file that is lost.
     """
 
     def __init__(self, tables: Iterable[Table], groups: Iterable[RowGroup]) -> None:
+        tables = tuple(tables)
         self._columns = {table.name: _identity(table) for table in tables}
+        self._buckets = {table.name: _bucket(table) for table in tables}
         self._shelves: dict[tuple[str, str], dict[str, _Shelf]] = defaultdict(dict)
         self._mixed: dict[tuple[str, str], list[RowGroup]] = defaultdict(list)
+        lost: list[tuple[tuple[str, str], RowGroup]] = []
         for group in groups:
             values = self.values(group)
             key = (values["market"], values.get("interval", ""))
             region = group.region
             if region.lead_min == region.lead_max:
-                shelves = self._shelves[key]
-                if region.lead_min not in shelves:
-                    shelves[region.lead_min] = _Shelf()
-                shelves[region.lead_min].add(group)
-            else:
-                self._mixed[key].append(group)
+                self._shelve(key, group)
+                continue
+            self._mixed[key].append(group)
+            if group.lost is not None:
+                lost.append((key, group))
+        for key, group in lost:
+            # It has its first and its last symbol; of those between, known from other files, any
+            # may be in it.
+            region = group.region
+            there = [name for name in self._shelves[key] if self._may_hold(group, name)]
+            for symbol in {region.lead_min, region.lead_max, *there}:
+                alone = replace(region, lead_min=symbol, lead_max=symbol)
+                self._shelve(key, replace(group, region=alone))
+
+    def _shelve(self, key: tuple[str, str], group: RowGroup) -> None:
+        shelves = self._shelves[key]
+        if group.region.lead_min not in shelves:
+            shelves[group.region.lead_min] = _Shelf()
+        shelves[group.region.lead_min].add(group)
+
+    def _may_hold(self, group: RowGroup, symbol: str) -> bool:
+        region, bucket = group.region, self._buckets[group.table]
+        return region.lead_min <= symbol <= region.lead_max and (
+            bucket is None or region.partition[bucket] == bucket_of(symbol)
+        )
 
     def values(self, group: RowGroup) -> dict[str, str]:
         """What its partition says of all rows of a group."""
@@ -83,7 +107,7 @@ class Holdings:
             found += (
                 group
                 for group in self._mixed.get(key, ())
-                if symbol == ALL_SYMBOLS or group.region.lead_min <= symbol <= group.region.lead_max
+                if symbol == ALL_SYMBOLS or self._may_hold(group, symbol)
                 if group.region.time_min_us < span.end_us
                 if group.region.time_max_us >= span.start_us
             )
@@ -128,6 +152,12 @@ def held_by(item: Input, groups: Iterable[RowGroup]) -> Holdings:
 
 def _identity(table: Table) -> dict[str, int]:
     return {p.column: i for i, p in enumerate(table.partitions) if p.transform == "identity"}
+
+
+def _bucket(table: Table) -> int | None:
+    """Where its partition has the bucket of the symbol, if it has."""
+    transforms = [partition.transform for partition in table.partitions]
+    return transforms.index("bucket16") if "bucket16" in transforms else None
 
 
 def _periods(product: Product, shelf: _Shelf) -> list[str]:

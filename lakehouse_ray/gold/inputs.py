@@ -12,7 +12,7 @@ import polars as pl
 from lakehouse_ray.gold.plan import declared
 from lakehouse_ray.model.product import ALL_SYMBOLS, Input, Parameter, Product, ProductUnit
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.storage.groups import GroupReader, RowGroup
+from lakehouse_ray.storage.groups import DAMAGE, GroupReader, RowGroup
 from lakehouse_ray.storage.ledger import frame_schema
 
 _HASH_SEED = 20_17
@@ -156,7 +156,10 @@ class _InputReader:
     def _rows(self, group: RowGroup) -> pl.DataFrame:
         """The wanted rows of a group."""
         table = self._tables[group.table]
-        frame = self._reader.read(table, group, self._read)
+        try:
+            frame = self._reader.read(table, group, self._read)
+        except DAMAGE as error:
+            raise self._reader.lost(group, error) from error
         region = group.region
         time = pl.col(table.time).dt.epoch("us")
         conditions = [pl.col(name) == value for name, value in self._equal(table).items()]

@@ -3,6 +3,9 @@
 A unit is named together with the row groups that it reads. Their names are hashed to its
 fingerprint; it is current as long as that is the fingerprint of its last build. Where only files
 changed (another symbol's rows in them, or compaction), the worker finds the same content.
+
+Of a file that is gone or damaged, only what the table says of it is known: a unit that may need it
+is lost until the file is back. It is not built, and what it has stays.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.gold.holdings import Holdings, held_by
-from lakehouse_ray.model.product import ALL_SYMBOLS, Input, Product, ProductUnit, period_of
+from lakehouse_ray.model.product import ALL_SYMBOLS, EVER, Input, Product, ProductUnit, period_of
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.storage.files import FileIndex
@@ -72,6 +76,14 @@ class Stale:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """A unit that cannot be built, since a file that it may need cannot be read."""
+
+    unit: ProductUnit
+    error: BadDataError
+
+
+@dataclass(frozen=True)
 class Output:
     """The product's own table at the start: its files and their row groups."""
 
@@ -91,10 +103,11 @@ class ProductPlan:
     current: int
     output: Output
     symbols: frozenset[str] = frozenset()
+    lost: tuple[Lost, ...] = ()
 
     @property
     def units(self) -> int:
-        return self.current + len(self.stale)
+        return self.current + len(self.stale) + len(self.lost)
 
     @property
     def size_bytes(self) -> int:
@@ -129,10 +142,20 @@ def plan_product(
     units = driven | {unit for unit in log if _is_unit_of(product, unit)}
     units.update(written.units(product, ""))
     stale: list[Stale] = []
+    lost: list[Lost] = []
+    damaged = any(group.lost for some in (*inputs.values(), output.groups) for group in some)
     current = 0
     for unit in sorted(filter(scope.takes, units)):
         gone = unit not in driven
         found = {} if gone else finder.find(unit)
+        if damaged:
+            # What other files no longer make exist may be in one that is lost.
+            read = finder.ever(unit) if gone else [g for some in found.values() for g in some]
+            written_before = written.find(unit.market, unit.interval, unit.symbol, unit.span)
+            error = next((g.lost for g in (*read, *written_before) if g.lost), None)
+            if error is not None:
+                lost.append(Lost(unit, error))
+                continue
         name = fingerprint(product, found)
         last = log.get(unit)
         if last is not None and last.fingerprint == name and not rebuild:
@@ -147,7 +170,7 @@ def plan_product(
         size_bytes = sum(group.size_bytes for group in groups)
         stale.append(Stale(unit, name, found, rows_read, size_bytes, known, gone))
     symbols = frozenset(unit.symbol for unit in units)
-    return ProductPlan(product, tuple(stale), current, output, symbols)
+    return ProductPlan(product, tuple(stale), current, output, symbols, tuple(lost))
 
 
 def declared(product: Product) -> str:
@@ -179,6 +202,16 @@ class _Finder:
 
     def find(self, unit: ProductUnit) -> dict[str, tuple[RowGroup, ...]]:
         return {item.name: self._of(item, unit) for item in self._product.inputs}
+
+    def ever(self, unit: ProductUnit) -> list[RowGroup]:
+        """Whatever could make the unit exist, at any time: a hole is a unit, too."""
+        return [
+            group
+            for item in self._product.drivers
+            for group in self._holdings[item.name].find(
+                unit.market, item.interval or unit.interval, unit.symbol, EVER
+            )
+        ]
 
     def _of(self, item: Input, unit: ProductUnit) -> tuple[RowGroup, ...]:
         holdings, span = self._holdings[item.name], item.span(unit.span)

@@ -19,7 +19,7 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import NotFoundError
 from lakehouse_ray.gold.build import Derived, ProductBuilder, UnitResult
 from lakehouse_ray.gold.log import builds
-from lakehouse_ray.gold.plan import BuildScope, ProductPlan
+from lakehouse_ray.gold.plan import BuildScope, Lost, ProductPlan
 from lakehouse_ray.gold.recipe import Recipe
 from lakehouse_ray.gold.registry import RECIPES, in_order
 from lakehouse_ray.gold.tasks import Task, make_tasks
@@ -176,6 +176,8 @@ class _Run:
         for plan in plans:
             self.report.planned(plan)
         if not any(plan.stale for plan in plans):
+            for plan in plans:
+                self._lose(plan.product, plan.lost)
             return
         before_s = time.monotonic()
         executor, allocation = open_executor(
@@ -220,6 +222,7 @@ class _Run:
         product = plan.product
         self._observer.product(plan)
         self.report.planned(plan)
+        self._lose(product, plan.lost)
         commits = _Commits(
             self._writer, committers, product, self._run_id, self.report, self._advanced
         )
@@ -245,11 +248,17 @@ class _Run:
         units = {item.unit for finished in lost for item in finished.task.units}
         plan = self._state.plan(product)
         stale = tuple(item for item in plan.stale if item.unit in units)
-        now = {item.unit for item in stale}
+        lost_now = [item for item in plan.lost if item.unit in units]
+        self._lose(product, lost_now)
+        now = {item.unit for item in stale} | {item.unit for item in lost_now}
         report = self.report.products[product.name]
         report.current += len(units - now)
-        self._advanced(len(units - now))
+        self._advanced(len(units) - len(stale))
         return replace(plan, stale=stale)
+
+    def _lose(self, product: Product, lost: Sequence[Lost]) -> None:
+        for item in lost:
+            self.report.lose(product.name, item)
 
     def _take(self, done: Done[Task, Result], queue: CommitQueue[_Finished]) -> None:
         if done.error is not None:

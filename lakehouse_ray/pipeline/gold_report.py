@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lakehouse_ray.gold.build import UnitResult
-from lakehouse_ray.gold.plan import ProductPlan
+from lakehouse_ray.gold.plan import Lost, ProductPlan
 from lakehouse_ray.pipeline.report import EXAMPLES_MAX
 from lakehouse_ray.runtime.allocator import Allocation
 
@@ -83,6 +83,11 @@ class BuildReport:
         else:
             report.failed += 1
             self.note(result.reason, f"{product} {result.item.unit}", result.detail)
+
+    def lose(self, product: str, lost: Lost) -> None:
+        """Take in a unit that was not even tried."""
+        self.products[product].failed += 1
+        self.note(lost.error.reason, f"{product} {lost.unit}", lost.error.detail)
 
     def note(self, reason: str, unit: str, detail: str) -> None:
         self.reasons[reason] += 1

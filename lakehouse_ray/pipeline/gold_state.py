@@ -28,7 +28,7 @@ class BuildState:
         self._writer = writer
         self._scope = scope
         self._rebuild = rebuild
-        self._footers = Footers(writer.store)
+        self._footers = Footers(writer.store, tolerant=True)
         self._files = {product.name: self._look(product) for product in products}
         tables = {t.name: t for p in products for item in p.inputs for t in item.tables("")}
         self._pins = pin_tables(writer.catalog.find, tables.values())

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
+from lakehouse_ray.errors import BadDataError, NotFoundError, UnavailableError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import to_us
 from lakehouse_ray.storage.files import FileEntry, Region
@@ -30,6 +31,9 @@ OPEN_FILES_MAX = 32
 # of its months) is read once.
 ROWS_KEPT_MAX = 150_000
 
+# What reading raises where a file is gone (NotFoundError is one of these) or damaged.
+DAMAGE = (UnavailableError, ValueError, NotImplementedError)
+
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
@@ -37,6 +41,8 @@ class RowGroup:
 
     region: Where its rows lie; the partition is that of the file.
     size_bytes: On disk, about.
+    lost: Why nothing is known of the file but what the table says of it; then this stands for all of
+        its row groups, and `region` is the file's.
     """
 
     table: str
@@ -45,6 +51,7 @@ class RowGroup:
     region: Region
     rows: int
     size_bytes: int
+    lost: BadDataError | None = None
 
     @property
     def name(self) -> str:
@@ -53,10 +60,14 @@ class RowGroup:
 
 
 class Footers:
-    """The row groups of files. Keeps what it has read: a few hundred bytes for each."""
+    """The row groups of files. Keeps what it has read: a few hundred bytes for each.
 
-    def __init__(self, store: ObjectStore) -> None:
+    tolerant: A file that is gone or damaged is one `RowGroup.lost`; else it raises.
+    """
+
+    def __init__(self, store: ObjectStore, *, tolerant: bool = False) -> None:
         self._store = store
+        self._tolerant = tolerant
         self._known: dict[str, tuple[RowGroup, ...]] = {}
 
     def groups(self, table: Table, entries: Iterable[FileEntry]) -> list[RowGroup]:
@@ -65,10 +76,32 @@ class Footers:
         missing = [entry for entry in entries if entry.path not in self._known]
         if missing:
             with ThreadPoolExecutor(min(FOOTERS_AT_ONCE, len(missing))) as threads:
-                found = threads.map(lambda entry: _row_groups(self._store, table, entry), missing)
+                found = threads.map(lambda entry: self._read(table, entry), missing)
                 for entry, groups in zip(missing, found, strict=True):
                     self._known[entry.path] = groups
         return [group for entry in entries for group in self._known[entry.path]]
+
+    def _read(self, table: Table, entry: FileEntry) -> tuple[RowGroup, ...]:
+        if not self._tolerant:
+            return _row_groups(self._store, table, entry)
+        try:
+            return _row_groups(self._store, table, entry)
+        except (*DAMAGE, AttributeError) as error:  # the last: no statistics
+            lost = lost_file(self._store, entry.path, error)
+            return (RowGroup(table.name, entry.path, -1, entry.region, entry.rows, 0, lost),)
+
+
+def lost_file(store: ObjectStore, path: str, error: Exception) -> BadDataError:
+    """Say that a file cannot be read, and what to do about it.
+
+    error: One of `DAMAGE`.
+    Raises UnavailableError where it is the store that does not answer.
+    """
+    name = relative_path(store, path)
+    advice = "put it back, or ingest (build) its table again as `lakehouse verify --deep` tells"
+    if isinstance(error, NotFoundError) or not store.exists(name):
+        return BadDataError("FILE_GONE", f"{name} is gone; {advice}")
+    return BadDataError("FILE_DAMAGED", f"{name} cannot be read; {advice} ({error})")
 
 
 def _row_groups(store: ObjectStore, table: Table, entry: FileEntry) -> tuple[RowGroup, ...]:
@@ -124,6 +157,10 @@ class GroupReader:
         while len(self._kept) > 1 and sum(f.height for f in self._kept.values()) > ROWS_KEPT_MAX:
             self._kept.popitem(last=False)
         return self._kept[key]
+
+    def lost(self, group: RowGroup, error: Exception) -> BadDataError:
+        """Say that its file cannot be read. error: What `read` raised, see `lost_file`."""
+        return lost_file(self._store, group.path, error)
 
     def _read(self, table: Table, group: RowGroup, columns: Sequence[str]) -> pl.DataFrame:
         file = self._open(group.path)
