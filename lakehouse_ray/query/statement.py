@@ -122,7 +122,7 @@ class Engine:
             return ResourceError(
                 f"the statement needs more memory or disk than there is: {message}"
             )
-        if kind in ("IO", "HTTP") and self.store.root in message:
+        if kind in _UNREADABLE and self.store.root in message:
             # What follows quotes the statement, which is not what was asked.
             message = message.partition("\n\nLINE ")[0]
             return UnavailableError(
@@ -144,6 +144,8 @@ class Engine:
             raise self._explain(str(error)) from error
 
 
+# Of a file that is gone, that nobody serves, without a footer, with a damaged page.
+_UNREADABLE = ("IO", "HTTP", "Invalid Input", "Invalid")
 _HINTS = {"Binder": '`lakehouse sql "describe silver.klines"` lists columns'}
 
 

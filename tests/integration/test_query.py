@@ -24,10 +24,12 @@ from moto.server import ThreadedMotoServer
 from polars.testing import assert_frame_equal
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table as IcebergTable
+from support.bars import BarLake, bars
 
 import lakehouse_ray as lh
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import TimeRange, parse_time
@@ -492,3 +494,23 @@ def test_a_lake_in_a_bucket_reads_the_same(tmp_path: Path, monkeypatch: pytest.M
         assert verify(there, deep=True).findings == []
     finally:
         bucket.stop()
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_file_that_is_cut_off_or_gone_is_no_mistake_of_the_one_who_asks(
+    tmp_path: Path, cut: bool
+) -> None:
+    stored = BarLake(tmp_path)
+    stored.put(bars("AAA", "2024-05-20", 2))
+    (file,) = (stored.home / "data/tables/silver/klines_coarse/data").rglob("*.parquet")
+    content = file.read_bytes()
+    file.unlink()
+    if cut:
+        file.write_bytes(content[:-50])
+    with (
+        pytest.raises(UnavailableError) as caught,
+        lh.connect(stored.home).sql("select sum(close) from silver.klines") as result,
+    ):
+        result.pl()
+    assert file.name in str(caught.value)
+    assert "LINE 1" not in str(caught.value)
