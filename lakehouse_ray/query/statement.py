@@ -122,7 +122,8 @@ class Engine:
             return ResourceError(
                 f"the statement needs more memory or disk than there is: {message}"
             )
-        if kind in _UNREADABLE and self.store.root in message:
+        damaged = message.startswith(_DAMAGED)
+        if damaged or (kind in _UNREADABLE and self.store.root in message):
             # What follows quotes the statement, which is not what was asked.
             message = message.partition("\n\nLINE ")[0]
             return UnavailableError(
@@ -146,6 +147,8 @@ class Engine:
 
 # Of a file that is gone, that nobody serves, without a footer, with a damaged page.
 _UNREADABLE = ("IO", "HTTP", "Invalid Input", "Invalid")
+# Of damaged headers of Parquet, without the file's name.
+_DAMAGED = "TProtocolException"
 _HINTS = {"Binder": '`lakehouse sql "describe silver.klines"` lists columns'}
 
 
