@@ -60,7 +60,7 @@ def minutes(symbol: str, months: int, seed: int) -> pl.DataFrame:
             "trades": (volume * 10).astype(np.int64), "taker_buy_volume": volume / 2,
             "taker_buy_quote_volume": volume * close / 2,
             "close_time": time_us + MINUTE_US - 1,
-            "source": "daily", "source_key": symbol, "source_version": "1",
+            "source": "daily", "source_key": symbol, "source_version": "1", "flags": None,
         },
     ).cast(dict(frame_schema(KLINES.table("1m"))))  # fmt: skip
 
