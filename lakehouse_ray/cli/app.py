@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sql": ("sql", "sql", "Ask the lake in SQL."),
     "get": ("get", "get", "Print bars or other rows of one symbol."),
     "datasets": ("datasets", "datasets", "List the data sets and what the lake has of them."),
+    "universe": ("universe", "universe", "List the symbols that traded at a moment, and why."),
     "gaps": ("gaps", "gaps", "List what is missing in the lake, and why."),
     "coverage": ("coverage", "coverage", "Show how much of each symbol's day is there."),
     "quality": ("quality", "quality", "Score every symbol's day, and say why it is no better."),
