@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "universe": ("universe", "universe", "List the symbols that traded at a moment, and why."),
     "gaps": ("gaps", "gaps", "List what is missing in the lake, and why."),
     "coverage": ("coverage", "coverage", "Show how much of each symbol's day is there."),
+    "why": ("why", "why", "Say which object, version, line and rule gave a bar its value."),
     "quality": ("quality", "quality", "Score every symbol's day, and say why it is no better."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
     "doctor": ("doctor", "doctor", "Say what is wrong with this installation and how to mend it."),

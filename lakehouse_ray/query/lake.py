@@ -31,6 +31,7 @@ from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policie
 from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View, mentioned
+from lakehouse_ray.query.witnesses import Bytes
 
 # Before and after everything that can be stored.
 _EARLIEST, _LATEST = parse_time("1970"), parse_time("2200")
@@ -39,8 +40,9 @@ _EARLIEST, _LATEST = parse_time("1970"), parse_time("2200")
 class Lake(LakeInstruments):
     """Reads of one lake. Safe for several threads; nothing it does changes the lake."""
 
-    def __init__(self, find: FindTable, engine: Engine) -> None:
-        """find: Returns a table as it is now, or None."""
+    def __init__(self, find: FindTable, engine: Engine, bytes_: Bytes | None = None) -> None:
+        """find: Returns a table as it is now, or None. bytes_: For `why` to read files again."""
+        super().__init__(bytes_)
         self._find = find
         self._engine = engine
         self._schemas: dict[str, pl.Schema] = {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
+from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.query.exchange_info import exchange_info
 from lakehouse_ray.query.identities import frame_of, identities, pin_identities
@@ -14,12 +15,18 @@ from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pinned import Readable
 from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.universe import states_at, universe
+from lakehouse_ray.query.why import question, why
+from lakehouse_ray.query.why_gold import why_gold
+from lakehouse_ray.query.witnesses import Bytes
 
 Names = str | Iterable[str] | None
 
 
 class LakeInstruments:
-    """What `Lake` knows of instruments: docs/instruments.md."""
+    """What `Lake` knows of instruments (docs/instruments.md), and where a value is from (docs/why.md)."""
+
+    def __init__(self, bytes_: Bytes | None) -> None:
+        self._bytes = bytes_
 
     def instruments(
         self: Readable,
@@ -80,6 +87,36 @@ class LakeInstruments:
         Raises InvalidError for an unknown market, NotFoundError where nothing is known of it.
         """
         return exchange_info(self, market, as_of)
+
+    def why(
+        self,
+        symbol: str,
+        at: When,
+        interval: str | None = None,
+        market: str = "spot",
+        dataset: str = "klines",
+        *,
+        gold: str | None = None,
+        as_of: AsOf = None,
+    ) -> dict[str, Any]:
+        """Return where the row of a moment is from: object, version, line, snapshot, what its rules
+        say, and what other versions and files say of it; for a row that is not there, the gap.
+
+        gold: A derived table instead (`klines`, `resampled_klines`, `daily`), and the rows of
+            silver behind its bar.
+
+        Raises InvalidError for what cannot be, NotFoundError for a symbol of which nothing is
+        stored.
+        """
+        if at is None:
+            raise InvalidError("no moment is given", "such as 2022-04-13T05:00")
+        lake = cast("Readable", self)
+        if gold is not None:
+            return why_gold(
+                lake, gold, market, symbol, interval or "", micro(at), self._bytes, as_of
+            )
+        asked = question(market, dataset, symbol, interval, micro(at))
+        return why(lake, asked, self._bytes, as_of)
 
 
 def _names(names: Names) -> tuple[str, ...]:

@@ -126,6 +126,14 @@ class BadRow:
 
 
 @dataclass(frozen=True)
+class FoundLines:
+    """Lines of a file as they stand there. header: Empty where the file has none."""
+
+    header: str
+    lines: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
 class BadRecord(BadRow):
     """A record of an answer that was refused.
 
@@ -224,3 +232,7 @@ class ObjectDecoder(Protocol):
         Keys are unique in each piece only. Raises BadDataError, at the end at the latest: nothing
         of the object may be used before.
         """
+
+
+# Finds the lines of a zip whose time lies in a range: data set, market, key, file, range.
+FindLines = Callable[[Dataset, Market, str, Path, TimeRange], FoundLines]
