@@ -21,6 +21,7 @@ from lakehouse_ray.model.checks.rule import Rule
 from lakehouse_ray.model.crosschecks import CROSS_CHECKS
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.gaps import GAPS
+from lakehouse_ray.model.instruments import INSTRUMENT_STATES, LISTING_SIGHTINGS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
@@ -62,6 +63,8 @@ def datasets() -> str:
             "",
             *_columns(product.table),
         ]
+    for table in (INSTRUMENT_STATES, LISTING_SIGHTINGS):
+        lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
     for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS, ALERT_DELIVERIES):
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
     # Views of logs, which have the columns of their shapes and the run.

@@ -13,7 +13,10 @@ from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.statement import Engine
+from lakehouse_ray.query.witnesses import Bytes
 from lakehouse_ray.settings import Settings, load_settings
+from lakehouse_ray.sources.binance.decode import BinanceDecoder
+from lakehouse_ray.sources.binance.lines import find_lines
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
 from lakehouse_ray.storage.objects import ObjectStore, open_store
 
@@ -52,7 +55,13 @@ class Reader:
 
     @cached_property
     def lake(self) -> Lake:
-        return Lake(self.find, Engine(self.store, self.settings.home / "tmp"))
+        ingest = self.settings.ingest
+        decoder = BinanceDecoder(
+            inflated_bytes_max=ingest.inflated_bytes_max,
+            inflate_ratio_max=ingest.inflate_ratio_max,
+        )
+        engine = Engine(self.store, self.settings.home / "tmp")
+        return Lake(self.find, engine, Bytes(self.store, decoder, find_lines))
 
 
 def connect(home: str | Path | None = None) -> Lake:

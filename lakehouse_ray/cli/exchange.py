@@ -18,7 +18,10 @@ from lakehouse_ray.testing.exchange import (
     Faults,
     FolderArchive,
     ReplicaExchange,
+    RestAnswers,
     SyntheticArchive,
+    made_of,
+    recorded,
 )
 from lakehouse_ray.testing.exchange.synthetic import DEFAULT_END, DEFAULT_START
 from lakehouse_ray.testing.exchange.universe import MARKETS
@@ -42,6 +45,10 @@ def exchange(
     faults: Annotated[
         Path | None, typer.Option(help="Defects to show: a .toml or .json file of rules.")
     ] = None,
+    rest: Annotated[
+        Path | None,
+        typer.Option(help="Answer exchangeInfo of REST from this recording, or folder of some."),
+    ] = None,
     symbols: Annotated[
         str,
         typer.Option(help="Synthetic: A,B,C, or how many per market; one of each kind if empty."),
@@ -62,6 +69,7 @@ def exchange(
         raise InvalidError("there must be one archive to serve", "give --root DIR or --synthetic")
     rules = Faults.load(faults) if faults is not None else Faults()
     archive: Archive
+    answered = recorded(rest) if rest is not None else RestAnswers()
     if root is not None:
         archive, what = FolderArchive(root), str(root)
     else:
@@ -74,6 +82,8 @@ def exchange(
             trades_per_minute=trades_per_minute,
         )
         what = f"a synthetic market of {len(archive.instruments)} symbols"
+        if rest is None:
+            answered = made_of(archive.instruments, _day("--end", end))
     stopped = threading.Event()
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -82,7 +92,7 @@ def exchange(
     # Before the server starts, so that who reads its address can stop it at once.
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    with ReplicaExchange(archive, rules, host, port) as server:
+    with ReplicaExchange(archive, rules, host, port, rest=answered) as server:
         if as_json:
             typer.echo(json.dumps({"url": server.url, "serving": what}, ensure_ascii=False))
         typer.echo(f"serving {what} at {server.url}", err=True)

@@ -11,6 +11,7 @@ import typer
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.plan import FreqPolicy, Plan
 from lakehouse_ray.cli import endings
+from lakehouse_ray.cli.ingest_instruments import instruments
 from lakehouse_ray.cli.options import (
     AddressOption,
     DebugOption,
@@ -23,6 +24,7 @@ from lakehouse_ray.cli.progress import IngestProgress
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import find_dataset
+from lakehouse_ray.model.instruments import INSTRUMENTS
 from lakehouse_ray.model.timespan import TimeRange, parse_time
 from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.pipeline import bulk_ingestion
@@ -38,7 +40,9 @@ _EARLIEST, _LATEST = "2017-01", "2100-01"
 
 def ingest(
     market: Annotated[str, typer.Option(help="spot, um (USD-M) or cm (COIN-M).")],
-    dataset: Annotated[str, typer.Option(help="As the archive spells it: klines, aggTrades, ….")],
+    dataset: Annotated[
+        str, typer.Option(help="As the archive spells it: klines, aggTrades, …; or instruments.")
+    ],
     interval: Annotated[str, typer.Option(help="Of bars: 1s, 1m, … 1mo.")] = "",
     symbols: Annotated[str, typer.Option(help="By commas. Default: everything listed.")] = "",
     quote: Annotated[str, typer.Option(help="Only pairs with this quote asset.")] = "",
@@ -65,9 +69,19 @@ def ingest(
 ) -> int:
     """Bring the archive's files into bronze and silver. Running it again changes nothing.
 
+    `--dataset instruments` asks the exchange for its exchangeInfo, and the archive for its symbols.
+
     Example: lakehouse ingest --market spot --dataset klines --interval 1m
     --symbols BTCUSDT,ETHUSDT --start 2024-01 --end 2024-07
     """
+    if dataset == INSTRUMENTS:
+        chosen = (interval, symbols, quote, contract, start, end)
+        if any(chosen) or freq != "auto":
+            raise InvalidError(
+                "instruments are asked for as a whole", "give --market and --dataset alone"
+            )
+        writer = Writer(settings_of(home=home))
+        return instruments(writer, market, dry_run=dry_run, as_json=json_)
     compute = {k: v for k, v in (("profile", profile), ("actors", actors)) if v}
     writer = Writer(settings_of(home=home, address=address, compute=compute))
     request = IngestRequest(

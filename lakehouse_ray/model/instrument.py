@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from typing import Literal
+
+from lakehouse_ray.model.timespan import day_range
 
 Contract = Literal["spot", "perpetual", "delivery"]
 
@@ -92,6 +95,18 @@ def parse_symbol(symbol: str, market: str) -> Instrument:
     # Coin-margined contracts are quoted in USD alone: BNBUSD is not BN in BUSD.
     base, quote = _split(name, ("USD",) if market == "cm" else QUOTES)
     return Instrument(symbol, base, quote, contract, settled)  # type: ignore[arg-type]
+
+
+def expiry_us(symbol: str) -> int | None:
+    """The end of the UTC day on which a delivery contract ends, by its name (`BTCUSDT_240628`)."""
+    match = _DELIVERY.fullmatch(symbol)
+    if match is None:
+        return None
+    expiry = match["expiry"]
+    try:
+        return day_range(date(2000 + int(expiry[:2]), int(expiry[2:4]), int(expiry[4:]))).end_us
+    except ValueError:
+        return None
 
 
 def contract_size_usd(symbol: str) -> float:

@@ -15,8 +15,14 @@ OBJECT_LOG = Table(
         Column("dataset", "string", "As the archive spells it", True, _DICT),
         Column("symbol", "string", "The exchange's own spelling", True, _DICT),
         Column("interval", "string", "Of bars", False, _DICT),
-        Column("freq", "string", "daily or monthly", True, _DICT),
-        Column("period_start", "timestamp", "Start of the day or month of the file", True, "delta"),
+        Column("freq", "string", "daily or monthly; rest: an answer of REST", True, _DICT),
+        Column(
+            "period_start",
+            "timestamp",
+            "Start of the day or month of the file; of an answer, when it was received",
+            True,
+            "delta",
+        ),
         Column("key", "string", "The object's key in the archive", True),
         Column("url", "string", "Where it was read", True),
         Column("etag", "string", "As listed"),
@@ -27,7 +33,14 @@ OBJECT_LOG = Table(
         Column("sha256", "string", "Computed from the bytes received"),
         Column("version", "string", "Last-modified and the start of the sha256; orders versions"),
         Column("path", "string", "Where bronze keeps the bytes, relative to the lake's root"),
-        Column("state", "string", "built (its rows are in silver) or quarantined", True, _DICT),
+        Column(
+            "state",
+            "string",
+            "built (its rows are in silver) or quarantined; received: an answer in bronze, its rows "
+            "on their way",
+            True,
+            _DICT,
+        ),
         Column("reason", "string", "Why it was quarantined", False, _DICT),
         Column("detail", "string", "The same in words"),
         Column(

@@ -8,7 +8,6 @@ lake.sql("select count(*) from silver.klines").pl()
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, time
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -18,30 +17,32 @@ from lakehouse_ray.kernels.indicators.registry import parse_names
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.registry import find_dataset
-from lakehouse_ray.model.timespan import TimeRange, from_us, parse_time, to_us
+from lakehouse_ray.model.timespan import TimeRange, from_us, parse_time
 from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.query.asked import Asked, ask_for
 from lakehouse_ray.query.coverage import coverage
 from lakehouse_ray.query.gaps import gaps
 from lakehouse_ray.query.indicators import BarsWithIndicators, ResultWithIndicators, earlier
+from lakehouse_ray.query.lake_instruments import LakeInstruments
+from lakehouse_ray.query.moments import When
+from lakehouse_ray.query.moments import micro as _micro
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
 from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policies, plan_of
 from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View, mentioned
-
-# A moment: ISO text (`2024-01`, `2024-01-05T12:00`), a day, an aware datetime.
-When = str | date | datetime | None
+from lakehouse_ray.query.witnesses import Bytes
 
 # Before and after everything that can be stored.
 _EARLIEST, _LATEST = parse_time("1970"), parse_time("2200")
 
 
-class Lake:
+class Lake(LakeInstruments):
     """Reads of one lake. Safe for several threads; nothing it does changes the lake."""
 
-    def __init__(self, find: FindTable, engine: Engine) -> None:
-        """find: Returns a table as it is now, or None."""
+    def __init__(self, find: FindTable, engine: Engine, bytes_: Bytes | None = None) -> None:
+        """find: Returns a table as it is now, or None. bytes_: For `why` to read files again."""
+        super().__init__(bytes_)
         self._find = find
         self._engine = engine
         self._schemas: dict[str, pl.Schema] = {}
@@ -371,18 +372,6 @@ def _span(start: When, end: When) -> TimeRange | None:
         return None
     first = _EARLIEST if start is None else _micro(start)
     return TimeRange(first, _LATEST if end is None else _micro(end))
-
-
-def _micro(moment: str | date | datetime) -> int:
-    if isinstance(moment, str):
-        return parse_time(moment)
-    if not isinstance(moment, datetime):
-        return to_us(datetime.combine(moment, time(), UTC))
-    if moment.tzinfo is None:
-        raise InvalidError(
-            f"{moment} has no time zone", "datetime(…, tzinfo=UTC), or ISO text such as 2024-01-05"
-        )
-    return to_us(moment)
 
 
 def _snapshots(pins: dict[str, Pin]) -> dict[str, int | None]:

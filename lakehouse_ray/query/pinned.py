@@ -110,6 +110,10 @@ class Pinned:
         """By table; None: it had no rows yet."""
         return {name: pin.snapshot_id for name, pin in self._pins.items()}
 
+    def pin(self, table: Table) -> Pin:
+        """The table at its pinned snapshot."""
+        return self._pins[table.name]
+
     def files(self, table: Table, where: Where) -> list[DataFile]:
         """The files of a table that may hold wanted rows, by path."""
         return plan_files(self._pins[table.name], where)

@@ -32,6 +32,7 @@ from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.instrument_views import instrument_views
 from lakehouse_ray.query.rule_views import (
     RULES_DOC,
     VIOLATIONS_DOC,
@@ -185,6 +186,7 @@ def _all() -> Mapping[str, View]:
     violations = violations_sql(DATASETS.values(), _QUARANTINE)
     views.append(View("silver.violations", VIOLATIONS_DOC, (*marked, QUARANTINE), violations))
     views.append(View("silver.rules", RULES_DOC, (), rules_sql(DATASETS.values())))
+    views += [View(name, doc, tables, sql) for name, doc, tables, sql in instrument_views()]
     views += [_union(name, tables) for name, tables in UNIONS.items()]
     views += [View(p.table.name, p.table.doc, (p.table,)) for p in PRODUCTS.values()]
     views.append(

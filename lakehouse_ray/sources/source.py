@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ import polars as pl
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.instrument import Instrument
+from lakehouse_ray.model.records.instruments import InstrumentRecord
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import Freq, Market
 
@@ -125,6 +126,58 @@ class BadRow:
 
 
 @dataclass(frozen=True)
+class FoundLines:
+    """Lines of a file as they stand there. header: Empty where the file has none."""
+
+    header: str
+    lines: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class BadRecord(BadRow):
+    """A record of an answer that was refused.
+
+    line: Its place in the answer, from 1. symbol: Empty where it does not tell.
+    """
+
+    symbol: str = ""
+
+
+@dataclass(frozen=True)
+class SymbolState:
+    """What an answer says of one symbol.
+
+    raw: The record as JSON, its keys sorted. digest: Of `raw`.
+    """
+
+    record: InstrumentRecord
+    raw: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ExchangeInfo:
+    """What an exchange says of all its symbols at a moment.
+
+    states: By symbol.
+    refused: Records that are malformed, or whose symbol has another record that says otherwise.
+    """
+
+    states: Mapping[str, SymbolState]
+    refused: tuple[BadRecord, ...]
+
+    @property
+    def doubtful(self) -> frozenset[str]:
+        """Symbols of refused records: neither present nor absent."""
+        return frozenset(row.symbol for row in self.refused if row.symbol)
+
+    @property
+    def nameless(self) -> bool:
+        """Some refused record does not tell its symbol: then no symbol can be said to be absent."""
+        return any(not row.symbol for row in self.refused)
+
+
+@dataclass(frozen=True)
 class Decoded:
     """Rows of the files asked for, in the files' order.
 
@@ -179,3 +232,7 @@ class ObjectDecoder(Protocol):
         Keys are unique in each piece only. Raises BadDataError, at the end at the latest: nothing
         of the object may be used before.
         """
+
+
+# Finds the lines of a zip whose time lies in a range: data set, market, key, file, range.
+FindLines = Callable[[Dataset, Market, str, Path, TimeRange], FoundLines]

@@ -6,7 +6,7 @@ the two finds the rows there already when it is repeated, and only the log is co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 from pyiceberg.expressions import And, BooleanExpression, EqualTo
@@ -97,7 +97,12 @@ def latest_by_key(log: pl.DataFrame) -> pl.DataFrame:
 
 def events(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
     """Rows of the object log from plain values; times in microseconds."""
-    schema = frame_schema(OBJECT_LOG)
+    return plain_rows(OBJECT_LOG, rows)
+
+
+def plain_rows(table: Table, rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+    """Rows of a table from plain values; times in microseconds, null where a row has none."""
+    schema = frame_schema(table)
     plain = pl.Schema(
         {name: pl.Int64() if kind == _TIME else kind for name, kind in schema.items()}
     )

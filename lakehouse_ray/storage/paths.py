@@ -1,6 +1,7 @@
 """Where each thing of the lake lives, relative to its root. The one place that spells a path.
 
 bronze/<venue>/<key of the object, without .zip>@<sha256>.zip
+bronze/<venue>/<api|fapi|dapi>/<route>@<sha256>.json        answers of REST
 tables/<schema>/<table>/{data,metadata}/…       kept by the table format
 tmp/                                            written aside, then moved
 """
@@ -19,6 +20,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Unicode symbols are real (币安人生USDT); separators, dots alone and control characters are not.
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f@]{1,200}")
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
+# Routes of REST; no key of the archive begins so.
+_ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
 
 
 def marker_path(run_id: str) -> str:
@@ -38,7 +41,10 @@ def validate_key(key: str) -> str:
 
 @dataclass(frozen=True)
 class BronzePath:
-    """Where one version of one object is kept, byte for byte."""
+    """Where one version of one object is kept, byte for byte.
+
+    key: Of a zip of the archive, or the route of an answer of REST.
+    """
 
     venue: str
     key: str
@@ -50,17 +56,20 @@ class BronzePath:
             raise InvalidError(f"not a venue: {self.venue!r}")
         if not _SHA256.fullmatch(self.sha256):
             raise InvalidError(f"not a sha256: {self.sha256!r}")
-        if not self.key.endswith(".zip"):
-            raise InvalidError(f"not the key of a zip: {self.key!r}")
+        if not self.key.endswith(".zip") and not _ROUTE.fullmatch(self.key):
+            raise InvalidError(f"neither the key of a zip nor a route: {self.key!r}")
 
     def __str__(self) -> str:
-        return f"{BRONZE}/{self.venue}/{self.key.removesuffix('.zip')}@{self.sha256}.zip"
+        zipped = self.key.endswith(".zip")
+        stem, suffix = (self.key[: -len(".zip")], ".zip") if zipped else (self.key, ".json")
+        return f"{BRONZE}/{self.venue}/{stem}@{self.sha256}{suffix}"
 
     @classmethod
     def parse(cls, path: str) -> BronzePath:
         schema, _, rest = path.partition("/")
         venue, _, tail = rest.partition("/")
         stem, _, name = tail.rpartition("@")
-        if schema != BRONZE or not name.endswith(".zip"):
+        sha256, dot, suffix = name.partition(".")
+        if schema != BRONZE or dot + suffix not in (".zip", ".json"):
             raise InvalidError(f"not a path of bronze: {path!r}")
-        return cls(venue, f"{stem}.zip", name.removesuffix(".zip"))
+        return cls(venue, f"{stem}.zip" if suffix == "zip" else stem, sha256)

@@ -39,6 +39,7 @@ OBJECT_REFUSALS = (
     _reject("NOT_UTF8", "The file is not text."),
     _reject("EMPTY", "The file has no rows."),
     _reject("UNKNOWN_COLUMNS", "Header or number of columns are not those of the data set."),
+    _reject("NOT_EXCHANGE_INFO", "The answer is no exchangeInfo: no JSON with a list of symbols."),
 )
 
 # A record that came in one by one (REST, stream) is refused.

@@ -345,7 +345,7 @@ def _decode_carefully(dataset: Dataset, layout: Layout, part: _Run) -> Decoded:
         text = pl.col(f"_{i}")
         if cell.type == "ignored":
             continue
-        value = _from_text(cell, text)
+        value = from_text(cell, text)
         if cell.type == "symbol":
             problems.append(pl.when(text != file.symbol).then(pl.format("WRONG_SYMBOL|{}", text)))
             continue
@@ -409,7 +409,7 @@ def _keys(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(*dataset.key, pl.col(dataset.time).dt.date().alias("_day"))
 
 
-def _from_text(cell: Cell, text: pl.Expr) -> pl.Expr:
+def from_text(cell: Cell, text: pl.Expr) -> pl.Expr:
     """The typed value, null where the text is not one."""
     if cell.type == "epoch":
         number = text.cast(pl.Int64, strict=False)

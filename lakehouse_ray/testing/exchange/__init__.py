@@ -7,6 +7,7 @@ from lakehouse_ray.testing.exchange.archive import Archive, Blob, FolderArchive,
 from lakehouse_ray.testing.exchange.faults import FAULTS, Faults, Rule
 from lakehouse_ray.testing.exchange.market import Instrument
 from lakehouse_ray.testing.exchange.materialise import Written, write_archive
+from lakehouse_ray.testing.exchange.rest import RestAnswers, made_of, recorded
 from lakehouse_ray.testing.exchange.server import ReplicaExchange
 from lakehouse_ray.testing.exchange.synthetic import SyntheticArchive
 
@@ -19,9 +20,12 @@ __all__ = [
     "Head",
     "Instrument",
     "ReplicaExchange",
+    "RestAnswers",
     "Rule",
     "SyntheticArchive",
     "Written",
+    "made_of",
+    "recorded",
     "walk",
     "write_archive",
 ]

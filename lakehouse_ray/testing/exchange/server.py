@@ -1,4 +1,5 @@
-"""The replica exchange as an HTTP server: the bucket of data.binance.vision on loopback.
+"""The replica exchange as an HTTP server: the bucket of data.binance.vision on loopback, and routes
+of REST.
 
 Objects and listings are answered at the root and, as S3 does with path-style addresses, below the
 bucket's name. Two routes are the replica's own; no key begins with their prefix, and they answer
@@ -43,6 +44,7 @@ from lakehouse_ray.testing.exchange.listing import (
     no_such_key_xml,
     render,
 )
+from lakehouse_ray.testing.exchange.rest import RestAnswers
 
 CONTROL = "_control/"
 # Holds a trial of ten million bars as daily zips (300 MB); only what was asked for is kept.
@@ -65,6 +67,7 @@ class ReplicaExchange:
     host: Only a loopback address keeps the replica to this machine.
     port: 0 takes a free one; `url` tells which.
     cache_bytes_max: Memory for the bodies asked for last.
+    rest: Answers at the routes of REST.
     """
 
     def __init__(
@@ -76,8 +79,11 @@ class ReplicaExchange:
         *,
         clock: Clock | None = None,
         cache_bytes_max: int = CACHE_BYTES_MAX,
+        rest: RestAnswers | None = None,
     ) -> None:
-        self._archive = FaultyArchive(archive, faults or Faults(), clock or SystemClock())
+        self._clock = clock or SystemClock()
+        self._archive = FaultyArchive(archive, faults or Faults(), self._clock)
+        self._rest = rest or RestAnswers()
         self._host = host
         self._port = port
         self._cache: BoundedCache[Blob] = BoundedCache(cache_bytes_max)
@@ -174,7 +180,16 @@ class ReplicaExchange:
         rule = self._archive.answer_rule(key)
         self._count(key)
         faulty = None if rule is None else await answers.instead(rule, key)
-        return await self._object(request, key, rule) if faulty is None else faulty
+        if faulty is not None:
+            return faulty
+        asked = dict(parse_qsl(query, keep_blank_values=True))
+        answer = self._rest.answer(key, asked, self._clock.now_us() // 1000)
+        if answer is None:
+            return await self._object(request, key, rule)
+        headers = CIMultiDict({"Content-Type": "application/json"})
+        if rule is not None:
+            return await answers.write(rule, request, answer[0], headers, answer[1])
+        return web.Response(status=answer[0], headers=headers, body=answer[1])
 
     async def _list(self, request: web.BaseRequest, query: dict[str, str]) -> web.StreamResponse:
         name = f"?prefix={query.get('prefix', '')}"
