@@ -1,0 +1,120 @@
+"""What the application's routes share: the lake, its workers, limits and memory of answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import Request
+
+from lakehouse_ray.clock import Clock, SystemClock
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.lake import Lake
+from lakehouse_ray.query.pins import AsOf, FindTable
+from lakehouse_ray.query.versions import FixedTables
+from lakehouse_ray.serve.formats import Whole
+from lakehouse_ray.serve.limits import Limits
+from lakehouse_ray.serve.work import StoppableEngine, Workers
+from lakehouse_ray.storage.objects import ObjectStore
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows are.
+
+    find: Returns a table as it is now, or None. temp: Folder below which statements spill.
+    """
+
+    find: FindTable
+    store: ObjectStore
+    temp: Path
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An answer that was given, as it can be given again."""
+
+    whole: Whole
+    headers: dict[str, str]
+
+
+class AnswerMemory:
+    """Answers by their ETag, the least lately used forgotten first.
+
+    An ETag names the question and the versions of its tables, so what is found is never stale.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._kept: OrderedDict[str, Stored] = OrderedDict()
+        self.size = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, etag: str) -> Stored | None:
+        found = self._kept.get(etag)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._kept.move_to_end(etag)
+        return found
+
+    def put(self, etag: str, answer: Stored) -> None:
+        """Keep an answer, if it is in memory and is not most of what there may be."""
+        size = answer.whole.size
+        if answer.whole.data is None or size > self._bytes_max // 4:
+            return
+        if etag in self._kept:
+            self.size -= self._kept.pop(etag).whole.size
+        self._kept[etag] = answer
+        self.size += size
+        while self.size > self._bytes_max:
+            _, old = self._kept.popitem(last=False)
+            self.size -= old.whole.size
+
+
+@dataclass
+class Service:
+    source: Source
+    limits: Limits
+    clock: Clock = field(default_factory=SystemClock)
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.limits)
+        self.memory = AnswerMemory(self.limits.cache_bytes)
+
+    def close(self) -> None:
+        self.workers.close()
+
+    def engine(self) -> StoppableEngine:
+        """An engine for one question."""
+        return StoppableEngine(
+            self.source.store, self.source.temp, memory_bytes=self.limits.memory_bytes
+        )
+
+    async def fix(self, tables: Iterable[Table], as_of: AsOf) -> FixedTables:
+        """The tables of a question at one version each. Waits for no other question."""
+        return await asyncio.to_thread(FixedTables, self.source.find, tables, as_of)
+
+    def lake(self, tables: FixedTables, engine: StoppableEngine) -> Lake:
+        """The lake of one question: these tables as they were, and nothing else."""
+        return Lake(tables.find, engine)
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def hung_up(request: Request) -> Callable[[], Awaitable[None]]:
+    """What returns when the client has gone away. The request's body must have been read."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return gone
