@@ -268,6 +268,14 @@ class ServeSettings(_Section):
     require_keys: bool = Field(
         False, description="Ask for a key on loopback too; at any other address it is always asked."
     )
+    replicas_min: int = Field(1, ge=1, description="Processes that answer, on Ray.")
+    replicas_max: int = Field(
+        4,
+        ge=1,
+        description="Up to so many, by load: processors over 70 %, memory over 80 %, or more than 100 "
+        "questions waiting.",
+    )
+    replica_cpus: float = Field(1.0, gt=0, description="CPUs of one, as Ray counts them.")
     rows_max: int = Field(
         100_000, ge=1, description="Rows of an answer in JSON, NDJSON or CSV; more are pages."
     )
@@ -285,6 +293,12 @@ class ServeSettings(_Section):
     )
     body_bytes_max: int = Field(1 << 20, ge=1 << 10, description="Bytes of a request's body.")
     statements: int = Field(4, ge=1, le=256, description="Questions worked on at once.")
+    sql_statements: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="Processes that run statements of `/v1/sql`, one at a time each. 0: no SQL.",
+    )
     waiting_max: int = Field(
         100, ge=0, description="Questions that wait for these; more are turned away with 503."
     )

@@ -72,7 +72,7 @@ class KeyFile:
         self._path = path
         self._clock = clock
 
-    def list(self) -> Sequence[Key]:
+    def all(self) -> Sequence[Key]:
         """All keys, the oldest first. Raises DeniedError where others may read the file."""
         return read_keys(self._path)
 
@@ -99,14 +99,14 @@ class KeyFile:
     def revoke(self, key_id: str) -> Key:
         """Make a key hold no more; one that was revoked stays as it is."""
         with self._changing() as keys:
-            for place, key in enumerate(keys):
-                if key.id == key_id:
-                    if key.revoked_us is None:
-                        keys[place] = replace(key, revoked_us=self._clock.now_us())
-                    return keys[place]
-            raise NotFoundError(
-                f"there is no key {key_id!r}", "`lakehouse keys list` has their ids"
-            )
+            place = next((place for place, key in enumerate(keys) if key.id == key_id), None)
+            if place is None:
+                raise NotFoundError(
+                    f"there is no key {key_id!r}", "`lakehouse keys list` has their ids"
+                )
+            if keys[place].revoked_us is None:
+                keys[place] = replace(keys[place], revoked_us=self._clock.now_us())
+            return keys[place]
 
     @contextmanager
     def _changing(self) -> Iterator[list[Key]]:

@@ -52,7 +52,7 @@ def keys(
             until = "never" if made.expires_us is None else format_time(made.expires_us)
             typer.echo(f"key {made.id} of {made.name}, shown this once; expires: {until}", err=True)
     elif action == "list":
-        found = file.list()
+        found = file.all()
         if json_:
             typer.echo(json.dumps({"keys": [_facts(key, now_us) for key in found]}))
         else:

@@ -15,7 +15,7 @@ from orjson import dumps
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError, UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.serve import facts, rows
+from lakehouse_ray.serve import facts, rows, sql
 from lakehouse_ray.serve.border import Border, KeyCheck
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.measures import Measures
@@ -55,6 +55,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        service.open()
         yield
         service.close()
 
@@ -72,6 +73,7 @@ def create_app(
     app.add_middleware(Border, limits=limits, clock=clock, keys=keys, hosts=hosts, seen=measures)
     _add_state(app, service, measures)
     app.include_router(facts.routes)
+    app.include_router(sql.routes)
     app.include_router(rows.router())
     return app
 

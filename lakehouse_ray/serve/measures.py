@@ -24,7 +24,7 @@ class Measures:
         )  # fmt: skip
         for name, doc, read in (
             ("lakehouse_questions_in_flight", "Worked on or waiting.",
-             lambda: service.workers.in_flight),
+             lambda: service.workers.in_flight + service.sql_workers.in_flight),
             ("lakehouse_answers_remembered_bytes", "Memory of answers.",
              lambda: service.memory.size),
             ("lakehouse_answers_remembered_hits", "Questions answered from memory.",

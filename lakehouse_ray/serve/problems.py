@@ -153,8 +153,10 @@ def install(app: FastAPI) -> None:
         if isinstance(error, GoneAwayError):
             return Response(status_code=CLIENT_CLOSED)  # for the log; nobody reads it
         problem = problem_of(error)
-        if problem.status >= 500:
+        if problem.status == 500:
             _log.error("request failed", path=request.url.path, exc_info=error)
+        elif problem.status > 500:
+            _log.warning("request failed", path=request.url.path, reason=str(error))
         return respond(request, problem)
 
     async def validation_error(request: Request, error: Exception) -> Response:

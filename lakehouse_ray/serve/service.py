@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fastapi import Request
@@ -17,6 +17,7 @@ from lakehouse_ray.query.pins import AsOf, FindTable
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.serve.formats import Whole
 from lakehouse_ray.serve.limits import Limits
+from lakehouse_ray.serve.sandbox import Sandbox
 from lakehouse_ray.serve.work import StoppableEngine, Workers
 from lakehouse_ray.storage.objects import ObjectStore
 
@@ -86,9 +87,29 @@ class Service:
     def __post_init__(self) -> None:
         self.workers = Workers(self.limits)
         self.memory = AnswerMemory(self.limits.cache_bytes)
+        # Statements wait for their few processes in threads of their own.
+        few = replace(self.limits, statements=max(self.limits.sql_statements, 1))
+        self.sql_workers = Workers(few)
+        self.sandbox: Sandbox | None = None
+
+    @property
+    def waiting(self) -> int:
+        return self.workers.waiting + self.sql_workers.waiting
+
+    def open(self) -> None:
+        """Start what must not be started by building the application."""
+        limits = self.limits
+        # A process that may connect to a bucket has its credentials in reach.
+        if limits.sql_statements and "://" not in self.source.store.root:
+            self.sandbox = Sandbox(
+                limits.sql_statements, limits.memory_bytes, limits.statement_timeout_s
+            )
 
     def close(self) -> None:
         self.workers.close()
+        self.sql_workers.close()
+        if self.sandbox is not None:
+            self.sandbox.close()
 
     def engine(self) -> StoppableEngine:
         """An engine for one question."""

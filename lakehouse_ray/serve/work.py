@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 
@@ -25,12 +25,18 @@ _INTERRUPT_EVERY_S = 0.05
 _PATIENCE_S = 2.0
 
 
+class Interruptible(Protocol):
+    """What runs, and can be told to end."""
+
+    def interrupt(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class StoppableEngine(Engine):
     """An engine for one question, whose statements can be stopped from elsewhere."""
 
     memory_bytes: int = 1 << 30
-    _open: list[duckdb.DuckDBPyConnection] = field(default_factory=list)
+    _open: list[Interruptible] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped: list[LakehouseError] = field(default_factory=list)
 
@@ -38,9 +44,15 @@ class StoppableEngine(Engine):
         self.check()
         connection = super().connect()
         connection.execute(f"SET memory_limit='{self.memory_bytes}B'")
-        with self._lock:
-            self._open.append(connection)
+        self.watch(connection)
         return connection
+
+    def watch(self, running: Interruptible) -> None:
+        """Interrupt this too when the question is stopped."""
+        with self._lock:
+            self._open.append(running)
+        if self._stopped:
+            running.interrupt()
 
     def check(self) -> None:
         """Raise what the question was stopped for, if it was."""
@@ -69,11 +81,15 @@ class Workers:
         # Questions that were given to the pool and have not ended, however long ago their client
         # was told so.
         self._running = 0
-        self.waiting = 0
 
     @property
     def in_flight(self) -> int:
         return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Of these, how many no thread works on yet."""
+        return max(self._running - self._limits.statements, 0)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

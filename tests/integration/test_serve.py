@@ -468,7 +468,7 @@ def test_a_key_is_asked_of_everybody_but_probes(home: Path, tmp_path: Path) -> N
 def command(home: Path) -> Iterator[tuple[subprocess.Popen[str], Served]]:
     environment_ = environment(HOME=home, LOG__LEVEL="info", LOG__FORMAT="json")
     with subprocess.Popen(
-        [LAKEHOUSE, "serve", "--port", "0", "--json"],
+        [LAKEHOUSE, "serve", "--no-ray", "--port", "0", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment_,

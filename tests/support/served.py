@@ -19,8 +19,8 @@ from fastapi import FastAPI
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.serve.app import create_app
-from lakehouse_ray.serve.deploy import listening, url_of
 from lakehouse_ray.serve.limits import Limits
+from lakehouse_ray.serve.server import listening, url_of
 from lakehouse_ray.serve.service import Source
 from lakehouse_ray.settings import load_settings
 

@@ -50,7 +50,7 @@ def test_a_key_holds_until_it_is_revoked(path: Path) -> None:
     assert (ring.holder(key), ring.holder(second)) == (made.id, other.id)
     file.revoke(made.id)
     assert (ring.holder(key), ring.holder(second)) == (None, other.id)
-    assert [one.state(clock.us) for one in file.list()] == ["revoked", "active"]
+    assert [one.state(clock.us) for one in file.all()] == ["revoked", "active"]
     revoked = file.revoke(made.id)
     clock.us += 5
     assert file.revoke(made.id) == revoked
@@ -99,7 +99,7 @@ def test_a_file_that_others_may_read_is_refused(path: Path, mode: int) -> None:
     _, key = KeyFile(path, clock).create("a", 90)
     path.chmod(mode)
     with pytest.raises(DeniedError, match="chmod 600"):
-        KeyFile(path, clock).list()
+        KeyFile(path, clock).all()
     assert KeyRing(path, clock).holder(key) is None
 
 
@@ -135,7 +135,7 @@ def test_keys_made_at_once_are_all_kept(path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: KeyFile(path, Hand()).create(f"t{n}", 1), range(20)))
     assert other.wait() == 0
-    ids = [key.id for key in KeyFile(path, Hand()).list()]
+    ids = [key.id for key in KeyFile(path, Hand()).all()]
     assert len(set(ids)) == 25
 
 
