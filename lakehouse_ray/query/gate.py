@@ -11,7 +11,7 @@ anything but the files of the pinned snapshot either.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,9 +85,17 @@ struct_extract_at struct_insert struct_pack struct_keys struct_values unnest gen
 """
 _OTHERS = "alias coalesce constant_or_null if ifnull nullif typeof"
 
-FUNCTIONS = frozenset(
-    " ".join((_AGGREGATES, _WINDOWS, _OPERATORS, _NUMBERS, _TIMES, _TEXTS, _LISTS, _OTHERS)).split()
-)
+FUNCTION_FAMILIES: Mapping[str, Sequence[str]] = {
+    "aggregates": _AGGREGATES.split(),
+    "windows": _WINDOWS.split(),
+    "operators": _OPERATORS.split(),
+    "numbers": _NUMBERS.split(),
+    "times": _TIMES.split(),
+    "texts": _TEXTS.split(),
+    "lists, maps and structs": _LISTS.split(),
+    "others": _OTHERS.split(),
+}
+FUNCTIONS = frozenset(name for names in FUNCTION_FAMILIES.values() for name in names)
 TABLE_FUNCTIONS = frozenset(("range", "generate_series", "unnest"))
 # Of a query tree: what stands in FROM.
 _TABLE_REFS = frozenset(
@@ -212,7 +220,8 @@ def _check_function(node: dict[str, Any], *, in_from: bool) -> None:
     allowed = TABLE_FUNCTIONS if in_from else FUNCTIONS
     if name not in allowed:
         raise InvalidError(
-            f"the function {name[:100]!r} is not allowed", "docs/serving.md lists those that are"
+            f"the function {name[:100]!r} is not allowed",
+            "docs/sql-functions.md lists those that are",
         )
     if name in ("range", "generate_series"):
         _check_range(node)

@@ -43,10 +43,12 @@ def create_app(
     keys: KeyCheck | None = None,
     hosts: Collection[str] | None = None,
     clock: Clock | None = None,
+    tells_id: bool = True,
 ) -> FastAPI:
     """Build the application over one lake.
 
     keys: Who may ask; None: whoever can connect. hosts: Names it answers to; None: any.
+    tells_id: Whether answers get the header X-Request-Id here, not from what runs the application.
     """
     limits = limits or Limits()
     clock = clock or SystemClock()
@@ -70,7 +72,9 @@ def create_app(
     )
     app.state.service = service
     install(app)
-    app.add_middleware(Border, limits=limits, clock=clock, keys=keys, hosts=hosts, seen=measures)
+    app.add_middleware(
+        Border, limits=limits, clock=clock, keys=keys, hosts=hosts, seen=measures, tells_id=tells_id
+    )
     _add_state(app, service, measures)
     app.include_router(facts.routes)
     app.include_router(sql.routes)

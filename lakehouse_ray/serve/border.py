@@ -55,11 +55,13 @@ class Border:
         keys: KeyCheck | None,
         hosts: Collection[str] | None,
         seen: Seen,
+        tells_id: bool = True,
     ) -> None:
         """keys: None: whoever can connect may ask.
 
         hosts: Names by which the server may be called; None: any. On loopback without keys a web
             page could else reach it through a name of its own that leads to this machine.
+        tells_id: Whether answers get the header X-Request-Id here; Ray Serve adds its own.
         """
         self._app = app
         self._limits = limits
@@ -67,6 +69,7 @@ class Border:
         self._keys = keys
         self._hosts = hosts
         self._seen = seen
+        self._tells_id = tells_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,7 +81,8 @@ class Border:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["lakehouse.request_id"] = request_id
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            outgoing = _Outgoing(send, request_id, self._limits.send_timeout_s)
+            told = request_id if self._tells_id else None
+            outgoing = _Outgoing(send, told, self._limits.send_timeout_s)
             try:
                 await self._pass(scope, request, receive, outgoing)
             finally:
@@ -182,9 +186,11 @@ def _key(request: Request) -> str:
 class _Outgoing:
     """The way to the client. status: 0 as long as no answer has begun."""
 
-    def __init__(self, send: Send, request_id: str, timeout_s: float) -> None:
+    def __init__(self, send: Send, request_id: str | None, timeout_s: float) -> None:
         self._send = send
-        self._request_id = request_id.encode()
+        self._headers = list(_HEADERS)
+        if request_id is not None:
+            self._headers.append((b"x-request-id", request_id.encode()))
         self._timeout_s = timeout_s
         self.status = 0
         self.size = 0
@@ -192,8 +198,7 @@ class _Outgoing:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [(b"x-request-id", self._request_id), *_HEADERS]
-            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
         elif message["type"] == "http.response.body":
             self.size += len(message.get("body", b""))
         async with asyncio.timeout(self._timeout_s):

@@ -190,7 +190,7 @@ def replica_of(settings: Settings) -> Any:
 
     def build() -> FastAPI:
         configure(settings.log.level, settings.log.format)
-        app = app_of(settings)
+        app = app_of(settings, tells_id=False)  # Ray Serve does
         built.append(app.state.service)
         return app
 

@@ -43,7 +43,7 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def app_of(settings: Settings) -> FastAPI:
+def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
     """The application over the lake of the settings.
 
     settings: With an absolute home.
@@ -53,7 +53,14 @@ def app_of(settings: Settings) -> FastAPI:
     keys = KeyRing(settings.keys_path, reader.clock) if needs_keys(settings) else None
     # A web page cannot know a key; without keys it must not get here by a name of its own.
     hosts = None if keys is not None else ("localhost", "127.0.0.1", "[::1]")
-    return create_app(source, limits_of(settings), keys=keys, hosts=hosts, clock=reader.clock)
+    return create_app(
+        source,
+        limits_of(settings),
+        keys=keys,
+        hosts=hosts,
+        clock=reader.clock,
+        tells_id=tells_id,
+    )
 
 
 def needs_keys(settings: Settings) -> bool:
