@@ -8,6 +8,7 @@ On a cluster that is there already, its own environment decides (docs/serving.md
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import socket
@@ -124,7 +125,7 @@ def run_on_ray(settings: Settings, port: int, ready: Callable[[], None]) -> None
         if not settings.ray.address:
             told = ingress_environment(folder, settings.serve.host, port)
         stack.enter_context(_environment(told))
-        stack.enter_context(
+        session = stack.enter_context(
             connect(
                 settings.ray.address,
                 include_dashboard=False,
@@ -132,7 +133,7 @@ def run_on_ray(settings: Settings, port: int, ready: Callable[[], None]) -> None
                 object_store_bytes=settings.compute.object_store_mb << 20,
             )
         )
-        stack.enter_context(deployed(settings, port))
+        stack.enter_context(deployed(settings, port, own=session.own))
         ready()
         stopped = threading.Event()
         while not stopped.wait(_POLL_S):
@@ -140,9 +141,14 @@ def run_on_ray(settings: Settings, port: int, ready: Callable[[], None]) -> None
 
 
 @contextlib.contextmanager
-def deployed(settings: Settings, port: int) -> Iterator[None]:
-    """The application on the Ray that this process is connected to, as long as the context lasts."""
+def deployed(settings: Settings, port: int, *, own: bool) -> Iterator[None]:
+    """The application on the Ray that this process is connected to, as long as the context lasts.
+
+    own: Whether that Ray is ours; on a cluster others may have applications of their own.
+    """
     from ray import serve  # reads the environment
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions
 
     serving = settings.serve
@@ -173,13 +179,14 @@ def deployed(settings: Settings, port: int) -> Iterator[None]:
             ),
         )(replica_of(settings))
         serve.run(lake.bind(), name=APPLICATION, route_prefix="/")
-    except (RuntimeError, TimeoutError) as error:
-        serve.shutdown()
-        raise UnavailableError(f"the service did not start on Ray: {error}") from error
-    try:
         yield
+    except (RuntimeError, TimeoutError) as error:
+        raise UnavailableError(f"the service did not start on Ray: {error}") from error
     finally:
-        serve.shutdown()
+        if own:
+            serve.shutdown()
+        else:
+            serve.delete(APPLICATION)
 
 
 def replica_of(settings: Settings) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -21,8 +21,9 @@ from lakehouse_ray.query.asked import unknown_symbol
 from lakehouse_ray.query.contents import symbols
 from lakehouse_ray.query.lake import Lake, identity
 from lakehouse_ray.query.scan import Where, quoted
+from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.versions import spell_versions
-from lakehouse_ray.query.views import VIEWS
+from lakehouse_ray.query.views import VIEWS, View
 from lakehouse_ray.serve.answers import (
     Rows,
     Written,
@@ -44,6 +45,7 @@ from lakehouse_ray.serve.described import ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, encode, rows_limit
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.service import service_of
+from lakehouse_ray.serve.work import StoppableEngine
 
 # Before and after everything that can be stored.
 EARLIEST_US, LATEST_US = parse_time("1970"), parse_time("2200")
@@ -157,12 +159,16 @@ async def answer_rows(request: Request, dataset: Dataset, query: RowsQuery) -> R
     limits = service.limits
 
     def produce(lake: Lake) -> Written:
+        def ask(statement: str, view: View, where: Where) -> Result:
+            assert isinstance(lake.engine, StoppableEngine)
+            return service.quick().ask(lake.engine, view, lake.pin([view]), where, statement)
+
         if isinstance(query, KlinesQuery) and query.source:
             written = _resampled(lake, query, form, limits)
         elif isinstance(query, KlinesQuery) and query.indicators:
             written = _with_indicators(lake, query, form, limits, shown)
         else:
-            written = _page(lake, dataset, where, query, cursor, question, form, limits, shown)
+            written = _page(ask, dataset, where, query, cursor, question, form, limits, shown)
         if written.whole.rows == 0 and cursor is None:
             read = getattr(query, "source", None) or interval
             _refuse_unknown(lake, dataset, query, read)
@@ -213,7 +219,7 @@ def _columns(dataset: Dataset, columns: str | None) -> list[str] | None:
 
 
 def _page(
-    lake: Lake,
+    ask: Callable[[str, View, Where], Result],
     dataset: Dataset,
     where: Where,
     query: RowsQuery,
@@ -235,10 +241,10 @@ def _page(
         where = Where(where.equal, _from(where.span, int(cursor.after[0])))
     chosen = "*" if shown is None else ", ".join(map(quoted, dict.fromkeys((*shown, *order))))
     statement = (
-        f"SELECT {chosen} FROM {view.name} WHERE {condition} "
+        f"SELECT {chosen} FROM {{view}} WHERE {condition} "
         f"ORDER BY {', '.join(map(quoted, order))} LIMIT {wanted + 1}"
     )
-    with lake.ask(statement, [view], where) as result:
+    with ask(statement, view, where) as result:
         rows = Rows(result, wanted, shown or result.columns)
 
         def following() -> str | None:

@@ -22,7 +22,7 @@ import structlog
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.statement import BATCH_ROWS
-from lakehouse_ray.serve.problems import TooLargeError
+from lakehouse_ray.serve.problems import DeadlineError, TooLargeError
 from lakehouse_ray.serve.sandbox_child import ARROW, DONE, ERROR, HEADER, READY, SCHEMA
 from lakehouse_ray.serve.work import StoppableEngine
 
@@ -278,7 +278,7 @@ def _error_of(told: dict[str, str]) -> LakehouseError:
     if kind == "memory":
         return needs_too_much(text)
     if kind == "INTERRUPT":
-        return needs_too_much("its time")
+        return DeadlineError("it took longer than it may")
     if kind == "Parser":
         # Made of the statement's own words.
         told_of = text.partition("Parser Error: ")[2].partition("\n")[0]

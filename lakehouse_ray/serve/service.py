@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from lakehouse_ray.query.pins import AsOf, FindTable
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.serve.formats import Whole
 from lakehouse_ray.serve.limits import Limits
+from lakehouse_ray.serve.quick import Quick
 from lakehouse_ray.serve.sandbox import Sandbox
 from lakehouse_ray.serve.work import StoppableEngine, Workers
 from lakehouse_ray.storage.objects import ObjectStore
@@ -91,10 +93,20 @@ class Service:
         few = replace(self.limits, statements=max(self.limits.sql_statements, 1))
         self.sql_workers = Workers(few)
         self.sandbox: Sandbox | None = None
+        self._making = threading.Lock()
+        self._quick: Quick | None = None
 
     @property
     def waiting(self) -> int:
         return self.workers.waiting + self.sql_workers.waiting
+
+    def quick(self) -> Quick:
+        """What answers questions for the rows of one symbol; made when the first one is asked."""
+        with self._making:
+            if self._quick is None:
+                limits = self.limits
+                self._quick = Quick(self.engine(), limits.memory_bytes * limits.statements)
+            return self._quick
 
     def open(self) -> None:
         """Start what must not be started by building the application."""

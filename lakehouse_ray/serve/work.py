@@ -130,6 +130,8 @@ class Workers:
                     f"it took longer than the {limits.statement_timeout_s:g} s it may"
                 )
             if not job.done():
+                if future.cancel():  # it had not begun
+                    raise why
                 await self._end(engine, job, why)
             return job.result()
         finally:
