@@ -17,6 +17,8 @@ from lakehouse_ray.errors import LakehouseError, UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.serve import facts, rows, sql
 from lakehouse_ray.serve.border import Border, KeyCheck
+from lakehouse_ray.serve.described import described
+from lakehouse_ray.serve.docs_page import CSP, page
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.measures import Measures
 from lakehouse_ray.serve.problems import install, problem_of, respond
@@ -71,6 +73,8 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = service
+    made = app.openapi
+    app.openapi = lambda: app.openapi_schema or described(made())  # type: ignore[method-assign]
     install(app)
     app.add_middleware(
         Border, limits=limits, clock=clock, keys=keys, hosts=hosts, seen=measures, tells_id=tells_id
@@ -102,6 +106,11 @@ def _add_state(app: FastAPI, service: Service, measures: Measures) -> None:
                 return respond(request, problem_of(_unready(error)))
             ready_at_s = service.clock.monotonic_s()
         return Response(dumps({"status": "ready"}), media_type="application/json")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        made = page(app.openapi())
+        return Response(made, headers={"Content-Security-Policy": CSP}, media_type="text/html")
 
     @app.get("/metrics", summary="For Prometheus", tags=["state"])
     async def metrics(request: Request) -> Response:

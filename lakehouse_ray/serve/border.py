@@ -198,7 +198,10 @@ class _Outgoing:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            given = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in given}
+            added = [(name, value) for name, value in self._headers if name not in names]
+            message = {**message, "headers": [*given, *added]}
         elif message["type"] == "http.response.body":
             self.size += len(message.get("body", b""))
         async with asyncio.timeout(self._timeout_s):

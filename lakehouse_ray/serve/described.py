@@ -84,6 +84,21 @@ def _problem(status: int) -> dict[str, Any]:
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem(status) for status in _WHAT}
 
+
+def described(document: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAPI document whose errors are what they are: problems, and of this shape alone."""
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for status, answer in operation["responses"].items():
+                content = answer.get("content", {})
+                if status >= "400" and "application/json" in content:
+                    told = content.pop("application/json")
+                    content[PROBLEM] = {**told, **content.get(PROBLEM, {})}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(unused, None)
+    return document
+
+
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _TEXT = {"schema": {"type": "string"}}
 ROWS_RESPONSES: dict[int | str, dict[str, Any]] = {

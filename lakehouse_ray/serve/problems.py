@@ -141,6 +141,7 @@ def _message(one: Mapping[str, Any]) -> str:
 
 _OF_STATUS = {
     404: ("not_found", "/openapi.json lists the paths"),
+    400: ("invalid", "the body is JSON, in UTF-8"),
     413: ("body_too_large", ""),
     405: ("method_not_allowed", "/openapi.json lists the methods of each path"),
 }
@@ -171,9 +172,9 @@ def install(app: FastAPI) -> None:
             near = difflib.get_close_matches(request.url.path, paths, n=1, cutoff=0.7)
             hint = f"did you mean {near[0]}?" if near else hint
         headers = dict(error.headers or {})
-        return respond(
-            request, Problem(error.status_code, code, str(error.detail), hint, headers=headers)
-        )
+        # A body that is no text in UTF-8 is as wrong as one that is no JSON.
+        status = 422 if error.status_code == 400 else error.status_code
+        return respond(request, Problem(status, code, str(error.detail), hint, headers=headers))
 
     app.add_exception_handler(LakehouseError, lakehouse_error)
     app.add_exception_handler(RequestValidationError, validation_error)

@@ -517,3 +517,14 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         refused = run(tmp_path / "home", "serve", "--port", port)
     assert refused.returncode == 8
     assert "--port" in refused.stderr
+
+
+def test_the_api_has_a_page_that_loads_nothing(served: Served) -> None:
+    reply = served.get("/docs")
+    assert (reply.status, reply.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    page = reply.body.decode()
+    for path in served.get("/openapi.json").json["paths"]:
+        assert f"</b>{path}</h3>" in page
+    assert "<script" not in page
+    assert not any(word in page for word in ("src=", "@import", "url(", "https://"))
+    assert "script-src" not in reply.headers["Content-Security-Policy"]
