@@ -528,3 +528,19 @@ def test_the_api_has_a_page_that_loads_nothing(served: Served) -> None:
     assert "<script" not in page
     assert not any(word in page for word in ("src=", "@import", "url(", "https://"))
     assert "script-src" not in reply.headers["Content-Security-Policy"]
+
+
+def test_a_lost_file_is_told_and_not_its_path(tmp_path: Path) -> None:
+    lake = BarLake(tmp_path / "home")
+    lake.put(bars("BTCUSDT", "2024-01-01", 2))
+    with serving(lake.home) as served:
+        assert served.get("/v1/klines", **BTC).status == 200
+        for path in (lake.home / "data").rglob("*.parquet"):
+            path.unlink()
+        for reply in (
+            served.get("/v1/klines", **BTC, columns="close"),
+            served.get("/v1/coverage"),
+            served.get("/v1/sql", query="select count(close) from silver.klines"),
+        ):
+            assert (reply.status, reply.json["code"]) == (503, "unavailable"), reply.body
+            assert str(lake.home).encode() not in reply.body
