@@ -31,8 +31,10 @@ _BATCH_ROWS = 30_000
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
-# Every right over files that the first version of Landlock knows.
-_FILE_RIGHTS = (1 << 13) - 1
+# How many rights over files each version of Landlock knows: the second to link, the third to
+# truncate, the fifth to control devices.
+_RIGHTS_KNOWN = {1: 13, 2: 14, 3: 15, 4: 15}
+_RIGHTS_KNOWN_LATER = 16
 _TCP_BIND, _TCP_CONNECT = 1, 2
 # What DuckDB and the C library look at besides data.
 _SYSTEM = (
@@ -63,7 +65,8 @@ def confine(paths: list[str]) -> bool:
     if version < 1:
         return False
     net = _TCP_BIND | _TCP_CONNECT if version >= 4 else 0
-    rules = _Ruleset(_FILE_RIGHTS, net)
+    known = _RIGHTS_KNOWN.get(version, _RIGHTS_KNOWN_LATER)
+    rules = _Ruleset((1 << known) - 1, net)
     size = ctypes.sizeof(rules) if version >= 4 else 8
     ruleset = libc.syscall(_LANDLOCK_CREATE, ctypes.byref(rules), size, 0)
     if ruleset < 0:

@@ -52,7 +52,8 @@ def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
     source = Source(reader.find, reader.store, settings.home / "tmp")
     keys = KeyRing(settings.keys_path, reader.clock) if needs_keys(settings) else None
     # A web page cannot know a key; without keys it must not get here by a name of its own.
-    hosts = None if keys is not None else ("localhost", "127.0.0.1", "[::1]")
+    named = ("localhost", "127.0.0.1", "[::1]", settings.serve.host)
+    hosts = None if keys is not None else named
     return create_app(
         source,
         limits_of(settings),
