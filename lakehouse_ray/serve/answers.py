@@ -72,6 +72,7 @@ async def reply(
         written = await service.workers.run(
             engine, lambda: produce(service.lake(tables, engine)), hung_up(request)
         )
+        service.hold(written.whole)
         stored = Stored(written.whole, _about(request, written))
         service.memory.put(etag, stored)
     return respond(stored.whole, headers | stored.headers)

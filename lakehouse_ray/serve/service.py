@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,14 @@ from lakehouse_ray.query.pins import AsOf, FindTable
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.serve.formats import Whole
 from lakehouse_ray.serve.limits import Limits
+from lakehouse_ray.serve.problems import BusyError
 from lakehouse_ray.serve.quick import Quick
 from lakehouse_ray.serve.sandbox import Sandbox
 from lakehouse_ray.serve.work import StoppableEngine, Workers
 from lakehouse_ray.storage.objects import ObjectStore
+
+# Times the largest answer that may be.
+_ANSWERS_ON_DISK = 4
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,28 @@ class Service:
         few = replace(self.limits, statements=max(self.limits.sql_statements, 1))
         self.sql_workers = Workers(few)
         self.sandbox: Sandbox | None = None
-        self._making = threading.Lock()
+        # Reentrant: what is let go may be so while the lock is held, by the garbage collector.
+        self._making = threading.RLock()
+        self._on_disk = 0
         self._quick: Quick | None = None
+
+    def hold(self, whole: Whole) -> None:
+        """Count an answer that waits on disk for its client, until nobody has it any more.
+
+        Raises BusyError where slow clients leave too many: they must not fill the disk.
+        """
+        if whole.file is None:
+            return
+        with self._making:
+            if self._on_disk + whole.size > _ANSWERS_ON_DISK * self.limits.answer_bytes_max:
+                whole.file.close()
+                raise BusyError("too many large answers wait for their clients", 5.0)
+            self._on_disk += whole.size
+        weakref.finalize(whole.file, self._let_go, whole.size)
+
+    def _let_go(self, size: int) -> None:
+        with self._making:
+            self._on_disk -= size
 
     @property
     def waiting(self) -> int:

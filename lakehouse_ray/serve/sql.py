@@ -91,6 +91,7 @@ async def _answer(request: Request, body: SqlBody, asked: Format | None) -> Resp
             return write_all(answer, form, limits)
 
     written = await service.sql_workers.run(engine, produce, hung_up(request))
+    service.hold(written.whole)
     headers = {
         # Functions such as now() and random() are allowed: it may be another one each time.
         "Cache-Control": "private, no-store",
