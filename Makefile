@@ -56,8 +56,9 @@ bench: setup ## benchmarks; figures go to .bench/
 	$(BIN)/python tests/benchmarks/bench_quality.py --json .bench/quality.json
 	$(BIN)/python tests/benchmarks/bench_anomalies.py --json .bench/anomalies.json
 	$(BIN)/python tests/benchmarks/bench_indicators.py --json .bench/indicators.json
+	$(BIN)/python tests/benchmarks/bench_serve.py --json .bench/serve.json
 
-docs: setup ## write docs/datasets.md, settings.md and indicators.md from the code
+docs: setup ## write the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py
 
 clean: ## remove what can be made again

@@ -26,6 +26,7 @@ from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.gate import FUNCTION_FAMILIES
 from lakehouse_ray.settings import ENV_PREFIX, Settings
 
 DOCS = Path(__file__).parent
@@ -300,6 +301,23 @@ def _parameter(parameter: Parameter) -> str:
     return f"`{parameter.name}` {default} ({parameter.least:,} to {parameter.most:,}{kind})"
 
 
+def sql_functions() -> str:
+    lines = [
+        "# Functions of SQL over HTTP",
+        "",
+        "Written by `make docs` from `lakehouse_ray/query/gate.py`. DuckDB's own documentation says what",
+        "each does. `lakehouse sql` on the machine itself has all of DuckDB's functions; see",
+        "[serving.md](serving.md) for why the service has not.",
+        "",
+    ]
+    for family, names in FUNCTION_FAMILIES.items():
+        spelled_out = " ".join(
+            f"`` {name} ``" if "|" in name else f"`{name}`" for name in sorted(set(names))
+        )
+        lines += [f"## {family.capitalize()}", "", spelled_out, ""]
+    return "\n".join(lines)
+
+
 def main() -> int:
     stale = []
     pages = {
@@ -307,6 +325,7 @@ def main() -> int:
         "datasets.md": datasets(),
         "settings.md": settings(),
         "indicators.md": indicators(),
+        "sql-functions.md": sql_functions(),
     }
     for name, text in pages.items():
         path = DOCS / name

@@ -252,6 +252,64 @@ def _check_url(name: str, url: str) -> None:
         raise ValueError(f"{name} must not hold spaces")
 
 
+class ServeSettings(_Section):
+    """The query service; limits are of each of its processes."""
+
+    host: str = Field(
+        "127.0.0.1",
+        description="Address it listens at. Any other than this machine's own loopback needs keys.",
+    )
+    port: int = Field(8080, ge=0, le=65535, description="0 takes a free one.")
+    keys_file: str = Field(
+        "",
+        description="Where `lakehouse keys` keeps the hashes of API keys. Empty: "
+        "`$LAKEHOUSE_HOME/keys.json`.",
+    )
+    require_keys: bool = Field(
+        False, description="Ask for a key on loopback too; at any other address it is always asked."
+    )
+    replicas_min: int = Field(1, ge=1, description="Processes that answer, on Ray.")
+    replicas_max: int = Field(
+        4,
+        ge=1,
+        description="Up to so many, by load: processors over 70 %, memory over 80 %, or more than 100 "
+        "questions waiting.",
+    )
+    replica_cpus: float = Field(1.0, gt=0, description="CPUs of one, as Ray counts them.")
+    rows_max: int = Field(
+        100_000, ge=1, description="Rows of an answer in JSON, NDJSON or CSV; more are pages."
+    )
+    binary_rows_max: int = Field(
+        10_000_000, ge=1, description="Rows of an answer in Arrow or Parquet."
+    )
+    answer_bytes_max: int = Field(
+        256 << 20, ge=1 << 10, description="Bytes of an answer; it is complete before it is sent."
+    )
+    statement_timeout_s: float = Field(
+        30.0, gt=0, description="From a request to its complete answer, waiting included."
+    )
+    send_timeout_s: float = Field(
+        60.0, gt=0, description="A client that takes no byte for so long is given up."
+    )
+    body_bytes_max: int = Field(1 << 20, ge=1 << 10, description="Bytes of a request's body.")
+    statements: int = Field(4, ge=1, le=256, description="Questions worked on at once.")
+    sql_statements: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="Processes that run statements of `/v1/sql`, one at a time each. 0: no SQL.",
+    )
+    waiting_max: int = Field(
+        100, ge=0, description="Questions that wait for these; more are turned away with 503."
+    )
+    cache_bytes: int = Field(
+        64 << 20, ge=0, description="Memory for answers that may be asked for again."
+    )
+    statement_memory_mb: int = Field(
+        1024, ge=64, description="Memory of one statement; beyond it, it spills to disk."
+    )
+
+
 class ComputeSettings(_Section):
     """Resource profiles: CPUs and GiB of memory of one worker."""
 
@@ -310,6 +368,7 @@ class Settings(BaseSettings):
     quality: QualitySettings = QualitySettings()
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    serve: ServeSettings = ServeSettings()
     compute: ComputeSettings = ComputeSettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
@@ -321,6 +380,10 @@ class Settings(BaseSettings):
     @property
     def catalog_uri(self) -> str:
         return self.catalog.uri or f"sqlite:///{self.home.absolute() / 'catalog.db'}"
+
+    @property
+    def keys_path(self) -> Path:
+        return Path(self.serve.keys_file or self.home / "keys.json").absolute()
 
     def resolved(self) -> Settings:
         """The same with an absolute home, for processes that work in other folders."""

@@ -1,1 +1,1 @@
-"""Not built yet: keys, tokens, roles, masking, quotas and audit."""
+"""Who may ask: API keys. Tokens, roles, masking, quotas and audit are not built yet."""

@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "coverage": ("coverage", "coverage", "Show how much of each symbol's day is there."),
     "why": ("why", "why", "Say which object, version, line and rule gave a bar its value."),
     "quality": ("quality", "quality", "Score every symbol's day, and say why it is no better."),
+    "serve": ("serve", "serve", "Answer questions over HTTP."),
+    "keys": ("keys", "keys", "Make, list or revoke API keys of the service."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
     "doctor": ("doctor", "doctor", "Say what is wrong with this installation and how to mend it."),
     "config": ("config", "config", "Show every setting, its value and where it came from."),

@@ -16,7 +16,7 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import format_time
 
 if TYPE_CHECKING:
-    from lakehouse_ray.query.contents import Contents, Series, TableFact
+    from lakehouse_ray.query.contents import Contents
 
 
 def datasets(home: HomeOption = "", json_: JsonOption = False, debug: DebugOption = False) -> int:
@@ -27,68 +27,17 @@ def datasets(home: HomeOption = "", json_: JsonOption = False, debug: DebugOptio
     # Loaded when they are needed: help is quick.
     from lakehouse_ray.assembly.reader import Reader
     from lakehouse_ray.query.contents import contents
+    from lakehouse_ray.query.contents_document import contents_document
 
     reader = Reader(settings_of(home=home))
     if not json_ and not reader.exists:
         note_empty(reader.settings.home)
     found = contents(reader.lake)
     if json_:
-        typer.echo(json.dumps(_document(found)))
+        typer.echo(json.dumps(contents_document(found)))
     else:
         typer.echo("\n".join(_lines(found)))
     return endings.OK
-
-
-def _document(found: Contents) -> dict[str, object]:
-    return {
-        "v": 1,
-        "datasets": [
-            {
-                "dataset": dataset.name,
-                "view": f"silver.{dataset.view}",
-                "doc": dataset.doc,
-                "archive": {market: list(freqs) for market, freqs in dataset.archive.items()},
-                "tables": [table.name for table in dataset.tables],
-                "stored": [_series(one) for one in found.series if one.dataset is dataset],
-            }
-            for dataset in DATASETS.values()
-        ],
-        "tables": [_table(fact) for fact in found.tables],
-    }
-
-
-def _series(one: Series) -> dict[str, object]:
-    return {
-        "market": one.market,
-        "interval": one.interval,
-        "symbols": one.symbols,
-        "rows": one.rows,
-        "first": format_time(one.first_us),
-        "last": format_time(one.last_us),
-        "files": one.files,
-        "bytes": one.size_bytes,
-    }
-
-
-def _table(fact: TableFact) -> dict[str, object]:
-    return {
-        "table": fact.shape.name,
-        "doc": fact.shape.doc,
-        "rows": fact.rows,
-        "files": fact.files,
-        "bytes": fact.size_bytes,
-        "snapshot_id": fact.snapshot_id,
-        "snapshots": fact.snapshots,
-        "latest": [
-            {
-                "id": snapshot.id,
-                "committed_at": format_time(snapshot.committed_us),
-                "operation": snapshot.operation,
-                "rows": snapshot.rows,
-            }
-            for snapshot in fact.latest
-        ],
-    }
 
 
 def _lines(found: Contents) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakehouse_ray.cli.rows import csv_bytes, ndjson_bytes
+from lakehouse_ray.query.wire import csv_bytes, ndjson_bytes
 
 # The first call loads libraries.
 unhurried = settings(deadline=None)

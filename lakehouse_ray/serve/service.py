@@ -1,0 +1,178 @@
+"""What the application's routes share: the lake, its workers, limits and memory of answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fastapi import Request
+
+from lakehouse_ray.clock import Clock, SystemClock
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.lake import Lake
+from lakehouse_ray.query.pins import AsOf, FindTable
+from lakehouse_ray.query.versions import FixedTables
+from lakehouse_ray.serve.formats import Whole
+from lakehouse_ray.serve.limits import Limits
+from lakehouse_ray.serve.problems import BusyError
+from lakehouse_ray.serve.quick import Quick
+from lakehouse_ray.serve.sandbox import Sandbox
+from lakehouse_ray.serve.work import StoppableEngine, Workers
+from lakehouse_ray.storage.objects import ObjectStore
+
+# Times the largest answer that may be.
+_ANSWERS_ON_DISK = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows are.
+
+    find: Returns a table as it is now, or None. temp: Folder below which statements spill.
+    """
+
+    find: FindTable
+    store: ObjectStore
+    temp: Path
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An answer that was given, as it can be given again."""
+
+    whole: Whole
+    headers: dict[str, str]
+
+
+class AnswerMemory:
+    """Answers by their ETag, the least lately used forgotten first.
+
+    An ETag names the question and the versions of its tables, so what is found is never stale.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._kept: OrderedDict[str, Stored] = OrderedDict()
+        self.size = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, etag: str) -> Stored | None:
+        found = self._kept.get(etag)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._kept.move_to_end(etag)
+        return found
+
+    def put(self, etag: str, answer: Stored) -> None:
+        """Keep an answer, if it is in memory and is not most of what there may be."""
+        size = answer.whole.size
+        if answer.whole.data is None or size > self._bytes_max // 4:
+            return
+        if etag in self._kept:
+            self.size -= self._kept.pop(etag).whole.size
+        self._kept[etag] = answer
+        self.size += size
+        while self.size > self._bytes_max:
+            _, old = self._kept.popitem(last=False)
+            self.size -= old.whole.size
+
+
+@dataclass
+class Service:
+    source: Source
+    limits: Limits
+    clock: Clock = field(default_factory=SystemClock)
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.limits)
+        self.memory = AnswerMemory(self.limits.cache_bytes)
+        # Statements wait for their few processes in threads of their own.
+        few = replace(self.limits, statements=max(self.limits.sql_statements, 1))
+        self.sql_workers = Workers(few)
+        self.sandbox: Sandbox | None = None
+        # Reentrant: what is let go may be so while the lock is held, by the garbage collector.
+        self._making = threading.RLock()
+        self._on_disk = 0
+        self._quick: Quick | None = None
+
+    def hold(self, whole: Whole) -> None:
+        """Count an answer that waits on disk for its client, until nobody has it any more.
+
+        Raises BusyError where slow clients leave too many: they must not fill the disk.
+        """
+        if whole.file is None:
+            return
+        with self._making:
+            if self._on_disk + whole.size > _ANSWERS_ON_DISK * self.limits.answer_bytes_max:
+                whole.file.close()
+                raise BusyError("too many large answers wait for their clients", 5.0)
+            self._on_disk += whole.size
+        weakref.finalize(whole.file, self._let_go, whole.size)
+
+    def _let_go(self, size: int) -> None:
+        with self._making:
+            self._on_disk -= size
+
+    @property
+    def waiting(self) -> int:
+        return self.workers.waiting + self.sql_workers.waiting
+
+    def quick(self) -> Quick:
+        """What answers questions for the rows of one symbol; made when the first one is asked."""
+        with self._making:
+            if self._quick is None:
+                limits = self.limits
+                self._quick = Quick(self.engine(), limits.memory_bytes * limits.statements)
+            return self._quick
+
+    def open(self) -> None:
+        """Start what must not be started by building the application."""
+        limits = self.limits
+        # A process that may connect to a bucket has its credentials in reach.
+        if limits.sql_statements and "://" not in self.source.store.root:
+            self.sandbox = Sandbox(
+                limits.sql_statements, limits.memory_bytes, limits.statement_timeout_s
+            )
+
+    def close(self) -> None:
+        self.workers.close()
+        self.sql_workers.close()
+        if self.sandbox is not None:
+            self.sandbox.close()
+
+    def engine(self) -> StoppableEngine:
+        """An engine for one question."""
+        return StoppableEngine(
+            self.source.store, self.source.temp, memory_bytes=self.limits.memory_bytes
+        )
+
+    async def fix(self, tables: Iterable[Table], as_of: AsOf) -> FixedTables:
+        """The tables of a question at one version each. Waits for no other question."""
+        return await asyncio.to_thread(FixedTables, self.source.find, tables, as_of)
+
+    def lake(self, tables: FixedTables, engine: StoppableEngine) -> Lake:
+        """The lake of one question: these tables as they were, and nothing else."""
+        return Lake(tables.find, engine)
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def hung_up(request: Request) -> Callable[[], Awaitable[None]]:
+    """What returns when the client has gone away. The request's body must have been read."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return gone

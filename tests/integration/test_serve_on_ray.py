@@ -1,0 +1,185 @@
+"""`lakehouse serve` on an own local Ray: who can reach it, and what a dying replica costs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import json
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import psutil
+import pyarrow as pa
+import pytest
+from support.bars import BarLake, bars
+from support.commands import LAKEHOUSE, environment
+from support.served import Served
+
+import lakehouse_ray as lh
+
+pytestmark = pytest.mark.integration
+
+REPLICA = "ServeReplica"
+ASKED: dict[str, object] = {"symbol": "BTCUSDT", "interval": "1h", "format": "arrow"}
+
+
+@dataclass(frozen=True)
+class Running:
+    home: Path
+    process: subprocess.Popen[bytes]
+    served: Served
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def named(self, part: str) -> list[psutil.Process]:
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                if part in " ".join([process.name(), *process.cmdline()]):
+                    found.append(process)
+        return found
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("on-ray")
+    home = folder / "home"
+    BarLake(home).put(bars("BTCUSDT", "2024-01-01", 10), bars("ETHUSDT", "2024-01-01", 10))
+    env = environment(
+        HOME=home, SERVE__REPLICAS_MIN=2, SERVE__REPLICAS_MAX=2, SERVE__REPLICA_CPUS=0.5,
+        SERVE__CACHE_BYTES=0,
+    )  # fmt: skip
+    with (folder / "stderr").open("wb") as told:
+        process = subprocess.Popen(
+            [LAKEHOUSE, "serve", "--port", "0", "--json"],
+            stdout=subprocess.PIPE, stderr=told, env=env, cwd=folder,
+        )  # fmt: skip
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, (folder / "stderr").read_text()
+        yield Running(home, process, Served(json.loads(line)["url"]))
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+
+def test_it_answers_as_the_sdk_does(running: Running) -> None:
+    reply = running.served.get("/v1/klines", {"X-Request-Id": "mine-7"}, **ASKED)
+    assert reply.status == 200, reply.body
+    assert reply.headers.get_all("X-Request-Id") == ["mine-7"]  # type: ignore[attr-defined]
+    wanted = lh.connect(running.home).klines("BTCUSDT", "1h").collect()
+    got = pa.ipc.open_stream(reply.body).read_all()
+    assert got["close"].to_pylist() == wanted["close"].to_list()
+    assert running.served.get("/ready").status == 200
+    wrong = running.served.get("/v1/klines", symbol="BTCUSDT", interval="7m")
+    assert (wrong.status, wrong.json["code"]) == (422, "invalid")
+    assert running.served.get("/v1/sql", query="select 42 as x").json["rows"] == [{"x": 42}]
+
+
+def test_only_this_machine_reaches_it(running: Running) -> None:
+    """Proxy, its statistics and the replicas' own ports; Ray's are guarded by its token."""
+    proxies = running.named("haproxy.cfg")
+    assert proxies
+    for process in proxies:
+        addresses = {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"}
+        assert addresses == {"127.0.0.1"}
+    replicas = running.named(REPLICA)
+    assert len(replicas) == 2
+    for process in replicas:
+        listening = [c.laddr for c in process.net_connections() if c.status == "LISTEN"]
+        speaking = [address for address in listening if speaks_http(address.port)]
+        assert speaking
+        assert {address.ip for address in speaking} == {"127.0.0.1"}
+        # What takes pickled calls takes them from who has the token alone.
+        for address in listening:
+            if address not in speaking:
+                assert refused_without_token(address.port)
+
+
+def speaks_http(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status > 0
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def refused_without_token(port: int) -> bool:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=5)
+    code = caught.value.code()  # type: ignore[attr-defined]
+    return bool(code is grpc.StatusCode.UNAUTHENTICATED)
+
+
+def test_a_replica_that_is_killed_costs_no_wrong_answer(running: Running) -> None:
+    """Every answer that came is whole and right; those that did not come are told as errors."""
+    right = running.served.get("/v1/klines", **ASKED)
+    ended = threading.Event()
+    told: Counter[str] = Counter()
+
+    def ask() -> None:
+        while not ended.is_set():
+            try:
+                reply = running.served.get("/v1/klines", **ASKED)
+            except (OSError, http.client.HTTPException, urllib.error.URLError):
+                told["broken"] += 1
+                continue
+            digest = base64.b64encode(hashlib.sha256(reply.body).digest()).decode()
+            if reply.status >= 500:
+                told["error"] += 1
+            elif (
+                reply.status == 200
+                and reply.body == right.body
+                and reply.headers["Content-Digest"] == f"sha-256=:{digest}:"
+            ):
+                told["right"] += 1
+            else:
+                told["wrong"] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(1)
+        victim = running.named(REPLICA)[0]
+        victim.kill()
+        before = told["right"]
+        deadline = time.monotonic() + 60
+        while len([p for p in running.named(REPLICA) if p.pid != victim.pid]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        time.sleep(1)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    print(dict(told))
+    assert told["wrong"] == 0
+    assert told["right"] > before > 0
+    assert told["error"] + told["broken"] <= 0.05 * told["right"]
+    assert running.served.get("/v1/klines", **ASKED).body == right.body
+
+
+def test_it_ends_with_everything_it_started(running: Running) -> None:
+    family = running.family()
+    assert len(family) > 5
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(60) == 143
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert [process.name() for process in alive] == []
