@@ -7,34 +7,33 @@ lake.sql("select count(*) from silver.klines").pl()
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, time
+from collections.abc import Iterable
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.indicators.registry import parse_names
-from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.model.datasets.registry import find_dataset
-from lakehouse_ray.model.timespan import TimeRange, from_us, parse_time, to_us
-from lakehouse_ray.model.venue import parse_interval, parse_market
+from lakehouse_ray.model.timespan import from_us
+from lakehouse_ray.query.answered import Answered
 from lakehouse_ray.query.asked import Asked, ask_for
 from lakehouse_ray.query.coverage import coverage
 from lakehouse_ray.query.gaps import gaps
 from lakehouse_ray.query.indicators import BarsWithIndicators, ResultWithIndicators, earlier
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
 from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policies, plan_of
-from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, scan_sql
+from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
-from lakehouse_ray.query.views import VIEWS, View, mentioned
-
-# A moment: ISO text (`2024-01`, `2024-01-05T12:00`), a day, an aware datetime.
-When = str | date | datetime | None
-
-# Before and after everything that can be stored.
-_EARLIEST, _LATEST = parse_time("1970"), parse_time("2200")
+from lakehouse_ray.query.symbol_rows import (
+    SymbolRows,
+    When,
+    identity,
+    moment_us,
+    snapshots_of,
+    span_of,
+)
+from lakehouse_ray.query.views import View, mentioned
 
 
 class Lake:
@@ -114,14 +113,14 @@ class Lake:
     ) -> BarsWithIndicators:
         requests = parse_names(names)
         identity(KLINES, symbol, market, interval)
-        _span(start, end)
-        shown_from = None if start is None else _micro(start)
+        span_of(start, end)
+        shown_from = None if start is None else moment_us(start)
         read_from: When = start
         if shown_from is not None:
             read_from = from_us(earlier(shown_from, interval, warmup))
         elif warmup:
             raise InvalidError("a warmup needs a start", "without one, all stored bars are read")
-        asked = _Rows(self, KLINES.name, symbol, read_from, end, market, interval, as_of)
+        asked = SymbolRows(self, KLINES.name, symbol, read_from, end, market, interval, as_of)
         return BarsWithIndicators(
             asked.run, requests, interval, shown_from, self._schema(asked.view)
         )
@@ -149,11 +148,11 @@ class Lake:
         Raises InvalidError for bars that cannot be made so. Memory: the answer, and 500,000 bars.
         """
         plan = plan_of(source, interval, offset, *parse_policies(partial, empty))
-        span = _span(start, end)
-        until: When = None if end is None else from_us(last_end(_micro(end), plan.target))
-        asked = _Rows(self, KLINES.name, symbol, start, until, market, plan.source, as_of)
+        span = span_of(start, end)
+        until: When = None if end is None else from_us(last_end(moment_us(end), plan.target))
+        asked = SymbolRows(self, KLINES.name, symbol, start, until, market, plan.source, as_of)
         first = None if start is None or span is None else span.start_us
-        bars = BarsResampled(asked.run, plan, first, None if end is None else _micro(end))
+        bars = BarsResampled(asked.run, plan, first, None if end is None else moment_us(end))
         return register_io_source(bars.frames, schema=bars.schema)
 
     def rows(
@@ -174,7 +173,7 @@ class Lake:
 
         Raises InvalidError for an unknown data set, market or interval.
         """
-        asked = _Rows(self, dataset, symbol, start, end, market, interval, as_of)
+        asked = SymbolRows(self, dataset, symbol, start, end, market, interval, as_of)
         return register_io_source(asked.frames, schema=self._schema(asked.view))
 
     def select(
@@ -189,7 +188,9 @@ class Lake:
         as_of: AsOf = None,
     ) -> Result:
         """The same as `rows`, to be read in batches."""
-        return _Rows(self, dataset, symbol, start, end, market, interval, as_of).run(None, None)
+        return SymbolRows(self, dataset, symbol, start, end, market, interval, as_of).run(
+            None, None
+        )
 
     def sql(self, query: str, parameters: object = None, *, as_of: AsOf = None) -> Result:
         """Ask in SQL over `bronze`, `silver` and `gold`; it runs when the result is read.
@@ -215,11 +216,26 @@ class Lake:
         """Return what is missing and why, one row per gap: `model.gaps.GAPS`.
 
         What is not given means everything stored; without a range, from the first to the last
-        stored row of each symbol.
+        stored row of each symbol. Series with a file that cannot be read are left out, and an
+        `UnreadWarning` names them; `find_gaps` returns them as a table.
 
         Raises InvalidError for an unknown market, data set or interval, NotFoundError where nothing
         of it is stored.
         """
+        return gaps(self, _asked(market, dataset, symbols, interval, start, end), as_of).warned()
+
+    def find_gaps(
+        self,
+        market: str | None = None,
+        dataset: str | None = None,
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        start: When = None,
+        end: When = None,
+        *,
+        as_of: AsOf = None,
+    ) -> Answered:
+        """The same as `gaps`, with what could not be read: `.rows` and `.unread`."""
         return gaps(self, _asked(market, dataset, symbols, interval, start, end), as_of)
 
     def coverage(
@@ -237,6 +253,22 @@ class Lake:
 
         Asked for and answered like `gaps`.
         """
+        return coverage(
+            self, _asked(market, dataset, symbols, interval, start, end), as_of
+        ).warned()
+
+    def measure_coverage(
+        self,
+        market: str | None = None,
+        dataset: str | None = None,
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        start: When = None,
+        end: When = None,
+        *,
+        as_of: AsOf = None,
+    ) -> Answered:
+        """The same as `coverage`, with what could not be read: `.rows` and `.unread`."""
         return coverage(self, _asked(market, dataset, symbols, interval, start, end), as_of)
 
     def ask(
@@ -255,7 +287,7 @@ class Lake:
         views = list(views)
         pins = self.pin(views, as_of)
         sources = {name: scan_sql(pin, where) for name, pin in pins.items()}
-        return self._engine.run(query, views, sources, parameters, _snapshots(pins))
+        return self._engine.run(query, views, sources, parameters, snapshots_of(pins))
 
     def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]:
         """Find the snapshots of everything behind some views."""
@@ -275,85 +307,6 @@ class Lake:
         return self._engine
 
 
-class _Rows:
-    """One question for the rows of a symbol, its snapshots pinned and its files chosen."""
-
-    def __init__(
-        self,
-        lake: Lake,
-        dataset: str,
-        symbol: str,
-        start: When,
-        end: When,
-        market: str,
-        interval: str | None,
-        as_of: AsOf,
-    ) -> None:
-        found = find_dataset(dataset)
-        self.view = VIEWS[f"silver.{found.view}"]
-        self._table = found.tables[0]
-        self._where = Where(identity(found, symbol, market, interval), _span(start, end))
-        pins = lake.pin([self.view], as_of)
-        self._snapshots = _snapshots(pins)
-        self._sources = {name: scan_sql(pin, self._where) for name, pin in pins.items()}
-        self._engine = lake.engine
-
-    def run(self, columns: list[str] | None, rows_max: int | None) -> Result:
-        chosen = "*" if columns is None else ", ".join(quoted(name) for name in columns) or "1 AS _"
-        order = ", ".join(quoted(name) for name in self._table.sort if name != "symbol")
-        query = (
-            f"SELECT {chosen} FROM {self.view.name} WHERE {self._where.sql(self._table)} "
-            f"ORDER BY {order}"
-        )
-        if rows_max is not None:
-            query += f" LIMIT {rows_max}"
-        return self._engine.run(query, [self.view], self._sources, None, self._snapshots)
-
-    def frames(
-        self,
-        with_columns: list[str] | None,
-        predicate: pl.Expr | None,
-        n_rows: int | None,
-        batch_size: int | None,
-    ) -> Iterator[pl.DataFrame]:
-        """What Polars calls to read: it may ask for fewer columns and rows, and for a filter."""
-        columns = with_columns
-        if columns is not None and predicate is not None:
-            columns = list(dict.fromkeys([*columns, *predicate.meta.root_names()]))
-        # Rows are counted after the filter.
-        rows_max = n_rows if predicate is None else None
-        with self.run(columns, rows_max) as result:
-            batches = result.fetch_batches(batch_size) if batch_size else result.fetch_batches()
-            left = n_rows
-            for batch in batches:
-                frame = pl.from_arrow(batch)
-                assert isinstance(frame, pl.DataFrame)
-                if predicate is not None:
-                    frame = frame.filter(predicate)
-                if with_columns is not None:
-                    frame = frame.select(with_columns)
-                if left is not None:
-                    frame = frame.head(left)
-                    left -= frame.height
-                yield frame
-                if left == 0:
-                    return
-
-
-def identity(dataset: Dataset, symbol: str, market: str, interval: str | None) -> dict[str, str]:
-    """What identifies a series: its market, symbol and, for bars, interval."""
-    if not symbol:
-        raise InvalidError("no symbol is given", "such as BTCUSDT")
-    equal: dict[str, str] = {"market": parse_market(market), "symbol": symbol}
-    if dataset.bars:
-        if not interval:
-            raise InvalidError(f"{dataset.name} needs an interval", "such as 1m")
-        equal["interval"] = parse_interval(interval)
-    elif interval:
-        raise InvalidError(f"{dataset.name} has no intervals", "leave the interval away")
-    return equal
-
-
 def _asked(
     market: str | None,
     dataset: str | None,
@@ -362,28 +315,7 @@ def _asked(
     start: When,
     end: When,
 ) -> Asked:
-    first = None if start is None else _micro(start)
-    return ask_for(market, dataset, interval, symbols, first, None if end is None else _micro(end))
-
-
-def _span(start: When, end: When) -> TimeRange | None:
-    if start is None and end is None:
-        return None
-    first = _EARLIEST if start is None else _micro(start)
-    return TimeRange(first, _LATEST if end is None else _micro(end))
-
-
-def _micro(moment: str | date | datetime) -> int:
-    if isinstance(moment, str):
-        return parse_time(moment)
-    if not isinstance(moment, datetime):
-        return to_us(datetime.combine(moment, time(), UTC))
-    if moment.tzinfo is None:
-        raise InvalidError(
-            f"{moment} has no time zone", "datetime(…, tzinfo=UTC), or ISO text such as 2024-01-05"
-        )
-    return to_us(moment)
-
-
-def _snapshots(pins: dict[str, Pin]) -> dict[str, int | None]:
-    return {name: pin.snapshot_id for name, pin in pins.items()}
+    first = None if start is None else moment_us(start)
+    return ask_for(
+        market, dataset, interval, symbols, first, None if end is None else moment_us(end)
+    )
