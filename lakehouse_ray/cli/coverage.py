@@ -100,7 +100,7 @@ def _document(found: Answered) -> str:
         row | {"day": str(row["day"]), "interval": row["interval"] or None}
         for row in found.rows.iter_rows(named=True)
     ]
-    document = {"v": 1, "coverage": rows, "unread": unread.documents(found)}
+    document = {"v": 1, "coverage": rows} | unread.member(found)
     return json.dumps(document, ensure_ascii=False)
 
 

@@ -100,7 +100,7 @@ def _document(found: Answered) -> str:
         row | {"start": format_time(to_us(row["start"])), "end": format_time(to_us(row["end"]))}
         for row in _spoken(found.rows).iter_rows(named=True)
     ]
-    return json.dumps({"gaps": rows, "unread": unread.documents(found)}, ensure_ascii=False)
+    return json.dumps({"gaps": rows} | unread.member(found), ensure_ascii=False)
 
 
 def _note(found: pl.DataFrame, eventful: list[str]) -> None:

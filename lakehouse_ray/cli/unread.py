@@ -41,8 +41,9 @@ def note(found: Answered) -> None:
         typer.echo(f"… and {len(told) - _TOLD_MAX:,} more series; --json names all", err=True)
 
 
-def documents(found: Answered) -> list[dict[str, Any]]:
-    """The same for `--json`."""
-    return [
+def member(found: Answered) -> dict[str, Any]:
+    """The same for a document of `--json`, which has `unread` only where there is some."""
+    rows = [
         row | {"interval": row["interval"] or None} for row in found.unread.iter_rows(named=True)
     ]
+    return {"unread": rows} if rows else {}
