@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lakehouse_ray.kernels.crosscheck import UNEXPLAINED
+from lakehouse_ray.kernels.crosscheck_bars import UNEXPLAINED
 from lakehouse_ray.kernels.recommend import GAPS_SCHEMA, recommend
 from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.query.pinned import Pinned, Readable
