@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 from pydantic import BaseModel, SecretStr
 
 from lakehouse_ray.kernels.indicators.declaration import Indicator, Parameter, spelled
@@ -27,9 +28,16 @@ from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.gate import FUNCTION_FAMILIES
+from lakehouse_ray.query.scan import empty_sql
+from lakehouse_ray.query.statement import create_view
+from lakehouse_ray.query.views import SCHEMAS, VIEWS, View
 from lakehouse_ray.settings import ENV_PREFIX, Settings
 
 DOCS = Path(__file__).parent
+
+LOGS = (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS, ALERT_DELIVERIES)
+# Of views of logs, which have these columns and the run.
+SHAPES = (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES)
 
 
 def datasets() -> str:
@@ -38,6 +46,7 @@ def datasets() -> str:
         "",
         "Written by `make docs` from `lakehouse_ray/model/`. Times are UTC, in microseconds.",
         "",
+        *_names(),
     ]
     for dataset in DATASETS.values():
         markets = "; ".join(f"{m}: {', '.join(f)}" for m, f in dataset.archive.items())
@@ -49,7 +58,7 @@ def datasets() -> str:
             "",
             f"In the archive: {markets}. Kept in {tables}.",
             "",
-            *_columns(dataset.tables[0]),
+            *_columns(dataset.tables[0], VIEWS[f"silver.{dataset.view}"]),
         ]
     for product in PRODUCTS.values():
         unit = "symbol" if product.of == "symbol" else "market"
@@ -66,15 +75,67 @@ def datasets() -> str:
         ]
     for table in (INSTRUMENT_STATES, LISTING_SIGHTINGS):
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
-    for table in (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS, ALERT_DELIVERIES):
+    for table in LOGS:
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
-    # Views of logs, which have the columns of their shapes and the run.
-    for table in (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES):
+    for table in SHAPES:
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
     return "\n".join(lines)
 
 
-def _columns(table: Table) -> list[str]:
+def _names() -> list[str]:
+    """Every name that SQL knows, with what a section of its own does not tell: its columns."""
+    known = _sections()
+    lines = [
+        "## Every name",
+        "",
+        "What `lakehouse sql` and `lake.sql` can ask, by name. Names without columns here have a section "
+        "below, or the columns of the one they belong to.",
+        "",
+        "| name | what | columns |",
+        "| --- | --- | --- |",
+    ]
+    shapes = _shapes()
+    for name in sorted(VIEWS):
+        columns = "below" if name in known else _like(name, shapes, known)
+        lines.append(f"| `{name}` | {VIEWS[name].doc} | {columns} |")
+    return [*lines, ""]
+
+
+def _like(name: str, shapes: dict[str, tuple[str, ...]], known: set[str]) -> str:
+    """The columns of a name, or that of a section which has them all."""
+    related = {table.name for table in VIEWS[name].tables} | {
+        view.name for view in VIEWS.values() if name in {table.name for table in view.tables}
+    }
+    for other in sorted(related & known):
+        lacking = [f"`{column}`" for column in shapes[other] if column not in shapes[name]]
+        if set(shapes[name]) <= set(shapes[other]):
+            return f"as `{other}`" + (f" without {', '.join(lacking)}" if lacking else "")
+    return ", ".join(f"`{column}`" for column in shapes[name])
+
+
+def _sections() -> set[str]:
+    """Names that have a section."""
+    sections = {f"silver.{dataset.view}" for dataset in DATASETS.values()}
+    sections |= {product.table.name for product in PRODUCTS.values()}
+    return sections | {table.name for table in (*LOGS, *SHAPES)}
+
+
+def _shapes() -> dict[str, tuple[str, ...]]:
+    """The columns of each name, as SQL has them."""
+    found = {}
+    for view in VIEWS.values():
+        with duckdb.connect() as engine:
+            for schema in SCHEMAS:
+                engine.execute(f"CREATE SCHEMA {schema}")
+            for table in view.tables:
+                create_view(engine, table.name, empty_sql(table))
+            if view.sql:
+                create_view(engine, view.name, view.sql)
+            found[view.name] = tuple(engine.sql(f"FROM {view.name}").columns)
+    return found
+
+
+def _columns(table: Table, view: View | None = None) -> list[str]:
     layout = ", ".join(
         p.column if p.transform == "identity" else f"{p.transform}({p.column})"
         for p in table.partitions
@@ -89,6 +150,7 @@ def _columns(table: Table) -> list[str]:
             f"| `{c.name}` | {c.type}{'' if c.required else ', can be null'} | {c.doc} |"
             for c in table.columns
         ),
+        *(f"| `{name}` | of the view | {doc} |" for name, doc in (view.added if view else ())),
         "",
     ]
 

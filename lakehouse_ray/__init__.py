@@ -24,11 +24,14 @@ if TYPE_CHECKING:
         NotFoundError,
         ResourceError,
         UnavailableError,
+        UnreadWarning,
     )
+    from lakehouse_ray.query.answered import Answered
     from lakehouse_ray.query.lake import Lake
     from lakehouse_ray.query.statement import Result
 
 __all__ = [
+    "Answered",
     "BadDataError",
     "ConflictError",
     "DeniedError",
@@ -39,10 +42,12 @@ __all__ = [
     "ResourceError",
     "Result",
     "UnavailableError",
+    "UnreadWarning",
     "connect",
 ]
 
 _HOMES = {
+    "Answered": "lakehouse_ray.query.answered",
     "Lake": "lakehouse_ray.query.lake",
     "Result": "lakehouse_ray.query.statement",
     "connect": "lakehouse_ray.assembly.reader",

@@ -9,6 +9,8 @@
       x NotFoundError                                                                      (also LookupError)
     + BadDataError       bytes or rows break their contract -> quarantine, go on
 
+What is answered, but not wholly, comes with an `UnreadWarning`.
+
 Every class hands all its arguments to the base constructor, so that it survives pickling
 between processes.
 """
@@ -86,3 +88,7 @@ class BadDataError(LakehouseError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+class UnreadWarning(UserWarning):
+    """An answer leaves out what lies in files that cannot be read; it says which series, and why."""

@@ -10,6 +10,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from lakehouse_ray.cli.pipes import hush, is_broken
+
 # Name of each command: its module and function, and its line of help.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "Show the whole way, offline: archive, bronze, silver, an answer."),
@@ -47,7 +49,7 @@ Examples:
   lakehouse COMMAND --help
 
 Exit codes: 0 ok, 1 unexpected, 2 usage, 3 partial, 4 not found, 5 quality, 6 permission,
-7 unavailable, 8 conflict, 75 no room, 130 interrupted, 143 terminated."""
+7 unavailable, 8 conflict, 75 no room, 130 interrupted, 141 nobody reads on, 143 terminated."""
 
 
 def usage() -> str:
@@ -68,7 +70,12 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, terminate)
     try:
         code = dispatch(sys.argv[1:])
-    except SystemExit as ended:
+        sys.stdout.flush()
+    except (SystemExit, BrokenPipeError) as ended:
+        if is_broken(ended):
+            sys.exit(hush())
+        if not isinstance(ended, SystemExit):
+            raise
         # Where the signal comes within ray.wait, ray 2.60 raises a SystemExit(1) of its own.
         raise SystemExit(told[0] if told else ended.code) from None
     sys.exit(code)

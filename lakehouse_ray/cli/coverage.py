@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lakehouse_ray.cli import endings
+from lakehouse_ray.cli import unread
 from lakehouse_ray.cli.filters import (
     DatasetFilter,
     EndFilter,
@@ -34,6 +34,8 @@ from lakehouse_ray.model.timespan import format_time
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from lakehouse_ray.query.answered import Answered
 
 HtmlOption = Annotated[
     Path | None, typer.Option("--html", help="Write the picture to this file, readable offline.")
@@ -59,6 +61,7 @@ def coverage(
     """Show rows per symbol and day against rows that were due: a heat map, days across.
 
     Days run from a symbol's first row to its last one. What is missing, and why: `lakehouse gaps`.
+    Series with a file that cannot be read are named and left out; then the exit code is 3.
 
     Example: lakehouse coverage --market um --dataset klines --interval 1m --html coverage.html
     """
@@ -77,25 +80,28 @@ def coverage(
     found = measure(reader.lake, asked, as_of or None)
     if html is not None:
         title = f"Coverage: {asked}" if str(asked) else "Coverage"
-        put_text(html_map(found, title, format_time(reader.clock.now_us())), html)
+        made_at = format_time(reader.clock.now_us())
+        put_text(html_map(found.rows, title, made_at, unread.lines(found)), html)
         if not quiet:
             typer.echo(f"wrote {html}", err=True)
     if form is Format.JSON:
         put_text(_document(found), out)
     elif form is not Format.TABLE or out is not None:
-        with reader.lake.engine.hold(found) as result:
+        with reader.lake.engine.hold(found.rows) as result:
             write(result, form, out, rows_max=None, quiet=True)
     elif html is None:
-        _print_map(found)
-    return endings.OK
+        _print_map(found.rows)
+    unread.note(found)
+    return unread.ending(found)
 
 
-def _document(found: pl.DataFrame) -> str:
+def _document(found: Answered) -> str:
     rows = [
         row | {"day": str(row["day"]), "interval": row["interval"] or None}
-        for row in found.iter_rows(named=True)
+        for row in found.rows.iter_rows(named=True)
     ]
-    return json.dumps({"v": 1, "coverage": rows}, ensure_ascii=False)
+    document = {"v": 1, "coverage": rows} | unread.member(found)
+    return json.dumps(document, ensure_ascii=False)
 
 
 def _print_map(found: pl.DataFrame) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import typer
 import typer.main
 
+from lakehouse_ray.cli.pipes import is_broken
 from lakehouse_ray.errors import (
     BadDataError,
     ConflictError,
@@ -82,20 +82,26 @@ def run(load: Callable[[], Any], name: str, arguments: list[str]) -> int:
         code = exit_code(error)
         _tell(str(error), code, type(error).__name__, error.hint)
         return code
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; the interpreter must not flush to it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except Exception as error:  # noqa: BLE001 - the last border: reported, never swallowed
-        if "--debug" in arguments:
-            traceback.print_exc()
-        _tell(
-            f"unexpected {type(error).__name__}: {error}",
-            UNEXPECTED,
-            type(error).__name__,
-            "run it again with --debug for the traceback, and report it",
-        )
-        return UNEXPECTED
+    except SystemExit as ended:
+        if is_broken(ended) or not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return _unexpected(ended.__context__, arguments)
+    except Exception as error:  # the last border: reported, never swallowed
+        if is_broken(error):
+            raise
+        return _unexpected(error, arguments)
+
+
+def _unexpected(error: BaseException, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    _tell(
+        f"unexpected {type(error).__name__}: {error}",
+        UNEXPECTED,
+        type(error).__name__,
+        "run it again with --debug for the traceback, and report it",
+    )
+    return UNEXPECTED
 
 
 def _as_command(function: Any, name: str) -> Any:

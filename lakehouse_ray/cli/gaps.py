@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lakehouse_ray.cli import endings
+from lakehouse_ray.cli import unread
 from lakehouse_ray.cli.filters import (
     DatasetFilter,
     EndFilter,
@@ -30,6 +30,8 @@ from lakehouse_ray.cli.output import (
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from lakehouse_ray.query.answered import Answered
 
 
 def gaps(
@@ -54,6 +56,7 @@ def gaps(
     row and after its last one. Data sets whose rows come when something happens have no gaps.
 
     Causes: outage, archive_hole, no_trades, not_listed, delisted, halted, own_loss, unknown.
+    Series with a file that cannot be read are named and left out; then the exit code is 3.
 
     Example: lakehouse gaps --market spot --dataset klines --interval 1h --symbols BTCUSDT
     """
@@ -73,11 +76,12 @@ def gaps(
     if form is Format.JSON:
         put_text(_document(found), out)
     else:
-        with reader.lake.engine.hold(_spoken(found)) as result:
+        with reader.lake.engine.hold(_spoken(found.rows)) as result:
             write(result, form, out, rows_max=rows, quiet=True)
     if not quiet and not json_:
-        _note(found, without_rhythm(reader.lake, asked))
-    return endings.OK
+        _note(found.rows, without_rhythm(reader.lake, asked))
+    unread.note(found)
+    return unread.ending(found)
 
 
 def _spoken(found: pl.DataFrame) -> pl.DataFrame:
@@ -89,14 +93,14 @@ def _spoken(found: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _document(found: pl.DataFrame) -> str:
+def _document(found: Answered) -> str:
     from lakehouse_ray.model.timespan import format_time, to_us
 
     rows = [
         row | {"start": format_time(to_us(row["start"])), "end": format_time(to_us(row["end"]))}
-        for row in _spoken(found).iter_rows(named=True)
+        for row in _spoken(found.rows).iter_rows(named=True)
     ]
-    return json.dumps({"gaps": rows}, ensure_ascii=False)
+    return json.dumps({"gaps": rows} | unread.member(found), ensure_ascii=False)
 
 
 def _note(found: pl.DataFrame, eventful: list[str]) -> None:

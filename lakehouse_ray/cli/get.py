@@ -120,7 +120,7 @@ def _nothing(
 ) -> NotFoundError:
     """Say why there are no rows: no such symbol, or none in this range."""
     from lakehouse_ray.query.contents import extent, symbols
-    from lakehouse_ray.query.lake import identity
+    from lakehouse_ray.query.symbol_rows import identity
 
     found = find_dataset(dataset)
     series = identity(found, symbol, market, interval or None)

@@ -7,28 +7,46 @@ Neighbouring days that are alike are written once, so whole years cost a few byt
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from lakehouse_ray.cli.markup import element
+
 _TEMPLATE = Path(__file__).with_name("heatmap.html")
+# Series that could not be read and are named.
+UNREAD_MAX = 200
 _STYLE = Path(__file__).with_name("page.css")
 
 
-def html_map(coverage: pl.DataFrame, title: str, made_at: str) -> str:
+def html_map(coverage: pl.DataFrame, title: str, made_at: str, unread: Sequence[str] = ()) -> str:
     """Return the page.
 
     coverage: `kernels.coverage.COVERAGE`, sorted.
     made_at: When it was computed, in words.
+    unread: What could not be read, a line for each series.
     """
     document = {"title": title, "made": made_at, "series": _series(coverage)}
     # A text of the data must not end the element it stands in.
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     page = _TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("/*STYLE*/", _STYLE.read_text(encoding="utf-8"))
-    return page.replace("/*DATA*/", data)
+    return page.replace("/*DATA*/", data).replace("<!--UNREAD-->", _unread(unread))
+
+
+def _unread(lines: Sequence[str]) -> str:
+    """What the map does not show, above it and without a script."""
+    if not lines:
+        return ""
+    more = len(lines) - UNREAD_MAX
+    items = [element("li", line) for line in lines[:UNREAD_MAX]]
+    if more > 0:
+        items.append(element("li", f"and {more:,} more"))
+    summary = element("summary", f"{len(lines):,} series could not be read")
+    return str(element("details", summary, element("ul", items), id="unread", open=""))
 
 
 def _series(coverage: pl.DataFrame) -> list[dict[str, Any]]:

@@ -166,4 +166,8 @@ class AssessmentProgress(_Progress):
         self._begin(seconds, "assessing")
 
     def advanced(self, report: AssessmentReport, series: int) -> None:
-        self._advance(series, "series", f"{report.rows:,} rows, {report.alerts:,} new alerts")
+        self._advance(
+            series,
+            "series",
+            f"{report.rows:,} rows, {report.alerts:,} new alert{'s' * (report.alerts != 1)}",
+        )

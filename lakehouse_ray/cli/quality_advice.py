@@ -17,17 +17,18 @@ from lakehouse_ray.query.scan import text
 _COMMANDS_MAX = 3
 # More names would not fit a line of a shell, and the command takes all symbols without.
 _SYMBOLS_MAX = 50
-# Numbers of rows begin a reason; without them reasons are the same.
-_COUNTED = re.compile(r"\d+ (?:rows are missing: )?")
 _SHELL = re.compile(r'[$`"\\!]')
 _TITLES = {
     "fetch_again": "Fetch again",
+    "fetch": "Fetch",
     "fill_gap": "Fill the gap",
     "inspect": "Look at it",
 }
 _NOTES = {
     "fetch_again": "Brings what is listed there and is new, changed or was refused before; "
     "what is as listed stays.",
+    "fetch": "Brings files that are listed there and not here. Where there is none, the rows can only "
+    "come from REST.",
     "fill_gap": "Brings daily files that a monthly one lacks. Where the archive has no other file, "
     "the rows can only come from REST.",
     "inspect": "",
@@ -64,8 +65,7 @@ def tasks_of(advice: pl.DataFrame) -> list[Task]:
     what concerns the most rows of an action comes first."""
     groups: dict[tuple[str, ...], list[Mapping[str, object]]] = {}
     for row in advice.iter_rows(named=True):
-        reason = _COUNTED.sub("", row["reason"], count=1)
-        key = row["action"], row["market"], row["dataset"], row["interval"], reason
+        key = row["action"], row["market"], row["dataset"], row["interval"], row["reason"]
         groups.setdefault(key, []).append(row)
     tasks = [_task(key, pl.DataFrame(rows, schema=advice.schema)) for key, rows in groups.items()]
     order = list(_TITLES)

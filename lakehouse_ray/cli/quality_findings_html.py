@@ -155,8 +155,8 @@ def _alerts(told: Told, rows_max: int) -> list[Markup]:
     ]
     return [
         head,
-        element("p", f"This run raised {told.report.alerts:,}, one for each day under the threshold "
-                     "whose reasons are new."),
+        element("p", f"This run raised {told.report.alerts:,}, one for days in a row beyond a "
+                     "threshold for the same reasons."),
         rows_table(columns, verdict.alerts.head(rows_max)),
         *more(
             left_out(told, "alerts", rows_max), "select * from gold.alerts order by raised_at desc"

@@ -41,7 +41,9 @@ def text_report(told: Told) -> list[str]:
         ),
     ]
     if report.alerts_sent or report.alerts_waiting:
-        lines.append(f"{report.alerts_sent:,} alerts sent, {report.alerts_waiting:,} waiting")
+        lines.append(
+            f"{count(report.alerts_sent, 'alert')} sent, {report.alerts_waiting:,} waiting"
+        )
     for example in report.examples[:5]:
         lines += _wrapped(
             f"{example['reason']}: {plain(example['series'])}: {plain(example['detail'])}", "  "

@@ -56,12 +56,8 @@ def write(
     batches = _started(result, empty)
     if out is None:
         sys.stdout.flush()
-        try:
-            _write(result, batches, form, sys.stdout.buffer, rows_max or None, quiet=quiet)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            # The reader (head, less) has seen enough; the interpreter must not flush to it again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write(result, batches, form, sys.stdout.buffer, rows_max or None, quiet=quiet)
+        sys.stdout.buffer.flush()
         return
     aside = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
     try:

@@ -12,6 +12,7 @@ import typer
 from lakehouse_ray.cli import endings
 from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, QuietOption, settings_of
 from lakehouse_ray.cli.output import note_empty
+from lakehouse_ray.cli.quality_words import count
 
 if TYPE_CHECKING:
     from lakehouse_ray.query.verification import Finding, Verification
@@ -72,15 +73,13 @@ def _document(result: Verification, *, deep: bool) -> dict[str, object]:
 
 def _lines(result: Verification) -> list[str]:
     lines = [
-        f"checked {result.tables:,} tables, {result.files:,} files, {result.rows:,} rows, "
-        f"{result.objects:,} objects"
+        f"checked {count(result.tables, 'table')}, {count(result.files, 'file')}, "
+        f"{count(result.rows, 'row')}, {count(result.objects, 'object')}"
     ]
     for finding in result.findings:
         lines += _told(finding)
     problems = len(result.problems)
-    lines.append(
-        f"{problems:,} problem{'s' if problems != 1 else ''}" if problems else "all is well"
-    )
+    lines.append(count(problems, "problem") if problems else "all is well")
     return lines
 
 

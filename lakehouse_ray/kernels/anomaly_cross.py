@@ -6,7 +6,7 @@ import polars as pl
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.anomaly import FINDINGS_SCHEMA
-from lakehouse_ray.kernels.crosscheck import traded_prices
+from lakehouse_ray.kernels.crosscheck_bars import traded_prices
 from lakehouse_ray.kernels.grid import origin_us
 from lakehouse_ray.kernels.sentence import sentence
 from lakehouse_ray.model.timespan import DAY_US

@@ -50,6 +50,8 @@ FACTS = pl.Schema(
         "ids_joined": pl.Boolean(),
         # What says that the symbol ended: its name, or other symbols that go on.
         "ended": pl.String(),
+        # A file that might tell otherwise cannot be read: what it says.
+        "unread": pl.String(),
     }
 )
 
@@ -209,6 +211,11 @@ def _rules() -> list[tuple[pl.Expr, str, pl.Expr]]:
     in_files = pl.col("covered") | pl.col("cut")
     has_rows = pl.format("{} have {} rows then", "other", "other_rows")
     rules: list[tuple[pl.Expr, str, pl.Expr]] = [
+        (
+            pl.col("unread").is_not_null() & ((place != "inside") | pl.col("outage").is_null()),
+            "unknown",
+            pl.format("what would tell why cannot be read: {}", "unread"),
+        ),
         (place == "before", "not_listed", pl.lit("it ends where the symbol's first row begins")),
         (
             (place == "after") & ended.is_not_null(),
@@ -283,7 +290,7 @@ def _rules() -> list[tuple[pl.Expr, str, pl.Expr]]:
 def _peers() -> pl.Expr:
     alive, silent = pl.col("alive"), pl.col("silent")
     return (
-        pl.when(alive.is_null() | silent.is_null())
+        pl.when(alive.is_null() | silent.is_null() | pl.col("unread").is_not_null())
         .then(pl.lit("other symbols were not compared"))
         .when(alive == 0)
         .then(pl.lit("no other symbol is stored around it"))

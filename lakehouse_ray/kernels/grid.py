@@ -75,11 +75,16 @@ def format_offset(offset_us: int) -> str:
 def offsets_by(target: str, step: str) -> tuple[int, ...]:
     """Every multiple of `step` below the length of `target`: `1h` by `5m` gives 0m, 5m … 55m.
 
-    Raises InvalidError where the step does not divide the length.
+    Raises InvalidError where the step does not divide the length, or there is no one length.
     """
     target_us, step_us = INTERVALS[parse_interval(target)], parse_offset(step)
-    if target_us is None or step_us == 0 or target_us % step_us:
-        raise InvalidError(f"{target} is no multiple of {step}", "such as 1h by 5m, or 1d by 1h")
+    hint = "such as 1h by 5m, or 1d by 1h"
+    if target_us is None:
+        raise InvalidError(f"{target} bars have no fixed length that {step} could divide", hint)
+    if step_us == 0:
+        raise InvalidError(f"{step} is no step: it leads nowhere", hint)
+    if target_us % step_us:
+        raise InvalidError(f"{target} is no multiple of {step}", hint)
     return tuple(range(0, target_us, step_us))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 
 import polars as pl
 
-from lakehouse_ray.kernels.sentence import sentence
+from lakehouse_ray.kernels.sentence import sentence, worded
 
 KEYS = ("market", "dataset", "symbol", "interval", "day")
 # Losses below this are the rounding of floats, not reasons.
@@ -252,9 +252,11 @@ def _losses(weights: QualityWeights) -> list[_Loss]:
             cause.upper(),
             getattr(weights.causes, cause) * pl.col(f"missing_{cause}") / pl.col("_base"),
             sentence(
-                "{} of {} rows are missing: {}",
+                "{} of {} {} {} missing: {}",
                 f"missing_{cause}",
                 "_base",
+                worded("_base", "row", "rows"),
+                worded(f"missing_{cause}", "is", "are"),
                 pl.lit(_MISSING_WORDS[cause]),
             ),
         )
@@ -269,27 +271,43 @@ def _losses(weights: QualityWeights) -> list[_Loss]:
         _Loss(
             "NO_ROWS",
             pl.when(pl.col("rows_expected").is_null()).then(1 - there),
-            sentence("all {} rows were refused", "rows_quarantined"),
+            pl.when(pl.col("rows_quarantined") == 1)
+            .then(pl.lit("its only row was refused"))
+            .otherwise(sentence("all {} rows were refused", "rows_quarantined")),
         ),
         _Loss(
             "FLAGGED",
             validity * weights.flagged * pl.col("rows_flagged"),
             sentence(
-                "{} of {} rows break a rule{}",
+                "{} of {} {} {} a rule{}",
                 "rows_flagged",
                 "rows",
+                worded("rows", "row", "rows"),
+                worded("rows_flagged", "breaks", "break"),
                 pl.concat_str(pl.lit(": "), "rules").fill_null(""),
             ),
         ),
         _Loss(
             "QUARANTINED",
             validity * pl.col("rows_quarantined"),
-            sentence("{} of {} rows were refused", "rows_quarantined", seen),
+            sentence(
+                "{} of {} {} {} refused",
+                "rows_quarantined",
+                seen,
+                worded(seen, "row", "rows"),
+                worded("rows_quarantined", "was", "were"),
+            ),
         ),
         _Loss(
             "DIFFERS",
             there * weights.consistency * (1 - pl.col("consistency")),
-            sentence("{} of {} compared rows differ from another source", "differing", "compared"),
+            sentence(
+                "{} of {} compared {} {} from another source",
+                "differing",
+                "compared",
+                worded("compared", "row", "rows"),
+                worded("differing", "differs", "differ"),
+            ),
         ),
         _Loss(
             "LATE",
@@ -299,7 +317,13 @@ def _losses(weights: QualityWeights) -> list[_Loss]:
         _Loss(
             "ANOMALIES",
             there * weights.normality * (1 - pl.col("normality")),
-            sentence("{} findings in {} rows", "anomalies", "rows"),
+            sentence(
+                "{} {} in {} {}",
+                "anomalies",
+                worded("anomalies", "finding", "findings"),
+                "rows",
+                worded("rows", "row", "rows"),
+            ),
         ),
     ]
 

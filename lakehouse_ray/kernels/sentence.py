@@ -19,3 +19,10 @@ def sentence(template: str, *values: str | pl.Expr) -> pl.Expr:
         parts.append((pl.col(value) if isinstance(value, str) else value).cast(pl.String))
         parts.append(pl.lit(text))
     return pl.concat_str(parts)
+
+
+def worded(count: str | pl.Expr, one: str, many: str) -> pl.Expr:
+    """The words that fit a number (a name is a column): `one` for 1; null for null."""
+    number = pl.col(count) if isinstance(count, str) else count
+    words = pl.when(number == 1).then(pl.lit(one)).otherwise(pl.lit(many))
+    return pl.when(number.is_not_null()).then(words)

@@ -17,7 +17,7 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Beyond these a symbol's day is an alert.
+    """Beyond these a symbol's day is an alert, together with those beside it.
 
     score: The least that is none, 0 to 1.
     own_loss_rows_max: Rows that the source has and the lake does not.
@@ -33,9 +33,9 @@ class Thresholds:
 
 _DICT: Encoding = "dictionary"
 
-# What an alert is: of a series' day, by a rule, for the same reasons. `interval` and `codes` may be
-# without a value (empty, null).
-ALERT_KEY = ("market", "dataset", "symbol", "interval", "day", "rule", "codes")
+# What an alert is: of a series' days in a row, by a rule, for the same reasons. `interval` and `codes`
+# may be without a value (empty, null).
+ALERT_KEY = ("market", "dataset", "symbol", "interval", "day", "last_day", "rule", "codes")
 
 ALERT_DELIVERIES = Table(
     name="gold.alert_deliveries",
@@ -54,6 +54,7 @@ ALERT_DELIVERIES = Table(
         Column("attempts", "int", "Times the document was sent until it was taken", True, "delta"),
         Column("run_id", "string", "Run that sent it", True, _DICT),
         Column("delivered_at", "timestamp", "When", True, "delta"),
+        Column("last_day", "timestamp", "As in `gold.alerts`; null: the day alone", False, "delta"),
     ),
     key=(),
     time="delivered_at",

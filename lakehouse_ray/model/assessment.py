@@ -61,19 +61,24 @@ ANOMALY_LOG = _log(ANOMALIES, "gold.anomaly_log")
 
 ALERTS = Table(
     name="gold.alert_log",
-    doc="Days beyond a threshold, each once per rule as long as its reasons stay. `gold.alerts` has "
-    "those of completed assessments. docs/alerts.md has the rules.",
+    doc="Runs of days beyond a threshold for the same reasons, told when they begin and when they have "
+    "doubled. `gold.alerts` has those of completed assessments. docs/alerts.md has the rules.",
     columns=(
         *_OF,
-        Column("day", "timestamp", "Start of the UTC day", True, "delta"),
-        Column("score", "double", "As in `gold.quality`", True),
+        Column("day", "timestamp", "Start of the first UTC day", True, "delta"),
+        Column("score", "double", "As in `gold.quality`, of the worst day", True),
         Column("threshold", "double", "Of the rule; what is allowed", True),
         Column("codes", "string", "Names of the losses by commas, the largest first", False, _DICT),
         Column("reasons", "string", "The same as sentences, by semicolons"),
         _RUN,
         Column("raised_at", "timestamp", "When", True, "delta"),
         Column("rule", "string", ", ".join(RULES), False, _DICT),
-        Column("value", "double", "What the day has, to be held against the threshold"),
+        Column("value", "double", "What the worst day has, to be held against the threshold"),
+        Column(
+            "last_day", "timestamp", "Start of the last day, when it was raised", False, "delta"
+        ),
+        Column("days", "long", "From the first to the last", False, "delta"),
+        Column("worst_day", "timestamp", "Whose score, codes, reasons and value these are"),
     ),
     key=(),
     time="day",

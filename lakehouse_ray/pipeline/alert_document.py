@@ -21,7 +21,7 @@ import polars as pl
 
 from lakehouse_ray.model.alerts import ALERT_KEY, RULES
 
-SCHEMA = "lakehouse.alerts/1"
+SCHEMA = "lakehouse.alerts/2"
 LISTED_MAX = 100
 # Discord takes 2,000 characters; a line has some 100.
 _LINES_MAX = 15
@@ -54,7 +54,10 @@ def make_document(alerts: pl.DataFrame, lake: str, run_id: str) -> AlertDocument
         listed=pl.int_range(pl.len()) < LISTED_MAX
     )
     shown = [_alert(row, lake) for row in ordered.head(LISTED_MAX).iter_rows(named=True)]
-    prints = sorted(map(fingerprint, alerts.select(ALERT_KEY).iter_rows(named=True)))
+    prints = sorted(
+        f"{fingerprint(row)} {row['last_day']:%Y-%m-%d}"
+        for row in alerts.select(ALERT_KEY).iter_rows(named=True)
+    )
     id_ = hashlib.sha256("\n".join([SCHEMA, lake, *prints]).encode()).hexdigest()[:32]
     text = _text(ordered, lake)
     document = {
@@ -83,11 +86,15 @@ def make_document(alerts: pl.DataFrame, lake: str, run_id: str) -> AlertDocument
 
 
 def fingerprint(alert: Mapping[str, Any]) -> str:
-    """Names an alert by what it is (`ALERT_KEY`), so that a receiver can tell what it has had."""
+    """Names an alert by what it is (`ALERT_KEY`), so that a receiver can tell what it has had.
+
+    Not by its last day: what has gone on is the same alert, told again.
+    """
+    causes = ",".join(sorted((alert["codes"] or "").split(",")))
     parts = [
         value.isoformat() if isinstance(value, datetime) else value or ""
-        for value in (alert[name] for name in ALERT_KEY)
-    ]
+        for value in (alert[name] for name in ALERT_KEY if name not in ("last_day", "codes"))
+    ] + [causes]
     return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
 
 
@@ -130,6 +137,9 @@ def _alert(row: Mapping[str, Any], lake: str) -> dict[str, Any]:
             "score": f"{row['score']:.4f}",
             "value": f"{row['value']:g}",
             "threshold": f"{row['threshold']:g}",
+            "last_day": f"{row['last_day']:%Y-%m-%d}",
+            "days": f"{row['days']}",
+            "worst_day": f"{row['worst_day']:%Y-%m-%d}",
         },
         "startsAt": row["raised_at"].isoformat().replace("+00:00", "Z"),
         # Alertmanager's spelling of "not ended".
@@ -151,7 +161,11 @@ def _line(row: Mapping[str, Any]) -> str:
         "anomalies": f"{value:,.0f} anomalies, {limit:,.0f} allowed",
     }
     told = said.get(row["rule"], f"{row['rule']}: {value:g}, threshold {limit:g}")
-    return f"{series} {row['day']:%Y-%m-%d}: {told}" + (f" ({code.lower()})" if code else "")
+    days = f"{row['day']:%Y-%m-%d}"
+    if row["days"] > 1:
+        days += f" to {row['last_day']:%Y-%m-%d} ({row['days']:,} days)"
+        told = f"at worst {told}"
+    return f"{series} {days}: {told}" + (f" ({code.lower()})" if code else "")
 
 
 def _text(ordered: pl.DataFrame, lake: str) -> str:
@@ -174,7 +188,7 @@ def _by_series(alerts: pl.DataFrame) -> list[dict[str, Any]]:
     """The series with the most alerts; as many as alerts may be listed."""
     series = ["market", "dataset", "interval", "symbol"]
     counted = alerts.group_by(series).agg(
-        alerts=pl.len(), first_day=pl.col("day").min(), last_day=pl.col("day").max()
+        alerts=pl.len(), first_day=pl.col("day").min(), last_day=pl.col("last_day").max()
     )
     most = counted.sort(["alerts", *series], descending=[True, False, False, False, False])
     return (

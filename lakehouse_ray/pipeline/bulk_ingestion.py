@@ -39,8 +39,9 @@ from lakehouse_ray.pipeline.report import IngestReport, Observer, Silent
 from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Executor
-from lakehouse_ray.silver.build import Built, SilverBuilder, span_of
+from lakehouse_ray.silver.build import SilverBuilder
 from lakehouse_ray.silver.regions import regions_of
+from lakehouse_ray.silver.unit_work import Built, span_of
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.files import FileEntry, FileIndex, index_files
 from lakehouse_ray.storage.ledger import latest_by_key, read_object_log

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from lakehouse_ray.kernels.alerts import alerts_of
+from lakehouse_ray.kernels.alerts import alerts_of, runs_of, unheard
 from lakehouse_ray.kernels.anomaly_forest import forest_installed
 from lakehouse_ray.kernels.causes import classify
 from lakehouse_ray.kernels.coverage import is_long
@@ -308,16 +308,16 @@ def _alerts(
     days: pl.DataFrame,
     thresholds: Thresholds,
 ) -> pl.DataFrame:
-    """Days beyond a threshold that no alert has been raised for with the same reasons."""
+    """Runs of days beyond a threshold that nobody has been told of (`kernels.alerts.unheard`)."""
     # A day without a score is one on which nothing could be expected.
-    found = alerts_of(days.filter(pl.col("score").is_not_null()), thresholds)
+    found = runs_of(alerts_of(days.filter(pl.col("score").is_not_null()), thresholds))
     if found.is_empty():
         return found
     where = Among({"market": kind.market, "dataset": kind.dataset.name}, None, symbols)
     known = pinned.frame(
-        "SELECT symbol, day, rule, codes FROM gold.alerts "
+        "SELECT symbol, rule, codes, day, last_day FROM gold.alerts "
         f'WHERE {where.sql(ALERTS)} AND "interval" = {text(kind.interval or "")}',
         VIEWS["gold.alerts"],
         where,
-    ).cast({"day": _DAY})
-    return found.join(known, on=["symbol", "day", "rule", "codes"], how="anti", nulls_equal=True)
+    ).cast({"day": _DAY, "last_day": _DAY})
+    return unheard(found, known)

@@ -12,7 +12,7 @@ from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.work import ObjectResult, Unit
 from lakehouse_ray.pipeline.commits import Committers
 from lakehouse_ray.pipeline.report import IngestReport
-from lakehouse_ray.silver.build import Built
+from lakehouse_ray.silver.unit_work import Built
 from lakehouse_ray.storage.ledger import events, frame_schema, log_request
 
 

@@ -121,7 +121,6 @@ class _Seen:
         # Before the lake is pinned: what is numbered higher has seen at least what others had.
         self._latest = self._assessments()
         self.pinned = Pinned(self._lake, SEEN)
-        self._store = writer.store
         self._known: dict[str, Survivors] = {}
         self.series = series_asked(self.pinned, request.asked, lambda kind: self._lives(kind).rows)
         # Series that cannot be assessed, since a file of them or of what they are held against
@@ -171,7 +170,7 @@ class _Seen:
 
     def _lives(self, kind: Kind) -> Survivors:
         if str(kind) not in self._known:
-            self._known[str(kind)] = survivors(self.pinned, kind, self._store)
+            self._known[str(kind)] = survivors(self.pinned, kind)
         return self._known[str(kind)]
 
     def _assessments(self) -> pl.DataFrame:

@@ -6,14 +6,15 @@ with rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import polars as pl
 
 from lakehouse_ray.kernels.coverage import COVERAGE, DAYS, days_of_bars, is_long, shares
 from lakehouse_ray.model.rhythm import About, Grid, Ids, OwnHours, Rhythm, rhythm_of
 from lakehouse_ray.model.timespan import DAY_US, TimeRange
-from lakehouse_ray.query.asked import Asked, series_asked, wanted
+from lakehouse_ray.query.answered import UNREAD, Answered, Losses, answer
+from lakehouse_ray.query.asked import Asked, wanted
 from lakehouse_ray.query.pinned import SYMBOLS_MAX, Among, Kind, Pinned, Readable
 from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.scan import quoted
@@ -22,23 +23,24 @@ from lakehouse_ray.query.views import VIEWS
 _EVER = TimeRange(0, 230 * 366 * DAY_US)
 
 
-def coverage(lake: Readable, asked: Asked, as_of: AsOf = None) -> pl.DataFrame:
-    """Return `kernels.coverage.COVERAGE` of all series asked for, sorted.
+def coverage(lake: Readable, asked: Asked, as_of: AsOf = None) -> Answered:
+    """Return `kernels.coverage.COVERAGE` of all series asked for, sorted; of those whose files can be
+    read.
 
     Raises NotFoundError where nothing of it is stored.
     """
-    frames = list(coverage_frames(lake, asked, as_of))
-    found = pl.concat(frames) if frames else COVERAGE.to_frame()
-    return found.sort("market", "dataset", "interval", "symbol", "day")
-
-
-def coverage_frames(lake: Readable, asked: Asked, as_of: AsOf = None) -> Iterator[pl.DataFrame]:
-    """The same, one frame per kind of series."""
     pinned = Pinned(lake, VIEWS.values(), as_of)
-    for kind, lives in series_asked(pinned, asked):
-        chosen = wanted(lives, asked)
-        if not chosen.is_empty():
-            yield of_kind(pinned, kind, chosen, asked)
+    found = answer(pinned, asked, _chosen, COVERAGE)
+    order = ("market", "dataset", "interval", "symbol", "day")
+    return replace(found, rows=found.rows.sort(order))
+
+
+def _chosen(
+    pinned: Pinned, kind: Kind, lives: pl.DataFrame, asked: Asked, losses: Losses
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    chosen = wanted(lives, asked)
+    rows = COVERAGE.to_frame() if chosen.is_empty() else of_kind(pinned, kind, chosen, asked)
+    return rows, UNREAD.to_frame()
 
 
 def of_kind(pinned: Pinned, kind: Kind, chosen: pl.DataFrame, asked: Asked) -> pl.DataFrame:

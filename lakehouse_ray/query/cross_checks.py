@@ -13,9 +13,9 @@ import polars as pl
 
 from lakehouse_ray.kernels.anomaly import FINDINGS_SCHEMA
 from lakehouse_ray.kernels.anomaly_cross import cross_interval
-from lakehouse_ray.kernels.crosscheck import (
+from lakehouse_ray.kernels.crosscheck import RESULT
+from lakehouse_ray.kernels.crosscheck_bars import (
     OFF_GRID,
-    RESULT,
     UNEXPLAINED,
     bars_in,
     finer_against_coarser,

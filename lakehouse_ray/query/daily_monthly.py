@@ -18,7 +18,8 @@ from pathlib import Path
 import polars as pl
 
 from lakehouse_ray.errors import BadDataError, NotFoundError
-from lakehouse_ray.kernels.crosscheck import RESULT, daily_against_monthly
+from lakehouse_ray.kernels.crosscheck import RESULT
+from lakehouse_ray.kernels.crosscheck_files import daily_against_monthly
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.timespan import DAY_US, TimeRange, to_us
 from lakehouse_ray.model.venue import Freq

@@ -7,6 +7,7 @@ other symbols, the other series of the symbol and the ledger, all at the same sn
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import polars as pl
 
@@ -25,8 +26,10 @@ from lakehouse_ray.model.gaps import GAPS
 from lakehouse_ray.model.rhythm import Ids, Rhythm, rhythm_of
 from lakehouse_ray.model.timespan import DAY_US, TimeRange, to_us
 from lakehouse_ray.model.venue import INTERVALS
-from lakehouse_ray.query.asked import Asked, series_asked, wanted
+from lakehouse_ray.query.answered import UNREAD, Answered, Losses, answer, unread
+from lakehouse_ray.query.asked import Asked, wanted
 from lakehouse_ray.query.gap_facts import gather
+from lakehouse_ray.query.gap_losses import without_lost
 from lakehouse_ray.query.pinned import Among, Kind, Pinned, Readable, in_groups
 from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.scan import quoted, text, timestamp
@@ -48,25 +51,29 @@ _EVER = TimeRange(0, 230 * 366 * DAY_US)
 _USUAL_FUNDING_HOURS = 8
 
 
-def gaps(lake: Readable, asked: Asked, as_of: AsOf = None) -> pl.DataFrame:
-    """Return the gaps of all series asked for, as `model.gaps.GAPS` has them, sorted.
+def gaps(lake: Readable, asked: Asked, as_of: AsOf = None) -> Answered:
+    """Return the gaps of all series asked for, as `model.gaps.GAPS` has them, sorted; of those whose
+    files can be read.
 
     Without a range, between the first and the last stored row of each symbol; with one, all of it.
 
     Raises NotFoundError where nothing of it is stored.
     """
-    frames = list(gap_frames(lake, asked, as_of))
-    found = pl.concat(frames) if frames else frame_schema(GAPS).to_frame()
-    return found.sort(GAPS.key)
-
-
-def gap_frames(lake: Readable, asked: Asked, as_of: AsOf = None) -> Iterator[pl.DataFrame]:
-    """The same, one frame per kind of series."""
     pinned = Pinned(lake, VIEWS.values(), as_of)
-    for kind, lives in series_asked(pinned, asked):
-        found = find(pinned, kind, lives, asked)
-        if found.height:
-            yield labelled(kind, classify(gather(pinned, kind, found, lives)))
+    found = answer(pinned, asked, _of_kind, frame_schema(GAPS), facts=True)
+    return replace(found, rows=found.rows.sort(GAPS.key))
+
+
+def _of_kind(
+    pinned: Pinned, kind: Kind, lives: pl.DataFrame, asked: Asked, losses: Losses
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    found = find(pinned, kind, lives, asked)
+    if found.is_empty():
+        return frame_schema(GAPS).to_frame(), UNREAD.to_frame()
+    known = without_lost(gather(pinned, kind, found, lives), kind, losses)
+    silent = known.filter(pl.col("unread").is_not_null()).sort("symbol", "start_time")
+    reasons = dict(silent.unique("symbol", keep="first").select("symbol", "unread").iter_rows())
+    return labelled(kind, classify(known)), unread(kind, "causes", reasons)
 
 
 def without_rhythm(lake: Readable, asked: Asked) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Protocol
 
 import polars as pl
@@ -14,7 +13,7 @@ from lakehouse_ray.kernels.indicators.compute import compute
 from lakehouse_ray.kernels.indicators.declaration import Request
 from lakehouse_ray.model.timespan import month_of, month_ordinal
 from lakehouse_ray.model.venue import INTERVALS, parse_interval
-from lakehouse_ray.query.statement import BATCH_ROWS, Result
+from lakehouse_ray.query.statement import BATCH_ROWS, Closing, Result
 
 # Given columns and how many rows at most (None: all of them), asks for bars.
 Ask = Callable[[list[str] | None, int | None], Result]
@@ -135,7 +134,7 @@ class BarsWithIndicators:
                 yield frame
 
 
-class ResultWithIndicators:
+class ResultWithIndicators(Closing):
     """The answer of a statement with a column per output of the indicators after its own."""
 
     def __init__(self, result: Result, bars: BarsWithIndicators) -> None:
@@ -143,15 +142,7 @@ class ResultWithIndicators:
         self._bars = bars
         self._outputs = [n for n in bars.schema if n not in result.columns]
 
-    def __enter__(self) -> ResultWithIndicators:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._result.close()
 
     @property

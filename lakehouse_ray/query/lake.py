@@ -7,34 +7,34 @@ lake.sql("select count(*) from silver.klines").pl()
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.indicators.registry import parse_names
-from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.model.datasets.registry import find_dataset
-from lakehouse_ray.model.timespan import TimeRange, from_us, parse_time
-from lakehouse_ray.model.venue import parse_interval, parse_market
+from lakehouse_ray.model.timespan import from_us
+from lakehouse_ray.query.answered import Answered
 from lakehouse_ray.query.asked import Asked, ask_for
 from lakehouse_ray.query.coverage import coverage
 from lakehouse_ray.query.gaps import gaps
 from lakehouse_ray.query.indicators import BarsWithIndicators, ResultWithIndicators, earlier
 from lakehouse_ray.query.lake_instruments import LakeInstruments
-from lakehouse_ray.query.moments import When
-from lakehouse_ray.query.moments import micro as _micro
+from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
 from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policies, plan_of
-from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, scan_sql
+from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, scan_sql
 from lakehouse_ray.query.statement import Engine, Result
-from lakehouse_ray.query.views import VIEWS, View, mentioned
+from lakehouse_ray.query.symbol_rows import (
+    SymbolRows,
+    identity,
+    snapshots_of,
+    span_of,
+)
+from lakehouse_ray.query.views import View, mentioned
 from lakehouse_ray.query.witnesses import Bytes
-
-# Before and after everything that can be stored.
-_EARLIEST, _LATEST = parse_time("1970"), parse_time("2200")
 
 
 class Lake(LakeInstruments):
@@ -115,14 +115,14 @@ class Lake(LakeInstruments):
     ) -> BarsWithIndicators:
         requests = parse_names(names)
         identity(KLINES, symbol, market, interval)
-        _span(start, end)
-        shown_from = None if start is None else _micro(start)
+        span_of(start, end)
+        shown_from = None if start is None else micro(start)
         read_from: When = start
         if shown_from is not None:
             read_from = from_us(earlier(shown_from, interval, warmup))
         elif warmup:
             raise InvalidError("a warmup needs a start", "without one, all stored bars are read")
-        asked = _Rows(self, KLINES.name, symbol, read_from, end, market, interval, as_of)
+        asked = SymbolRows(self, KLINES.name, symbol, read_from, end, market, interval, as_of)
         return BarsWithIndicators(
             asked.run, requests, interval, shown_from, self._schema(asked.view)
         )
@@ -150,11 +150,11 @@ class Lake(LakeInstruments):
         Raises InvalidError for bars that cannot be made so. Memory: the answer, and 500,000 bars.
         """
         plan = plan_of(source, interval, offset, *parse_policies(partial, empty))
-        span = _span(start, end)
-        until: When = None if end is None else from_us(last_end(_micro(end), plan.target))
-        asked = _Rows(self, KLINES.name, symbol, start, until, market, plan.source, as_of)
+        span = span_of(start, end)
+        until: When = None if end is None else from_us(last_end(micro(end), plan.target))
+        asked = SymbolRows(self, KLINES.name, symbol, start, until, market, plan.source, as_of)
         first = None if start is None or span is None else span.start_us
-        bars = BarsResampled(asked.run, plan, first, None if end is None else _micro(end))
+        bars = BarsResampled(asked.run, plan, first, None if end is None else micro(end))
         return register_io_source(bars.frames, schema=bars.schema)
 
     def rows(
@@ -175,7 +175,7 @@ class Lake(LakeInstruments):
 
         Raises InvalidError for an unknown data set, market or interval.
         """
-        asked = _Rows(self, dataset, symbol, start, end, market, interval, as_of)
+        asked = SymbolRows(self, dataset, symbol, start, end, market, interval, as_of)
         return register_io_source(asked.frames, schema=self._schema(asked.view))
 
     def select(
@@ -190,7 +190,9 @@ class Lake(LakeInstruments):
         as_of: AsOf = None,
     ) -> Result:
         """The same as `rows`, to be read in batches."""
-        return _Rows(self, dataset, symbol, start, end, market, interval, as_of).run(None, None)
+        return SymbolRows(self, dataset, symbol, start, end, market, interval, as_of).run(
+            None, None
+        )
 
     def sql(self, query: str, parameters: object = None, *, as_of: AsOf = None) -> Result:
         """Ask in SQL over `bronze`, `silver` and `gold`; it runs when the result is read.
@@ -216,11 +218,26 @@ class Lake(LakeInstruments):
         """Return what is missing and why, one row per gap: `model.gaps.GAPS`.
 
         What is not given means everything stored; without a range, from the first to the last
-        stored row of each symbol.
+        stored row of each symbol. Series with a file that cannot be read are left out, and an
+        `UnreadWarning` names them; `find_gaps` returns them as a table.
 
         Raises InvalidError for an unknown market, data set or interval, NotFoundError where nothing
         of it is stored.
         """
+        return gaps(self, _asked(market, dataset, symbols, interval, start, end), as_of).warned()
+
+    def find_gaps(
+        self,
+        market: str | None = None,
+        dataset: str | None = None,
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        start: When = None,
+        end: When = None,
+        *,
+        as_of: AsOf = None,
+    ) -> Answered:
+        """The same as `gaps`, with what could not be read: `.rows` and `.unread`."""
         return gaps(self, _asked(market, dataset, symbols, interval, start, end), as_of)
 
     def coverage(
@@ -238,6 +255,22 @@ class Lake(LakeInstruments):
 
         Asked for and answered like `gaps`.
         """
+        return coverage(
+            self, _asked(market, dataset, symbols, interval, start, end), as_of
+        ).warned()
+
+    def measure_coverage(
+        self,
+        market: str | None = None,
+        dataset: str | None = None,
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        start: When = None,
+        end: When = None,
+        *,
+        as_of: AsOf = None,
+    ) -> Answered:
+        """The same as `coverage`, with what could not be read: `.rows` and `.unread`."""
         return coverage(self, _asked(market, dataset, symbols, interval, start, end), as_of)
 
     def ask(
@@ -256,7 +289,7 @@ class Lake(LakeInstruments):
         views = list(views)
         pins = self.pin(views, as_of)
         sources = {name: scan_sql(pin, where) for name, pin in pins.items()}
-        return self._engine.run(query, views, sources, parameters, _snapshots(pins))
+        return self._engine.run(query, views, sources, parameters, snapshots_of(pins))
 
     def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]:
         """Find the snapshots of everything behind some views."""
@@ -276,85 +309,6 @@ class Lake(LakeInstruments):
         return self._engine
 
 
-class _Rows:
-    """One question for the rows of a symbol, its snapshots pinned and its files chosen."""
-
-    def __init__(
-        self,
-        lake: Lake,
-        dataset: str,
-        symbol: str,
-        start: When,
-        end: When,
-        market: str,
-        interval: str | None,
-        as_of: AsOf,
-    ) -> None:
-        found = find_dataset(dataset)
-        self.view = VIEWS[f"silver.{found.view}"]
-        self._table = found.tables[0]
-        self._where = Where(identity(found, symbol, market, interval), _span(start, end))
-        pins = lake.pin([self.view], as_of)
-        self._snapshots = _snapshots(pins)
-        self._sources = {name: scan_sql(pin, self._where) for name, pin in pins.items()}
-        self._engine = lake.engine
-
-    def run(self, columns: list[str] | None, rows_max: int | None) -> Result:
-        chosen = "*" if columns is None else ", ".join(quoted(name) for name in columns) or "1 AS _"
-        order = ", ".join(quoted(name) for name in self._table.sort if name != "symbol")
-        query = (
-            f"SELECT {chosen} FROM {self.view.name} WHERE {self._where.sql(self._table)} "
-            f"ORDER BY {order}"
-        )
-        if rows_max is not None:
-            query += f" LIMIT {rows_max}"
-        return self._engine.run(query, [self.view], self._sources, None, self._snapshots)
-
-    def frames(
-        self,
-        with_columns: list[str] | None,
-        predicate: pl.Expr | None,
-        n_rows: int | None,
-        batch_size: int | None,
-    ) -> Iterator[pl.DataFrame]:
-        """What Polars calls to read: it may ask for fewer columns and rows, and for a filter."""
-        columns = with_columns
-        if columns is not None and predicate is not None:
-            columns = list(dict.fromkeys([*columns, *predicate.meta.root_names()]))
-        # Rows are counted after the filter.
-        rows_max = n_rows if predicate is None else None
-        with self.run(columns, rows_max) as result:
-            batches = result.fetch_batches(batch_size) if batch_size else result.fetch_batches()
-            left = n_rows
-            for batch in batches:
-                frame = pl.from_arrow(batch)
-                assert isinstance(frame, pl.DataFrame)
-                if predicate is not None:
-                    frame = frame.filter(predicate)
-                if with_columns is not None:
-                    frame = frame.select(with_columns)
-                if left is not None:
-                    frame = frame.head(left)
-                    left -= frame.height
-                yield frame
-                if left == 0:
-                    return
-
-
-def identity(dataset: Dataset, symbol: str, market: str, interval: str | None) -> dict[str, str]:
-    """What identifies a series: its market, symbol and, for bars, interval."""
-    if not symbol:
-        raise InvalidError("no symbol is given", "such as BTCUSDT")
-    equal: dict[str, str] = {"market": parse_market(market), "symbol": symbol}
-    if dataset.bars:
-        if not interval:
-            raise InvalidError(f"{dataset.name} needs an interval", "such as 1m")
-        equal["interval"] = parse_interval(interval)
-    elif interval:
-        raise InvalidError(f"{dataset.name} has no intervals", "leave the interval away")
-    return equal
-
-
 def _asked(
     market: str | None,
     dataset: str | None,
@@ -363,16 +317,5 @@ def _asked(
     start: When,
     end: When,
 ) -> Asked:
-    first = None if start is None else _micro(start)
-    return ask_for(market, dataset, interval, symbols, first, None if end is None else _micro(end))
-
-
-def _span(start: When, end: When) -> TimeRange | None:
-    if start is None and end is None:
-        return None
-    first = _EARLIEST if start is None else _micro(start)
-    return TimeRange(first, _LATEST if end is None else _micro(end))
-
-
-def _snapshots(pins: dict[str, Pin]) -> dict[str, int | None]:
-    return {name: pin.snapshot_id for name, pin in pins.items()}
+    first = None if start is None else micro(start)
+    return ask_for(market, dataset, interval, symbols, first, None if end is None else micro(end))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -15,15 +16,17 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import Where, files_sql, plan_files, quoted, scan_sql, text
+from lakehouse_ray.query.scan import EVERYTHING, Where, files_sql, plan_files, quoted, text
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View
 from lakehouse_ray.storage.files import Region, file_entry
+from lakehouse_ray.storage.objects import ObjectStore
 
 # Rows that one question hands over at a time: with three columns some 25 MB.
 PIECE_ROWS = 500_000
 # Symbols asked about together. Files are pruned by at most 200 values.
 SYMBOLS_MAX = 100
+_LIVES = ("symbol", "first_time", "last_time", "rows")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Pinned:
     ) -> None:
         """snapshots: What another process pinned (`Pinned.snapshots`), to see the same here."""
         self._engine = lake.engine
+        self._left_out: frozenset[str] = frozenset()
         self._pins = lake.pin(views, as_of)
         if snapshots is not None:
             self._pins = {
@@ -114,13 +118,25 @@ class Pinned:
         """The table at its pinned snapshot."""
         return self._pins[table.name]
 
-    def files(self, table: Table, where: Where) -> list[DataFile]:
+    @property
+    def store(self) -> ObjectStore:
+        """Holds the tables' files."""
+        return self._engine.store
+
+    def without(self, paths: Iterable[str]) -> Pinned:
+        """The same state as if these files (`DataFile.file_path`) had no rows."""
+        other = copy(self)
+        other._left_out = self._left_out | frozenset(paths)
+        return other
+
+    def files(self, table: Table, where: Where = EVERYTHING) -> list[DataFile]:
         """The files of a table that may hold wanted rows, by path."""
-        return plan_files(self._pins[table.name], where)
+        files = plan_files(self._pins[table.name], where)
+        return [file for file in files if file.file_path not in self._left_out]
 
     def ask(self, query: str, view: View, where: Where, parameters: object = None) -> Result:
         """Run a statement over one view, opening only files that may hold wanted rows."""
-        sources = {table.name: scan_sql(self._pins[table.name], where) for table in view.tables}
+        sources = {t.name: files_sql(t, self.files(t, where)) for t in view.tables}
         return self._engine.run(query, [view], sources, parameters)
 
     def frame(
@@ -154,19 +170,28 @@ class Pinned:
                     found.setdefault(key, Kind(dataset, market, interval))
         return list(found.values())
 
-    def lives(self, kind: Kind, symbols: Sequence[str] = ()) -> pl.DataFrame:
-        """Return `symbol, first_time, last_time, rows` of every symbol (or these), sorted."""
-        where = Among(kind.equal, None, tuple(symbols))
-        return self.frame(_lives_sql(kind, where), kind.view, where)
+    def lives(
+        self, kind: Kind, symbols: Sequence[str] = (), columns: Sequence[str] = ()
+    ) -> pl.DataFrame:
+        """Return `symbol, first_time, last_time, rows` of every symbol (or these), sorted.
 
-    def lives_in(self, kind: Kind, file: DataFile) -> pl.DataFrame:
+        columns: Also read, so that it fails where a file's part of one cannot be.
+        """
+        where = Among(kind.equal, None, tuple(symbols))
+        found = self.frame(_lives_sql(kind, where, columns), kind.view, where)
+        return found.select(_LIVES)
+
+    def lives_in(self, kind: Kind, file: DataFile, columns: Sequence[str] = ()) -> pl.DataFrame:
         """The same as one file of it tells."""
+        query = _lives_sql(kind, Where(kind.equal), columns)
+        return self.tell(query, kind.view, kind.table, file).select(_LIVES)
+
+    def tell(self, query: str, view: View, table: Table, file: DataFile) -> pl.DataFrame:
+        """Run a statement over a view as if this file of one of its tables were all there is."""
         sources = {
-            table.name: files_sql(table, [file] if table.name == kind.table.name else [])
-            for table in kind.view.tables
+            t.name: files_sql(t, [file] if t.name == table.name else []) for t in view.tables
         }
-        query = _lives_sql(kind, Where(kind.equal))
-        with self._engine.run(query, [kind.view], sources, None) as result:
+        with self._engine.run(query, [view], sources, None) as result:
             return result.pl()
 
     def region(self, table: Table, file: DataFile) -> Region:
@@ -176,10 +201,11 @@ class Pinned:
         return file_entry(table, pinned.schema(), file).region
 
 
-def _lives_sql(kind: Kind, where: Where) -> str:
+def _lives_sql(kind: Kind, where: Where, columns: Sequence[str]) -> str:
     time = quoted(kind.dataset.time)
+    also = "".join(f", max({quoted(name)}) AS _{i}" for i, name in enumerate(columns))
     return (
-        f"SELECT symbol, min({time}) first_time, max({time}) last_time, count(*) AS rows "
+        f"SELECT symbol, min({time}) first_time, max({time}) last_time, count(*) AS rows{also} "
         f"FROM {kind.view.name} WHERE {where.sql(kind.table)} GROUP BY symbol ORDER BY symbol"
     )
 

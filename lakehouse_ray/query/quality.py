@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lakehouse_ray.kernels.crosscheck import UNEXPLAINED
+from lakehouse_ray.kernels.crosscheck_bars import UNEXPLAINED
 from lakehouse_ray.kernels.recommend import GAPS_SCHEMA, recommend
 from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.query.pinned import Pinned, Readable
@@ -31,9 +31,9 @@ _SEEN = (
 _NAMES = ", ".join(map(quoted, _OF))
 _KIND = 'market, dataset, "interval"'
 # Runs a query over a view, named in it `{view}`; conditions on its rows are `{day}` (of a day),
-# `{time}`, and `{start_time}` (of a gap).
+# `{days}` (of several, the first and the last), `{time}`, and `{start_time}` (of a gap).
 Ask = Callable[[str, str], pl.DataFrame]
-_PLACE = re.compile(r"\{(view|day|time|start_time)\}")
+_PLACE = re.compile(r"\{(view|day|days|time|start_time)\}")
 # Where bars of the distribution end; the threshold is one more.
 _EDGES = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 # Scores nearer to 0 and 1 differ from them by the rounding of floats.
@@ -74,7 +74,8 @@ class Verdict:
     gap_causes, checks, anomaly_methods: Counts of `gaps`, `differences`, `anomalies`.
     gaps, differences, anomalies: As in `silver.gaps`, `gold.cross_checks`, `gold.anomalies`: the
         longest, the largest, the most unlikely.
-    alerts: As `spans`, of days that alerts were raised for, with `raised_at`; the newest first.
+    alerts: As `spans`, of days that alerts were raised for, with `raised_at`; the newest first. Those
+        that touch are one.
     advice: `kernels.recommend`.
     """
 
@@ -107,9 +108,9 @@ def sum_up(ask: Ask, threshold: float, limits: Limits) -> Verdict:
     """The same by questions over each view."""
     kinds = _kinds(ask, threshold)
     under = f"score < {threshold!r}"
-    spans, span_count = _spans(ask, "gold.quality", under, "", limits.spans)
+    spans, span_count = _spans(ask, under, limits.spans)
     gap_causes, checks, methods = _gap_causes(ask), _checks(ask), _methods(ask)
-    alerts, alert_count = _spans(ask, "gold.alerts", "true", "raised_at DESC, ", limits.alerts)
+    alerts, alert_count = _alerts(ask, limits.alerts)
     totals = _totals(kinds) | {
         "poor": int(kinds["poor"].sum()),
         "spans": span_count,
@@ -155,7 +156,7 @@ class _Reader:
     def ask(self, view: str, query: str) -> pl.DataFrame:
         """Put the view's name and conditions on `day`, `time` or a gap's range into a query."""
         names = {"view": view} | {
-            name: self._condition(name) for name in ("day", "time", "start_time")
+            name: self._condition(name) for name in ("day", "days", "time", "start_time")
         }
         filled = _PLACE.sub(lambda found: names[found[1]], query)
         return self._pinned.frame(filled, VIEWS[view], self._where)
@@ -167,11 +168,12 @@ class _Reader:
         if asked.symbols:
             parts.append(f"symbol IN ({', '.join(map(text, asked.symbols))})")
         if asked.start_us is not None:
-            # A gap that began before and reaches into the range belongs to it.
-            end = "end_time >" if time == "start_time" else f"{time} >="
-            parts.append(f"{end} {timestamp(asked.start_us)}")
+            # What began before and reaches into the range belongs to it.
+            ends = {"start_time": "end_time >", "days": "last_day >="}
+            parts.append(f"{ends.get(time, f'{time} >=')} {timestamp(asked.start_us)}")
         if asked.end_us is not None:
-            parts.append(f"{time} < {timestamp(asked.end_us)}")
+            begin = "day" if time == "days" else time
+            parts.append(f"{begin} < {timestamp(asked.end_us)}")
         return " AND ".join(parts)
 
 
@@ -215,26 +217,46 @@ def _poor(ask: Ask, threshold: float, rows_max: int) -> pl.DataFrame:
     )
 
 
-def _spans(
-    ask: Ask, view: str, condition: str, order: str, rows_max: int
-) -> tuple[pl.DataFrame, int]:
-    """Islands: a day less its number within its series and codes is the same for days in a row.
-
-    Days that several alerts were raised for, each with other codes, count once for each.
-    """
-    raised = "max(raised_at) AS raised_at, " if view == "gold.alerts" else ""
+def _spans(ask: Ask, condition: str, rows_max: int) -> tuple[pl.DataFrame, int]:
+    """Islands: a day less its number within its series and codes is the same for days in a row."""
     found = ask(
-        view,
+        "gold.quality",
         "WITH numbered AS (SELECT *, CAST(day AS DATE) - CAST(row_number() OVER "
         f"(PARTITION BY {_NAMES}, codes ORDER BY day) AS INTEGER) AS island "
         f"FROM {{view}} WHERE {{day}} AND {condition}) "
         f"SELECT {_NAMES}, codes, CAST(min(day) AS DATE) AS first_day, "
         "CAST(max(day) AS DATE) AS last_day, count(*) AS days, min(score) AS least, "
-        f"avg(score) AS mean, {raised}CAST(arg_min(day, score) AS DATE) AS worst_day, "
+        "avg(score) AS mean, CAST(arg_min(day, score) AS DATE) AS worst_day, "
         "arg_min(reasons, score) AS reasons, count(*) OVER () AS _all "
         f"FROM numbered GROUP BY {_NAMES}, codes, island "
-        f"ORDER BY {order}least, days DESC, {_NAMES}, first_day LIMIT {rows_max}",
+        f"ORDER BY least, days DESC, {_NAMES}, first_day LIMIT {rows_max}",
     )
+    return _counted(found)
+
+
+def _alerts(ask: Ask, rows_max: int) -> tuple[pl.DataFrame, int]:
+    """Runs that touch or overlap, whichever rule raised them: what was told again is one."""
+    causes = "list_sort(string_split(codes, ','))"
+    order = f"(PARTITION BY {_NAMES}, {causes} ORDER BY day, last_day"
+    found = ask(
+        "gold.alerts",
+        f"WITH known AS (SELECT *, {causes} AS causes, max(last_day) OVER {order} ROWS BETWEEN "
+        "UNBOUNDED PRECEDING AND 1 PRECEDING) AS reach FROM {view} WHERE {days}), "
+        "marked AS (SELECT *, coalesce(day > reach + INTERVAL 1 DAY, true) AS begins FROM known), "
+        f"numbered AS (SELECT *, count(*) FILTER (begins) OVER {order} ROWS UNBOUNDED PRECEDING) "
+        "AS island FROM marked) "
+        f"SELECT {_NAMES}, arg_min(codes, score) AS codes, CAST(min(day) AS DATE) AS first_day, "
+        "CAST(max(last_day) AS DATE) AS last_day, "
+        "date_diff('day', min(day), max(last_day)) + 1 AS days, min(score) AS least, "
+        "max(raised_at) AS raised_at, CAST(arg_min(worst_day, score) AS DATE) AS worst_day, "
+        "arg_min(reasons, score) AS reasons, count(*) OVER () AS _all "
+        f"FROM numbered GROUP BY {_NAMES}, causes, island "
+        f"ORDER BY raised_at DESC, least, days DESC, {_NAMES}, first_day LIMIT {rows_max}",
+    )
+    return _counted(found)
+
+
+def _counted(found: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     return found.drop("_all"), int(found["_all"][0]) if found.height else 0
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import duckdb
 import polars as pl
@@ -203,7 +203,26 @@ def create_view(connection: duckdb.DuckDBPyConnection, name: str, select: str) -
     connection.execute(f"CREATE VIEW {spelled} AS {select}")
 
 
-class Result:
+class Closing:
+    """A context manager that closes itself at the end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back."""
+        raise NotImplementedError
+
+
+class Result(Closing):
     """What a statement answers. Each way of reading it runs the statement, over the same snapshots.
 
     A context manager; closing it gives the memory back.
@@ -223,17 +242,6 @@ class Result:
         self._snapshots = snapshots
         # Ends each reading in progress.
         self._stops: list[Callable[[], None]] = []
-
-    def __enter__(self) -> Result:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         for stop in list(self._stops):

@@ -2,72 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
+from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, UnavailableError
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import from_us
 from lakehouse_ray.query.pinned import Kind, Pinned
 from lakehouse_ray.query.scan import Where
+from lakehouse_ray.storage.files import Region
 from lakehouse_ray.storage.groups import relative_path
-from lakehouse_ray.storage.objects import ObjectStore
+
+_LIFE = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "first_time": pl.Datetime("us", "UTC"),
+        "last_time": pl.Datetime("us", "UTC"),
+        "rows": pl.Int64(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class LostFile:
+    """A file of a pinned snapshot that cannot be read.
+
+    path: As the table spells it.
+    region: Where its rows lay, as the table's metadata says.
+    """
+
+    path: str
+    region: Region
+    error: LakehouseError
+
+    def may_have(self, symbol: str) -> bool:
+        return self.region.lead_min <= symbol <= self.region.lead_max
+
+    @property
+    def of_one(self) -> bool:
+        """Whether all its rows are of one symbol: its bounds are then those of the symbol's rows."""
+        return self.region.lead_min == self.region.lead_max
 
 
 @dataclass(frozen=True)
 class Survivors:
-    """rows: `Pinned.lives`; of symbols in `lost`, what can still be read (no times: nothing).
+    """rows: `Pinned.lives`; of symbols in `lost`, what can still be told (no times: nothing).
 
     lost: Symbols that may have rows in a file that is gone or damaged, and what it says.
     """
 
     rows: pl.DataFrame
     lost: Mapping[str, LakehouseError]
+    files: tuple[LostFile, ...] = ()
 
 
-def survivors(pinned: Pinned, kind: Kind, store: ObjectStore) -> Survivors:
+def survivors(pinned: Pinned, kind: Kind, columns: Sequence[str] = ()) -> Survivors:
     """Read `Pinned.lives`; where that fails, file by file.
+
+    columns: Without which a file counts as lost too.
 
     Raises UnavailableError where the store itself does not answer.
     """
     try:
-        return Survivors(pinned.lives(kind), {})
+        return Survivors(pinned.lives(kind, (), columns), {})
     except (UnavailableError, InvalidError):
         pass  # whose rows they are is looked for below
     frames: list[pl.DataFrame] = []
-    spans: list[tuple[str, str, LakehouseError]] = []
-    for file in pinned.files(kind.table, Where(kind.equal)):
-        path = relative_path(store, file.file_path)
-        there = store.exists(path)
-        try:
-            if not there:
-                raise UnavailableError(f"{path} is gone; `lakehouse verify` says what is missing")
-            frames.append(pinned.lives_in(kind, file))
-        except (UnavailableError, InvalidError) as error:
-            region = pinned.region(kind.table, file)
-            spans.append((region.lead_min, region.lead_max, error))
+    files = lost_files(
+        pinned,
+        kind.table,
+        Where(kind.equal),
+        lambda file: frames.append(pinned.lives_in(kind, file, columns)),
+    )
     # A file names its first and its last symbol; of those between, known from other files, any may
     # be in it.
-    named = pl.DataFrame({"symbol": [s for first, last, _ in spans for s in (first, last)]})
+    named = pl.DataFrame([one for file in files for one in _named(file)], _LIFE, orient="row")
     rows = (
-        pl.concat([*frames, named.cast({"symbol": pl.String})], how="diagonal")
+        pl.concat([named, *(frame.cast(_LIFE) for frame in frames)])
         .group_by("symbol")
         .agg(pl.col("first_time").min(), pl.col("last_time").max(), pl.col("rows").sum())
         .sort("symbol")
-        if frames
-        else _nothing(named)
     )
     lost = {
-        symbol: error
-        for first, last, error in spans
+        symbol: file.error
+        for file in files
         for symbol in rows["symbol"].to_list()
-        if first <= symbol <= last
+        if file.may_have(symbol)
     }
-    return Survivors(rows, lost)
+    return Survivors(rows, lost, files)
 
 
-def _nothing(named: pl.DataFrame) -> pl.DataFrame:
-    time = pl.lit(None, pl.Datetime("us", "UTC"))
-    return named.unique().sort("symbol").select(
-        "symbol", first_time=time, last_time=time, rows=pl.lit(0, pl.Int64)
-    )  # fmt: skip
+def lost_files(
+    pinned: Pinned, table: Table, where: Where, read: Callable[[DataFile], object]
+) -> tuple[LostFile, ...]:
+    """Read every file of a table that may hold wanted rows; return those that cannot be.
+
+    Raises UnavailableError where the store itself does not answer.
+    """
+    found = []
+    for file in pinned.files(table, where):
+        path = relative_path(pinned.store, file.file_path)
+        there = pinned.store.exists(path)
+        try:
+            if not there:
+                raise UnavailableError(f"{path} is gone; `lakehouse verify` says what is missing")
+            read(file)
+        except (UnavailableError, InvalidError) as error:
+            # Not every damage is told with the file's name.
+            told = error if path in str(error) else UnavailableError(f"{path}: {error}")
+            found.append(LostFile(file.file_path, pinned.region(table, file), told))
+    return tuple(found)
+
+
+def _named(file: LostFile) -> list[tuple[object, ...]]:
+    """What a lost file's bounds tell of lives; its rows are not counted."""
+    region = file.region
+    if file.of_one:
+        return [(region.lead_min, from_us(region.time_min_us), from_us(region.time_max_us), 0)]
+    return [(region.lead_min, None, None, 0), (region.lead_max, None, None, 0)]

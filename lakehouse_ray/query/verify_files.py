@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterator
 
 from lakehouse_ray.errors import LakehouseError
-from lakehouse_ray.query.scan import plan_files
+from lakehouse_ray.query.scan import plan_files, text
 from lakehouse_ray.query.verification import EXAMPLES_MAX, Workbench
+from lakehouse_ray.query.verify_advice import by_remedy
 from lakehouse_ray.storage.files import data_files
 from lakehouse_ray.storage.paths import BRONZE, TABLES
 
@@ -55,12 +56,13 @@ def _wanted(bench: Workbench) -> Iterator[tuple[str, str, int, int, bool]]:
 
 
 def _compare(bench: Workbench) -> None:
-    mend = (
-        "restore the file from a backup; or move the table's folder and its ledger away and ingest "
-        "again: bronze has the objects"
-    )
     missing = "SELECT w.path AS example FROM wanted w ANTI JOIN stored s USING (path) WHERE "
-    bench.report("file_missing", missing + "w.current", "data files of a table do not exist", mend)
+    for remedy, names in by_remedy(bench.pins).items():
+        among = f"w.current AND w.name IN ({', '.join(map(text, names))})"
+        bench.report(
+            "file_missing", missing + among, "data files of a table do not exist",
+            f"restore the file from a backup; or {remedy}",
+        )  # fmt: skip
     bench.report(
         "old_file_missing",
         missing + "NOT w.current",
@@ -70,7 +72,12 @@ def _compare(bench: Workbench) -> None:
     differs = (
         "SELECT w.path AS example FROM wanted w JOIN stored s USING (path) WHERE w.size <> s.size"
     )
-    bench.report("file_size", differs, "data files have another size than the table says", mend)
+    for remedy, names in by_remedy(bench.pins).items():
+        among = f"{differs} AND w.name IN ({', '.join(map(text, names))})"
+        bench.report(
+            "file_size", among, "data files have another size than the table says",
+            f"restore the file from a backup; or {remedy}",
+        )  # fmt: skip
     bad = f"{missing}w.current UNION ALL {differs} AND w.current"
     bench.broken |= {row["example"] for row in bench.ask(bad)}
     bench.report(

@@ -21,6 +21,7 @@ from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import files_sql, plan_files, quoted, text
 from lakehouse_ray.query.statement import create_view
 from lakehouse_ray.query.verification import EXAMPLES_MAX, Workbench
+from lakehouse_ray.query.verify_advice import remake
 from lakehouse_ray.storage.files import PartitionKey, file_entry
 
 
@@ -40,15 +41,20 @@ def verify_rows(bench: Workbench) -> None:
 
     Makes a view of every table over its readable files, for the checks that follow.
     """
-    faults = _Faults()
+    faults: dict[str, _Faults] = defaultdict(_Faults)
     for pin in bench.pins.values():
         bench.say(f"rows of {pin.shape.name}")
         files = [f for f in plan_files(pin) if bench.relative(f.file_path) not in bench.broken]
-        sound = [file for file in files if _verify_file(bench, pin, file, faults)]
+        own = faults[remake(pin.shape.name)]
+        sound = [file for file in files if _verify_file(bench, pin, file, own)]
         create_view(bench.db, pin.shape.name, files_sql(pin.shape, sound))
         if pin.shape.key:
-            _verify_keys(bench, pin, sound, set(faults.order))
-    again = "move the table's folder and its ledger away and ingest again: bronze has the objects"
+            _verify_keys(bench, pin, sound, set(own.order))
+    for again, found in faults.items():
+        _report(bench, found, again)
+
+
+def _report(bench: Workbench, faults: _Faults, again: str) -> None:
     add = bench.result.add
     add("file_unreadable", "data files cannot be read", again, faults.unreadable)
     add("file_rows", "data files have another number of rows than the table says", again,
@@ -172,7 +178,7 @@ def _verify_keys(
         "duplicate_key",
         f"keys occur twice in {table.name}",
         "two runs wrote it at once with different versions of this program, or another engine "
-        "did: move the table's folder and its ledger away and ingest again",
+        f"did: {remake(table.name)}",
         found.examples,
         count=found.count,
     )

@@ -52,12 +52,14 @@ class View:
     name: `schema.name`.
     tables: Physical tables it reads; none where its rows are facts of this program.
     sql: Its SELECT over these; empty where it is its one table.
+    added: Columns that it has besides those of its tables, each with what it says.
     """
 
     name: str
     doc: str
     tables: tuple[Table, ...]
     sql: str = ""
+    added: tuple[tuple[str, str], ...] = ()
 
 
 # On COIN-M `volume` counts contracts and `quote_volume` the base asset; elsewhere `volume` is it.
@@ -65,6 +67,10 @@ _BASE_VOLUMES = (
     "CASE market WHEN 'cm' THEN quote_volume ELSE volume END AS base_volume",
     "CASE market WHEN 'cm' THEN taker_buy_quote_volume ELSE taker_buy_volume END "
     "AS taker_buy_base_volume",
+)
+_BASE_VOLUMES_SAY = (
+    ("base_volume", "Base asset traded, on every market: `volume`; on cm `quote_volume`"),
+    ("taker_buy_base_volume", "The part of it that takers bought"),
 )
 
 # A sighting repeats an object's version without what only reading it could tell, so such values
@@ -124,13 +130,17 @@ QUALIFY row_number() OVER (PARTITION BY {_SERIES} ORDER BY number DESC, run_id D
 """
 
 # Those of completed assessments, the latest or not; two that are made at once raise the same ones.
-# Before there were other rules, all were of scores.
+# Before there were other rules, all were of scores; before there were runs of days, of one day.
 _ALERTS = f"""
-SELECT * REPLACE (coalesce(rule, 'score') AS rule, coalesce(value, score) AS value)
+SELECT * REPLACE (
+    coalesce(rule, 'score') AS rule, coalesce(value, score) AS value,
+    coalesce(last_day, day) AS last_day, coalesce(days, 1) AS days,
+    coalesce(worst_day, day) AS worst_day
+)
 FROM {ALERTS.name}
 SEMI JOIN {ASSESSMENT_LOG.name} USING ({_SERIES}, run_id)
 QUALIFY row_number() OVER (
-    PARTITION BY {_SERIES}, day, coalesce(rule, 'score'), codes
+    PARTITION BY {_SERIES}, day, coalesce(last_day, day), coalesce(rule, 'score'), codes
     ORDER BY raised_at, run_id
 ) = 1
 """
@@ -155,7 +165,8 @@ def _of_dataset(dataset: Dataset) -> View:
         columns += _BASE_VOLUMES
     chosen = ", ".join(columns)
     union = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in dataset.tables)
-    return View(name, dataset.doc, dataset.tables, union)
+    added = _BASE_VOLUMES_SAY if dataset is KLINES else ()
+    return View(name, dataset.doc, dataset.tables, union, added)
 
 
 def _union(name: str, tables: tuple[Table, ...]) -> View:
@@ -210,7 +221,8 @@ def _all() -> Mapping[str, View]:
         ),
         View(
             "gold.alerts",
-            "Days beyond a threshold, each once per rule as long as its reasons stay.",
+            "Runs of days beyond a threshold for the same reasons, told when they begin and when they "
+            "have doubled.",
             (ALERTS, ASSESSMENT_LOG),
             _ALERTS,
         ),

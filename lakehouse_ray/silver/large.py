@@ -14,19 +14,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import polars as pl
 
-from lakehouse_ray.errors import BadDataError, LakehouseError
+from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.model.checks.registry import rules_of
 from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
 from lakehouse_ray.model.timespan import DAY_US, from_us
 from lakehouse_ray.model.work import ObjectResult, RawObject, Unit
-from lakehouse_ray.silver.columns import ORIGIN, to_arrow, with_origin
-from lakehouse_ray.silver.coverage import day_counts, days_short
+from lakehouse_ray.silver.columns import ORIGIN, to_arrow
 from lakehouse_ray.silver.existing import Existing
+from lakehouse_ray.silver.large_staging import Context, Staged, stage_existing
 from lakehouse_ray.silver.quarantine import ROWS_PER_OBJECT_MAX, Refusals
 from lakehouse_ray.silver.regions import partition_of, split_by_partition
 from lakehouse_ray.silver.resolve import DAY, SOURCE_NAMES, key_of, with_day
@@ -54,22 +53,6 @@ class LargeOutcome:
     rows_replaced: int = 0
 
 
-@dataclass(frozen=True)
-class _Context:
-    dataset: Dataset
-    unit: Unit
-    symbol: str
-    store: ObjectStore
-    folder: Path
-
-    @property
-    def constants(self) -> dict[str, str]:
-        named = {"market": self.unit.market, "symbol": self.symbol}
-        if self.unit.interval is not None:
-            named["interval"] = self.unit.interval
-        return named
-
-
 def build_symbol(
     *,
     dataset: Dataset,
@@ -84,10 +67,10 @@ def build_symbol(
 ) -> LargeOutcome:
     """Write one symbol's rows in memory bounded by `piece_bytes` and the merge's limit."""
     folder = Path(tempfile.mkdtemp(prefix="lakehouse-merge-"))
-    context = _Context(dataset, unit, symbol, store, folder)
+    context = Context(dataset, unit, symbol, store, folder)
     outcome = LargeOutcome()
     try:
-        staged = _Staged(context)
+        staged = Staged(context)
         for item in sorted(items, key=lambda i: (i.result.task.period, i.result.task.freq)):
             result = item.result
             if not item.arrived:
@@ -115,107 +98,13 @@ def build_symbol(
     return outcome
 
 
-class _Staged:
-    """Decoded pieces on disk, and whether they are in strict order."""
-
-    def __init__(self, context: _Context) -> None:
-        self._context = context
-        self.objects: list[ObjectResult] = []
-        self.pieces: list[Path] = []
-        self.ordered = True
-        self._last: tuple[Any, Any] | None = None
-        # Of each object: rows by day, and keys of which a piece has refused rows.
-        self.days: list[Counter[date]] = []
-        self.clashing: list[pl.DataFrame] = []
-
-    def add(
-        self, item: RawObject, decoder: ObjectDecoder, refusals: Refusals, piece_bytes: int
-    ) -> ObjectResult | None:
-        """Decode one object; nothing of it stays where it cannot be read to its end.
-
-        Returns the refusal, or None where the object is among `objects`.
-        """
-        context, result = self._context, item.result
-        task = result.task
-        file = item.file
-        if file is None:
-            assert item.data is not None
-            file = context.folder / "object.zip"
-            file.write_bytes(item.data)
-        before = (len(self.pieces), self._last, self.ordered)
-        number = len(self.objects)
-        rows = bad = duplicates = 0
-        days: Counter[date] = Counter()
-        clashing: list[pl.DataFrame] = []
-        try:
-            for decoded in decoder.decode_pieces(
-                context.dataset, context.unit.market, task.key, task.symbol, task.period, file,
-                piece_bytes,
-            ):  # fmt: skip
-                if decoded.bad[0]:
-                    refusals.refuse_rows(result, decoded.bad[0])
-                    bad += len(decoded.bad[0])
-                duplicates += decoded.duplicates[0]
-                rows += decoded.frame.height
-                days.update(day_counts(context.dataset, decoded.frame))
-                if decoded.clashing is not None:
-                    clashing.append(decoded.clashing.with_columns(pl.lit(number).alias(ORIGIN)))
-                self._keep(
-                    with_origin(decoded.frame, [number], [decoded.frame.height]), decoded.ordered
-                )
-        except BadDataError as error:
-            for piece in self.pieces[before[0] :]:
-                piece.unlink()
-            del self.pieces[before[0] :]
-            _, self._last, self.ordered = before
-            refused = replace(result, state="quarantined", reason=error.reason, detail=error.detail)
-            refusals.refuse_object(refused)
-            return refused
-        finally:
-            if item.file is None:
-                file.unlink(missing_ok=True)
-        self.days.append(days)
-        self.clashing += clashing
-        self.objects.append(replace(result, rows=rows, rows_quarantined=bad, duplicates=duplicates))
-        return None
-
-    def results(self) -> list[ObjectResult]:
-        """The objects that were read, and the days that they do not cover."""
-        dataset, interval = self._context.dataset, self._context.unit.interval
-        return [
-            replace(
-                result,
-                days_short=",".join(days_short(dataset, interval, result.task.period, days)),
-            )
-            if result.task.freq == "monthly"
-            else result
-            for result, days in zip(self.objects, self.days, strict=True)
-        ]
-
-    def _keep(self, frame: pl.DataFrame, ordered: bool) -> None:
-        if frame.is_empty():
-            return
-        # An ordered piece has one column as its key: that and the time must both go on.
-        time, key = self._context.dataset.time, self._context.dataset.key[0]
-        if self._last is not None:
-            last_time, last_key = self._last
-            goes_on = frame[time][0] >= last_time and frame[key][0] > last_key
-            ordered = ordered and goes_on
-        self.ordered = self.ordered and ordered
-        self._last = (frame[time][-1], frame[key][-1])
-        path = self._context.folder / f"piece-{len(self.pieces):05d}.parquet"
-        frame = with_day(frame, self._context.dataset)
-        frame.write_parquet(path, compression="zstd", compression_level=1)
-        self.pieces.append(path)
-
-
-def _write_pieces(context: _Context, staged: _Staged, outcome: LargeOutcome) -> None:
+def _write_pieces(context: Context, staged: Staged, outcome: LargeOutcome) -> None:
     frames = (pl.read_parquet(path) for path in staged.pieces)
     outcome.rows += _write(context, frames, staged.objects, outcome)
 
 
 def _write(
-    context: _Context,
+    context: Context,
     frames: Iterator[pl.DataFrame],
     objects: Sequence[ObjectResult],
     outcome: LargeOutcome,
@@ -247,8 +136,8 @@ def _write(
 
 
 def _merge_on_disk(
-    context: _Context,
-    staged: _Staged,
+    context: Context,
+    staged: Staged,
     existing: Existing,
     refusals: Refusals,
     outcome: LargeOutcome,
@@ -272,7 +161,7 @@ def _merge_on_disk(
         schema={ORIGIN: pl.Int32, "precedence": pl.Int8, **dict.fromkeys(SOURCE_NAMES, pl.String)},
         orient="row",
     )
-    old_paths = _stage_existing(context, existing)
+    old_paths = stage_existing(context, existing)
     connection = duckdb.connect(
         str(context.folder / "merge.duckdb"),
         config={
@@ -395,21 +284,10 @@ def _empty_schema(dataset: Dataset) -> dict[str, pl.DataType]:
     return {column.name: kinds[column.type] for column in dataset.columns}
 
 
-def _stage_existing(context: _Context, existing: Existing) -> list[Path]:
-    """Copy the symbol's existing rows next to the new ones, a row group at a time."""
-    paths = []
-    for i, frame in enumerate(existing.groups(context.symbol)):
-        path = context.folder / f"existing-{i:05d}.parquet"
-        frame = with_day(frame, context.dataset)
-        frame.write_parquet(path, compression="zstd", compression_level=1)
-        paths.append(path)
-    return paths
-
-
 def _refuse_clashing(
     connection: duckdb.DuckDBPyConnection,
-    context: _Context,
-    staged: _Staged,
+    context: Context,
+    staged: Staged,
     refusals: Refusals,
     key: str,
 ) -> None:
@@ -430,7 +308,7 @@ def _refuse_clashing(
 
 
 def _count_again(
-    connection: duckdb.DuckDBPyConnection, context: _Context, staged: _Staged, key: str
+    connection: duckdb.DuckDBPyConnection, context: Context, staged: Staged, key: str
 ) -> None:
     """Correct what was counted piece by piece: rows repeat and clash across pieces too."""
     distinct = dict(

@@ -9,7 +9,9 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ from support.recorded import publish
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.model.alerts import ALERT_DELIVERIES
+from lakehouse_ray.model.assessment import ALERTS
 from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import DAY_US, HOUR_US, parse_time
 from lakehouse_ray.pipeline import alerting
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
@@ -31,6 +36,10 @@ from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.quality_assessment import AssessmentRequest, assess
 from lakehouse_ray.settings import load_settings
 from lakehouse_ray.sources.source import Selection
+from lakehouse_ray.storage.committer import CommitRequest
+from lakehouse_ray.storage.files import index_files
+from lakehouse_ray.storage.ledger import frame_schema, log_request
+from lakehouse_ray.storage.partitions import split_rows
 from lakehouse_ray.testing.exchange import FolderArchive, ReplicaExchange
 
 pytestmark = pytest.mark.integration
@@ -113,6 +122,74 @@ def test_an_alert_is_sent_once_and_signed(lake: BarLake, hook: Receiver) -> None
     ]
 
 
+def test_a_hole_that_goes_on_is_told_once_and_again_when_it_has_doubled(
+    tmp_path: Path, hook: Receiver
+) -> None:
+    """Every day brings bars of BBB and none of AAA, but for one at the end."""
+    lake = BarLake(tmp_path)
+    start = datetime(2024, 5, 1, tzinfo=UTC)
+    told = []
+    for days in range(1, 10):
+        end = start + timedelta(days=days)
+        ends = bars("AAA", "2024-04-30", 1, holes=0), bars("AAA", f"{end:%Y-%m-%d}", 1, holes=0)
+        if days == 1:
+            lake.put(*ends, bars("BBB", "2024-04-30", 12, holes=0))
+        else:
+            rows = pl.concat([*ends, bars("BBB", "2024-04-30", 12, holes=0)])
+            lake.rewrite("silver.klines_coarse", lambda _, rows=rows: rows)  # type: ignore[misc]
+        report = run(lake, hook)
+        told.append(report.alerts_sent)
+        assert report.alerts == report.alerts_sent
+        # Whatever is done again tells nothing again.
+        assert run(lake, hook, again=True).alerts == 0
+    assert told == [1, 1, 0, 1, 0, 0, 0, 1, 0]
+    listed = [alert for request in hook.received for alert in request.document["alerts"]]
+    assert [alert["annotations"]["days"] for alert in listed] == ["1", "2", "4", "8"]
+    assert {alert["labels"]["day"] for alert in listed} == {"2024-05-01"}
+    assert listed[-1]["annotations"]["last_day"] == "2024-05-08"
+    # To the receiver it is one alert, in four documents.
+    assert len({alert["fingerprint"] for alert in listed}) == 1
+    assert len({request.headers["webhook-id"] for request in hook.received}) == 4
+
+
+def test_alerts_of_single_days_of_before_are_not_told_again_as_one(
+    tmp_path: Path, hook: Receiver
+) -> None:
+    """As earlier versions wrote them: a row per day, without its last day."""
+    lake = BarLake(tmp_path)
+    lake.put(bars("AAA", "2024-05-01", 1, holes=0), bars("AAA", "2024-05-21", 1, holes=0))
+    assert told(run(lake, hook)) == (1, 0)
+
+    def by_day(rows: pl.DataFrame) -> pl.DataFrame:
+        days = pl.datetime_ranges("day", "last_day", "1d")
+        blank = [pl.lit(None).cast(rows.schema[n]).alias(n) for n in _ADDED if n in rows.columns]
+        return rows.with_columns(day=days).explode("day").with_columns(blank)
+
+    for table in (ALERTS, ALERT_DELIVERIES):
+        rewrite_log(lake, table, by_day)
+    assert ask(lake, "select count(*), sum(days) from gold.alerts") == [(19, 19)]
+    report = run(lake, hook, again=True)
+    assert (report.alerts, *told(report)) == (0, 0, 0)
+    assert len(hook.received) == 1
+
+
+_ADDED = ("last_day", "days", "worst_day")
+
+
+def rewrite_log(
+    lake: BarLake, table: Table, change: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
+    """Write a log anew as `change` makes it."""
+    writer = lake.writer()
+    files = tuple(entry.path for entry in index_files(table, writer.catalog.find(table.name)))
+    changed = change(lake.rows(table.name).cast(dict(frame_schema(table)))).sort(table.sort)
+    for key, rows in split_rows(table, changed):
+        request = log_request(table, writer.store, rows, key, uuid.uuid4().hex)
+        request = CommitRequest(request.id, request.added, files)
+        (outcome,) = writer.committer_factory(table, uuid.uuid4().hex)().commit([request])
+        assert outcome.committed
+
+
 def test_without_an_address_nothing_is_sent_and_the_first_run_with_one_makes_up_for_it(
     lake: BarLake, hook: Receiver
 ) -> None:
@@ -176,15 +253,18 @@ def test_more_alerts_than_a_document_tells_of_come_with_the_next_run(
     lake: BarLake, hook: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alerting, "ALERTS_MAX", 3)
-    # No day has a score of 1.1: each of the eight is an alert.
+    # No day has a score of 1.1: each of the eight is in an alert.
     strict = writer(lake, hook)
     object.__setattr__(
         strict, "settings", strict.settings.model_copy(update={"quality": _always(strict)})
     )
     sent = [told(assess(strict, AssessmentRequest())) for _ in range(4)]
-    assert sent == [(3, 5), (3, 2), (2, 0), (0, 0)]
+    query = "select count(*), cast(sum(days) as bigint) from gold.alerts where rule = 'score'"
+    ((total, days),) = ask(lake, query)
+    assert (total, days) == (6, 8)
+    assert sent == [(3, 3), (3, 0), (0, 0), (0, 0)]
     prints = [a["fingerprint"] for r in hook.received for a in r.document["alerts"]]
-    assert len(prints) == len(set(prints)) == 8
+    assert len(prints) == len(set(prints)) == total
 
 
 def _always(strict: Writer) -> Any:

@@ -386,3 +386,65 @@ def test_a_statement_ends_when_it_is_told_to(
         process.kill()
     assert process.returncode == code
     assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("gaps", "--help"),
+        ("gaps",),
+        ("gaps", "--json"),
+        ("coverage",),
+        ("datasets",),
+        ("datasets", "--json"),
+        ("config", "show"),
+        ("doctor",),
+        ("verify", "--json"),
+        ("quality", "--json"),
+        ("sql", "select * from range(10000000)", "--output", "csv"),
+        ("sql", "select * from range(10000000)", "--output", "parquet"),
+        ("get", "BTCUSDT", "--market", "spot", "--interval", "1h", "--output", "ndjson"),
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_leaves_ends_a_command_quietly(
+    home: Path, arguments: tuple[str, ...]
+) -> None:
+    with subprocess.Popen(
+        [Path(sys.executable).with_name("lakehouse"), *arguments],
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        said = command.stderr.read().decode()
+        # As a shell tells of who was ended by SIGPIPE.
+        assert command.wait(60) == 141, said
+    for word in ("Traceback", "Exception", "rror"):
+        assert word not in said
+
+
+def test_both_outputs_may_be_left(home: Path) -> None:
+    pipe = (
+        f"{Path(sys.executable).with_name('lakehouse')} sql 'select 1 from range(9000000)' -o csv"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{pipe} 2>&1 | head -1; echo ${{PIPESTATUS[0]}}"],
+        env=environment(home), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == ["1", "141"]
+    assert done.stderr == ""
+
+
+def test_a_connection_that_breaks_is_no_reader_that_left(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("lakehouse_ray.cli.datasets.settings_of", broken)
+    assert dispatch(["datasets"]) == 1
+    assert "unexpected BrokenPipeError" in capfd.readouterr().err

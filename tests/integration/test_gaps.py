@@ -11,6 +11,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
+from pyiceberg.table import StaticTable
+from support.lakes import metadata_locations
 from support.recorded import publish
 
 import lakehouse_ray as lh
@@ -323,3 +326,31 @@ def test_coverage_draws_a_map_of_symbols_and_days(run: Run, tmp_path: Path) -> N
     code, out, _ = run("coverage", "--symbols", "DUSDT", "--json")
     rows: list[dict[str, Any]] = json.loads(out)["coverage"]
     assert [row["share"] for row in rows] == [1.0, 1410 / 1440 - 3 / 1440, 0.0, 1.0, 1.0]
+
+
+def test_no_cause_is_told_where_the_ledger_is_lost(home: Path, lake: Lake) -> None:
+    """Of klines: that of trades is kept in files of its own."""
+    before = lake.gaps()
+    location = metadata_locations(home)["bronze.object_log"]
+    files = [
+        Path(task.file.file_path.removeprefix("file://"))
+        for task in StaticTable.from_metadata(location).scan().plan_files()
+        if task.file.partition[1] == "klines"
+    ]
+    assert files
+    for path in files:
+        path.rename(path.with_suffix(".aside"))
+    try:
+        after = lake.find_gaps()
+        with pytest.warns(lh.UnreadWarning, match=r"object_log/.*\.parquet is gone"):
+            lake.gaps(symbols="AUSDT")
+    finally:
+        for path in files:
+            path.with_suffix(".aside").rename(path)
+    key = ["dataset", "symbol", "interval", "start_time", "end_time", "missing"]
+    assert_frame_equal(after.rows.select(key), before.select(key))
+    klines = pl.col("dataset") == "klines"
+    assert set(after.rows.filter(klines)["cause"]) == {"unknown"}
+    assert_frame_equal(after.rows.filter(~klines), before.filter(~klines))
+    assert set(after.unread["part"]) == {"causes"}
+    assert set(after.unread["symbol"]) == set(before.filter(klines)["symbol"])

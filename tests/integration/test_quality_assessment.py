@@ -196,7 +196,7 @@ def test_the_command_fails_with_the_quality_code_where_a_day_is_under_the_thresh
     assert [day["symbol"] for day in told["worst_days"]] == ["AAA"]
     # BBB has rows then, but no file of AAA is known at all.
     assert told["worst_days"][0]["codes"] == "UNKNOWN"
-    assert told["recommendations"][0]["action"] == "fetch_again"
+    assert told["recommendations"][0]["action"] == "fetch"
     assert json.loads((tmp_path / "report.json").read_text()) == told
     assert call(lake, "--threshold", "0.7").returncode == 0
     assert call(lake, "--symbols", "BBB").returncode == 0

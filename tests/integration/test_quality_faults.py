@@ -258,7 +258,7 @@ def test_the_command_names_the_worst_days_and_what_to_do(lake: Assessed) -> None
         ("fetch_again", "BUSDT", "2024-05-03"),
         ("fetch_again", "CUSDT", "2024-05-04"),
         ("fetch_again", "AUSDT", "2024-04-10"),
-        ("fetch_again", "HUSDT", "2024-05-04"),
+        ("fetch", "HUSDT", "2024-05-04"),
     }
     assert not {symbol for _, symbol, _ in todo} & {"DUSDT", "EUSDT", "FUSDT", "GUSDT"}
 

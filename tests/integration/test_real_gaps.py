@@ -20,7 +20,7 @@ from support.recorded import RECORDED, write_monthly
 
 import lakehouse_ray as lh
 from lakehouse_ray.assembly.writer import Writer
-from lakehouse_ray.kernels.crosscheck import finer_against_coarser, trades_against_bars
+from lakehouse_ray.kernels.crosscheck_bars import finer_against_coarser, trades_against_bars
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.outages import OUTAGES
 from lakehouse_ray.model.timespan import HOUR_US

@@ -72,10 +72,17 @@ def anomaly_row(symbol: str, hour: int, method: str, score: float, **more: Any) 
     } | more  # fmt: skip
 
 
-def alert_row(symbol: str, day: int, score: float, code: str = "UNKNOWN") -> dict[str, Any]:
+def alert_row(
+    symbol: str, day: int, score: float, code: str = "UNKNOWN", *, days: int = 1
+) -> dict[str, Any]:
+    """A row of gold.alerts that begins `day` days after START."""
     chosen = score_row(symbol, day, score, code)
     names = [name for name in ALERTS.names if name in chosen]
-    return {n: chosen[n] for n in names} | {"threshold": 0.9, "raised_at": START}
+    return {n: chosen[n] for n in names} | {
+        "threshold": 0.9, "raised_at": START, "rule": "score", "value": score,
+        "last_day": START + timedelta(days=day + days - 1), "days": days,
+        "worst_day": chosen["day"],
+    }  # fmt: skip
 
 
 def verdict_of(
@@ -99,7 +106,7 @@ def verdict_of(
             engine.execute(f"CREATE TABLE {name} AS SELECT * FROM given")
 
         def ask(view: str, query: str) -> pl.DataFrame:
-            filled = re.sub(r"\{(day|time|start_time)\}", "true", query.replace("{view}", view))
+            filled = re.sub(r"\{(days?|time|start_time)\}", "true", query.replace("{view}", view))
             return engine.sql(filled).pl()
 
         return sum_up(ask, threshold, limits or Limits())

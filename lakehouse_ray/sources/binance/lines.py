@@ -9,7 +9,8 @@ import polars as pl
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import Market
-from lakehouse_ray.sources.binance.decode import from_text, sniff
+from lakehouse_ray.sources.binance.decode import sniff
+from lakehouse_ray.sources.binance.decode_careful import from_text
 from lakehouse_ray.sources.binance.inflate import find_member, inflate_pieces
 from lakehouse_ray.sources.binance.layouts import Cell
 from lakehouse_ray.sources.source import FoundLines

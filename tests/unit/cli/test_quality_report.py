@@ -352,7 +352,7 @@ def test_the_document_has_the_same_facts_and_only_what_json_can_say() -> None:
     )
     assert document["anomaly_methods"][0]["method"] == "return_z"
     assert document["alerts"][0]["days"] == 1
-    assert [task["action"] for task in document["tasks"]] == ["fetch_again", "inspect"]
+    assert [task["action"] for task in document["tasks"]] == ["fetch", "inspect"]
     for name in ("series", "kinds", "losses", "distribution", "checks", "recommendations"):
         assert document[name], name
 

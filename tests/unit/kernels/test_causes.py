@@ -49,6 +49,11 @@ INSIDE_FILES = {"covered": True, "cut": True, "file": "data/A.zip"}
     ("facts", "cause", "words"),
     [
         ({"place": "before"}, "not_listed", "first row"),
+        ({"place": "before", "unread": "file X is gone"}, "unknown", "file X is gone"),
+        ({"place": "after", "ended": "so", "unread": "file X is gone"}, "unknown", "file X is gone"),
+        ({**INSIDE_FILES, "alive": 9, "showing": 0, "unread": "X"}, "unknown", "cannot be read: X"),
+        ({"refused": "data/B.zip", "refused_reason": "BAD", "unread": "X"}, "unknown", "read: X"),
+        ({"outage": "that day", "unread": "X"}, "outage", "that day; other symbols were not"),
         ({"place": "after", "ended": "its name says so"}, "delisted", "its name says so"),
         ({"place": "after", "covered": True}, "delisted", "inside a verified file"),
         ({"place": "after"}, "unknown", "still to come"),

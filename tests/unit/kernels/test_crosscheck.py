@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.anomaly_cross import cross_interval
-from lakehouse_ray.kernels.crosscheck import (
+from lakehouse_ray.kernels.crosscheck import RESULT, compare
+from lakehouse_ray.kernels.crosscheck_bars import (
     BAR_VALUES,
     PRICES,
-    RESULT,
-    archive_against_rest,
-    compare,
-    daily_against_monthly,
     finer_against_coarser,
     trades_against_bars,
 )
+from lakehouse_ray.kernels.crosscheck_files import archive_against_rest, daily_against_monthly
 from lakehouse_ray.model.timespan import DAY_US, HOUR_US, MINUTE_US, TimeRange, parse_time
 
 TIME = pl.Datetime("us", "UTC")

@@ -261,15 +261,48 @@ def test_gaps_that_can_be_filled_are_recommended_and_explained_ones_are_not() ->
     )
     assert found.schema == RECOMMENDATIONS_SCHEMA
     assert found.select("action", "symbol", "rows").rows() == [
-        ("fetch_again", "D", 180),
         ("fetch_again", "C", 60),
+        ("fetch", "D", 180),
         ("fill_gap", "B", 120),
     ]
     assert found["start"].to_list() == [DAY] * 3
-    assert found["end"][1] == DAY + timedelta(hours=1)
-    assert "lost on the way" in found["reason"][1]
+    assert found["end"][0] == DAY + timedelta(hours=1)
+    assert "lost on the way" in found["reason"][0]
     # Trades of another series tell that rows are missing, not that a file has them.
     assert "may have the rows" in found["reason"][2]
+
+
+@pytest.mark.parametrize(
+    ("gap", "advised"),
+    [
+        (("A", 0, 1, 60, "own_loss"), [("fetch_again", 60)]),
+        (("A", 0, 1, 2, "unknown"), [("fetch_again", 2)]),
+        (("A", 0, 1, 60, "unknown"), [("fetch_again", 2), ("fetch", 60)]),
+        # It goes on to a day of which nothing was refused.
+        (("A", 23, 25, 2, "unknown"), [("fetch_again", 2), ("fetch", 2)]),
+        (("B", 0, 1, 2, "unknown"), [("fetch_again", 2), ("fetch", 2)]),
+    ],
+)
+def test_what_was_refused_is_told_once(
+    gap: tuple[str, int, int, int, str], advised: list[tuple[str, int]]
+) -> None:
+    rows = {"symbol": "A", "rows_expected": 1440, "rows": 1438, "rows_quarantined": 2}
+    found = recommend(score_days(counts(rows)), gaps(gap))
+    assert found.select("action", "rows").rows() == advised
+
+
+def test_a_number_of_one_is_told_as_one() -> None:
+    one = {"rows_expected": 25, "rows": 24, "missing_own_loss": 1, "rows_flagged": 1, "compared": 24,
+           "differing": 1, "anomalies": 1, "rows_quarantined": 1}  # fmt: skip
+    (told,) = score_days(counts(one))["reasons"].to_list()
+    sentences = {reason.partition(" (")[0] for reason in told}
+    assert sentences >= {
+        "OWN_LOSS: 1 of 25 rows is missing: refused or lost: their file is known",
+        "FLAGGED: 1 of 24 rows breaks a rule",
+        "QUARANTINED: 1 of 25 rows was refused",
+        "DIFFERS: 1 of 24 compared rows differs from another source",
+        "ANOMALIES: 1 finding in 24 rows",
+    }
 
 
 def test_days_in_a_row_are_one_recommendation() -> None:

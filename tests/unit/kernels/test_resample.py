@@ -362,8 +362,13 @@ def test_offsets_and_policies_that_cannot_be_are_refused() -> None:
         Resampling("1m", "1h", partial="fill")  # type: ignore[arg-type]
     with pytest.raises(InvalidError):
         Resampling("1m", "2 hours")
-    with pytest.raises(InvalidError):
-        offsets_by("1h", "7m")
+    for target, step, words in (
+        ("1h", "7m", "1h is no multiple of 7m"),
+        ("1mo", "1d", "1mo bars have no fixed length"),
+        ("1h", "0m", "0m is no step"),
+    ):
+        with pytest.raises(InvalidError, match=words):
+            offsets_by(target, step)
 
 
 def test_no_bars_give_no_bars_with_the_same_columns() -> None:

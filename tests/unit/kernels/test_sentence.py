@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from lakehouse_ray.kernels.sentence import sentence
+from lakehouse_ray.kernels.sentence import sentence, worded
 
 
 def test_values_stand_where_the_template_has_room() -> None:
@@ -26,3 +26,9 @@ def test_columns_of_several_chunks_the_first_of_them_empty_are_written_too() -> 
 def test_a_template_with_other_room_than_values_is_our_mistake() -> None:
     with pytest.raises(AssertionError):
         sentence("{}", "a", "b")
+
+
+def test_words_fit_their_number() -> None:
+    frame = pl.DataFrame({"n": [0, 1, 2, None]})
+    words = frame.select(sentence("{} {}", "n", worded("n", "row", "rows"))).to_series()
+    assert words.to_list() == ["0 rows", "1 row", "2 rows", None]

@@ -34,6 +34,9 @@ def alerts(number: int, **columns: Any) -> pl.DataFrame:
             "raised_at": DAY,
             "rule": "score",
             "value": 0.5 + n / 10_000,
+            "last_day": DAY + timedelta(days=n),
+            "days": 1,
+            "worst_day": DAY + timedelta(days=n),
         }
         | columns
         for n in range(number)
@@ -119,3 +122,25 @@ def test_a_day_without_a_reason_is_told_all_the_same() -> None:
     told = document(alerts(1, codes=None, reasons=None, rule="anomalies", value=130.0))
     assert "code" not in told["alerts"][0]["labels"]
     assert "130 anomalies" in told["text"]
+
+
+def test_days_in_a_row_are_told_as_one_alert_by_their_first_and_last_day() -> None:
+    last = DAY + timedelta(days=1542)
+    told = document(alerts(1, last_day=last, days=1543, worst_day=DAY + timedelta(days=7)))
+    (alert,) = told["alerts"]
+    assert alert["annotations"]["summary"] == (
+        "spot klines 1h AAA 2024-05-21 to 2028-08-10 (1,543 days): at worst score 0.5000, under 0.9 "
+        "(archive hole)"
+    )
+    chosen = {name: alert["annotations"][name] for name in ("last_day", "days", "worst_day")}
+    assert chosen == {"last_day": "2028-08-10", "days": "1543", "worst_day": "2024-05-28"}
+    assert told["lakehouse"]["by_series"][0]["last_day"] == "2028-08-10"
+
+
+def test_what_went_on_is_the_same_alert_in_another_document() -> None:
+    first = alerts(1, codes="ARCHIVE_HOLE,DIFFERS")
+    grown = alerts(1, codes="DIFFERS,ARCHIVE_HOLE", last_day=DAY + timedelta(days=1), days=2)
+    made = [make_document(found, "main", "r") for found in (first, grown)]
+    prints = {orjson.loads(m.body)["alerts"][0]["fingerprint"] for m in made}
+    assert len(prints) == 1
+    assert made[0].id != made[1].id

@@ -58,7 +58,7 @@ def test_no_day_is_lost_or_counted_twice(scores: dict[tuple[str, int], float | N
 def test_what_was_lost_is_told_by_code_and_adds_up() -> None:
     reasons = (
         "ARCHIVE_HOLE: 6 of 24 rows are missing: not in this archive file; another file has them "
-        "(-0.25); ANOMALIES: 1 findings in 18 rows (-0.05)"
+        "(-0.25); ANOMALIES: 1 finding in 18 rows (-0.05)"
     )
     rows = [
         score_row("A", 0, 0.7, codes="ARCHIVE_HOLE,ANOMALIES", reasons=reasons),
@@ -165,3 +165,24 @@ def test_nothing_assessed_is_nothing_told() -> None:
         None,
     )
     assert verdict.cells.is_empty()
+
+
+def test_alerts_that_were_told_again_as_they_went_on_are_one() -> None:
+    rows = [
+        alert_row("A", 0, 0.5), alert_row("A", 0, 0.4, days=2), alert_row("A", 0, 0.3, days=4),
+        alert_row("A", 4, 0.5),
+        # A day of rest; another reason; another symbol.
+        alert_row("A", 6, 0.5, days=3), alert_row("A", 9, 0.5, "DIFFERS"),
+        alert_row("B", 0, 0.5, days=9),
+    ]  # fmt: skip
+    verdict = verdict_of([score_row("A", 0, 0.5)], alerts=rows)
+    start = START.date()
+    told = {
+        (row["symbol"], (row["first_day"] - start).days, (row["last_day"] - start).days):
+        (row["days"], row["least"])
+        for row in verdict.alerts.iter_rows(named=True)
+    }  # fmt: skip
+    assert told == {
+        ("A", 0, 4): (5, 0.3), ("A", 6, 8): (3, 0.5), ("A", 9, 9): (1, 0.5), ("B", 0, 8): (9, 0.5),
+    }  # fmt: skip
+    assert verdict.totals["alerts"] == 4

@@ -20,8 +20,9 @@ from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.timespan import TimeRange, format_time, from_us
 from lakehouse_ray.model.venue import Freq, Market
 from lakehouse_ray.model.work import ObjectResult, ObjectTask, RawObject, Unit, version_of
-from lakehouse_ray.silver.build import Built, SilverBuilder, span_of
+from lakehouse_ray.silver.build import SilverBuilder
 from lakehouse_ray.silver.regions import regions_of
+from lakehouse_ray.silver.unit_work import Built, span_of
 from lakehouse_ray.sources.binance.archive import folder_of, stem_of
 from lakehouse_ray.sources.binance.decode import BinanceDecoder
 from lakehouse_ray.sources.source import LISTING_SCHEMA, ObjectDecoder

@@ -16,6 +16,8 @@ from lakehouse_ray.model.timespan import day_range
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.sources.binance import decode as module
 from lakehouse_ray.sources.binance.decode import decode
+from lakehouse_ray.sources.binance.decode_careful import decode_carefully
+from lakehouse_ray.sources.binance.decode_quick import decode_quickly
 from lakehouse_ray.sources.binance.layouts import _LAYOUTS
 from lakehouse_ray.sources.source import CsvFile, Decoded
 
@@ -313,9 +315,9 @@ def test_the_careful_way_equals_the_quick_one_on_good_files(name: str, market: M
                 for i, row in enumerate(rows)]  # fmt: skip
     file = CsvFile("a.zip", "BTCUSDT", DAY, ("\n".join(rows) + "\n").encode())
     ((layout, parts),) = module._runs(dataset, market, [file])
-    quick = module._decode_quickly(dataset, layout, parts)
+    quick = decode_quickly(dataset, layout, parts)
     assert quick is not None
-    careful = module._decode_carefully(dataset, layout, parts[0])
+    careful = decode_carefully(dataset, layout, parts[0])
     assert careful.frame.equals(quick.frame)
     assert careful.frame.schema == quick.frame.schema
     assert careful.frame.height == 50

@@ -1,0 +1,112 @@
+"""The rows of one symbol, asked for by their time: what identifies them, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.registry import find_dataset
+from lakehouse_ray.model.timespan import TimeRange, parse_time
+from lakehouse_ray.model.venue import parse_interval, parse_market
+from lakehouse_ray.query.moments import When, micro
+from lakehouse_ray.query.pinned import Readable
+from lakehouse_ray.query.pins import AsOf, Pin
+from lakehouse_ray.query.scan import Where, quoted, scan_sql
+from lakehouse_ray.query.statement import Result
+from lakehouse_ray.query.views import VIEWS
+
+# Before and after everything that can be stored.
+_EARLIEST, _LATEST = parse_time("1970"), parse_time("2200")
+
+
+class SymbolRows:
+    """One question for the rows of a symbol, its snapshots pinned and its files chosen."""
+
+    def __init__(
+        self,
+        lake: Readable,
+        dataset: str,
+        symbol: str,
+        start: When,
+        end: When,
+        market: str,
+        interval: str | None,
+        as_of: AsOf,
+    ) -> None:
+        found = find_dataset(dataset)
+        self.view = VIEWS[f"silver.{found.view}"]
+        self._table = found.tables[0]
+        self._where = Where(identity(found, symbol, market, interval), span_of(start, end))
+        pins = lake.pin([self.view], as_of)
+        self._snapshots = snapshots_of(pins)
+        self._sources = {name: scan_sql(pin, self._where) for name, pin in pins.items()}
+        self._engine = lake.engine
+
+    def run(self, columns: list[str] | None, rows_max: int | None) -> Result:
+        chosen = "*" if columns is None else ", ".join(quoted(name) for name in columns) or "1 AS _"
+        order = ", ".join(quoted(name) for name in self._table.sort if name != "symbol")
+        query = (
+            f"SELECT {chosen} FROM {self.view.name} WHERE {self._where.sql(self._table)} "
+            f"ORDER BY {order}"
+        )
+        if rows_max is not None:
+            query += f" LIMIT {rows_max}"
+        return self._engine.run(query, [self.view], self._sources, None, self._snapshots)
+
+    def frames(
+        self,
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        """What Polars calls to read: it may ask for fewer columns and rows, and for a filter."""
+        columns = with_columns
+        if columns is not None and predicate is not None:
+            columns = list(dict.fromkeys([*columns, *predicate.meta.root_names()]))
+        # Rows are counted after the filter.
+        rows_max = n_rows if predicate is None else None
+        with self.run(columns, rows_max) as result:
+            batches = result.fetch_batches(batch_size) if batch_size else result.fetch_batches()
+            left = n_rows
+            for batch in batches:
+                frame = pl.from_arrow(batch)
+                assert isinstance(frame, pl.DataFrame)
+                if predicate is not None:
+                    frame = frame.filter(predicate)
+                if with_columns is not None:
+                    frame = frame.select(with_columns)
+                if left is not None:
+                    frame = frame.head(left)
+                    left -= frame.height
+                yield frame
+                if left == 0:
+                    return
+
+
+def identity(dataset: Dataset, symbol: str, market: str, interval: str | None) -> dict[str, str]:
+    """What identifies a series: its market, symbol and, for bars, interval."""
+    if not symbol:
+        raise InvalidError("no symbol is given", "such as BTCUSDT")
+    equal: dict[str, str] = {"market": parse_market(market), "symbol": symbol}
+    if dataset.bars:
+        if not interval:
+            raise InvalidError(f"{dataset.name} needs an interval", "such as 1m")
+        equal["interval"] = parse_interval(interval)
+    elif interval:
+        raise InvalidError(f"{dataset.name} has no intervals", "leave the interval away")
+    return equal
+
+
+def span_of(start: When, end: When) -> TimeRange | None:
+    if start is None and end is None:
+        return None
+    first = _EARLIEST if start is None else micro(start)
+    return TimeRange(first, _LATEST if end is None else micro(end))
+
+
+def snapshots_of(pins: dict[str, Pin]) -> dict[str, int | None]:
+    return {name: pin.snapshot_id for name, pin in pins.items()}

@@ -1,0 +1,35 @@
+"""How the rows of a table that is not whole come back, by what the table is made from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from lakehouse_ray.model.alerts import ALERT_DELIVERIES
+from lakehouse_ray.model.assessment import LOGS
+from lakehouse_ray.model.lake import BUILD_LOG
+from lakehouse_ray.model.products.registry import PRODUCTS
+
+_ASSESSED = {table.name for table in LOGS}
+_PRODUCTS = {product.table.name: product.name for product in PRODUCTS.values()}
+
+
+def remake(table: str) -> str:
+    """What makes a table anew."""
+    if table in _PRODUCTS:
+        return f"build it anew: `lakehouse build {_PRODUCTS[table]} --rebuild`"
+    if table == BUILD_LOG.name:
+        return "build everything anew: `lakehouse build --rebuild`"
+    if table in _ASSESSED:
+        return "assess everything anew: `lakehouse quality --again`"
+    if table == ALERT_DELIVERIES.name:
+        return "move the table's folder away: alerts are then sent once more"
+    return "move the table's folder and its ledger away and ingest again: bronze has the objects"
+
+
+def by_remedy(tables: Iterable[str]) -> dict[str, list[str]]:
+    """Tables by what makes them anew."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for table in tables:
+        found[remake(table)].append(table)
+    return found
