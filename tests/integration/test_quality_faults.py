@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from support.bars import bars
 from support.commands import MANY_BYTES, environment, run
+from support.in_process import run_here
 from support.recorded import publish
 
 from lakehouse_ray.assembly.reader import Reader
@@ -237,13 +238,17 @@ def test_a_symbol_that_ended_is_no_worse_for_it(lake: Assessed) -> None:
     assert later["cause"].to_list() == ["delisted"]
 
 
+def settings(home: Path) -> dict[str, str]:
+    return environment(HOME=home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+
+
 def command(home: Path, *arguments: str) -> tuple[int, str]:
-    env = environment(HOME=home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
-    return run("quality", *arguments, env=env)
+    done = run_here("quality", *arguments, env=settings(home))
+    return done.returncode, done.stderr + done.stdout
 
 
 def test_the_command_names_the_worst_days_and_what_to_do(lake: Assessed) -> None:
-    code, said = command(lake.home, "--json")
+    code, said = run("quality", "--json", env=settings(lake.home))
     assert code == 5
     told = json.loads(said)
     assert (told["run"]["current"], told["run"]["assessed"]) == (8, 0)

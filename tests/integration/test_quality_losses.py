@@ -12,6 +12,7 @@ from support.bars import BarLake, bars
 from support.commands import MANY_BYTES, environment, run, running
 from support.failing import FailingCommitter, FailingWriter
 from support.findings import assert_same_findings, findings, runs_shown
+from support.in_process import run_here
 
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.model.timespan import DAY_US
@@ -70,9 +71,9 @@ def test_a_symbol_whose_file_is_lost_is_told_and_the_others_are_assessed(
     assert (report["series"], report["assessed"], report["failed"]) == (4, 1, 3)
     assert all(one["reason"] == "UnavailableError" for one in failed.values())
     assert path.name in failed["spot klines 1h BBB"]["detail"]
-    code, said = run("quality", env=settings(lake))
-    assert code == 3
-    assert "3 FAILED" in said
+    again = run_here("quality", env=settings(lake))
+    assert again.returncode == 3
+    assert "3 FAILED" in again.stdout + again.stderr
     assert set(findings(lake.home)["gold.quality"]["symbol"]) == {"DDD"}
 
 
