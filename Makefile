@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 # Two processes, whatever the machine: each starts a Ray of its own. What kills and waits (chaos)
 # stays in one of them and comes first, so that files of the other tests fill up the end.
-TOGETHER := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit check fix integration acceptance chaos bench docs clean
