@@ -16,6 +16,7 @@ class _Together(LoadFileScheduling):
         return "chaos" if file.startswith("tests/chaos/") else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     # A group by mark is what xdist has for this; pytest 9.2 does not let it (3.8) name one.
     return _Together(config, log) if config.getoption("dist") == "loadfile" else None

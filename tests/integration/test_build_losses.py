@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from support.bars import BarLake, bars
-from support.commands import MANY_BYTES, environment, run
+from support.commands import MANY_BYTES, environment
 from support.in_process import run_here
 from support.products import ALL, only
 
@@ -226,9 +226,9 @@ def test_the_command_says_which_units_failed_and_ends_with_its_own_code(lake: Ba
     (plan,) = json.loads(planned.stdout)["products"]
     assert (planned.returncode, plan["units"], plan["stale"], plan["lost"]) == (0, 9, 7, 2)
     assert plan["first_lost"][0]["unit"] == "spot 1h BBB 2024-05"
-    code, said = run("build", "daily", "--json", env=env)
-    assert code == 3, said
-    report = json.loads(said)
+    done = run_here("build", "daily", "--json", env=env)
+    assert (done.returncode, done.stderr) == (3, "")
+    report = json.loads(done.stdout)
     assert (report["built"], report["failed"], report["reasons"]) == (7, 2, {"FILE_DAMAGED": 2})
     assert [one["unit"] for one in report["examples"]] == [
         "daily spot 1h BBB 2024-05", "daily spot 1h BBB 2024-06",

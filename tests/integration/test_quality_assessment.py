@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from support.bars import BarLake, bars
-from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.commands import MANY_BYTES, environment
 from support.failing import Crashed, FailingCommitter, FailingWriter, crash
 from support.in_process import run_here
 
@@ -181,17 +180,15 @@ def test_the_command_fails_with_the_quality_code_where_a_day_is_under_the_thresh
     lake: BarLake, tmp_path: Path
 ) -> None:
     env = environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
-    done = subprocess.run(
-        [LAKEHOUSE, "quality", "--json", "--report-json", str(tmp_path / "report.json")],
-        env=env, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    file = tmp_path / "report.json"
+    done = run_here("quality", "--json", "--report-json", str(file), env=env)
     assert done.returncode == 5, done.stderr
     told = json.loads(done.stdout)
     assert [day["symbol"] for day in told["worst_days"]] == ["AAA"]
     # BBB has rows then, but no file of AAA is known at all.
     assert told["worst_days"][0]["codes"] == "UNKNOWN"
     assert told["recommendations"][0]["action"] == "fetch_again"
-    assert json.loads((tmp_path / "report.json").read_text()) == told
+    assert json.loads(file.read_text()) == told
     for more, code in (
         (("--threshold", "0.7"), 0),
         (("--symbols", "BBB"), 0),

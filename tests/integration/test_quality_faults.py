@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from support.bars import bars
-from support.commands import MANY_BYTES, environment, run
+from support.commands import MANY_BYTES, environment
 from support.in_process import run_here
 from support.recorded import publish
 
@@ -248,9 +248,9 @@ def command(home: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_the_command_names_the_worst_days_and_what_to_do(lake: Assessed) -> None:
-    code, said = run("quality", "--json", env=settings(lake.home))
-    assert code == 5
-    told = json.loads(said)
+    done = run_here("quality", "--json", env=settings(lake.home))
+    assert (done.returncode, done.stderr) == (5, "")
+    told = json.loads(done.stdout)
     assert (told["run"]["current"], told["run"]["assessed"]) == (8, 0)
     worst = {(day["symbol"], day["day"][:10], day["codes"]) for day in told["worst_days"][:3]}
     assert worst == {
