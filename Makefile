@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# Two processes, whatever the machine: each starts a Ray of its own. What kills and waits (chaos)
+# stays in one of them and comes first, so that files of the other tests fill up the end.
+TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit check fix integration acceptance chaos bench docs clean
@@ -38,7 +41,7 @@ fix: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 integration: setup ## tests on a local Ray, real HTTP, real stores
-	$(BIN)/python -m pytest tests/integration tests/chaos -m "not slow"
+	$(BIN)/python -m pytest $(TOGETHER) tests/chaos tests/integration -m "not slow"
 
 acceptance: setup ## the finished commands on real data of ../shared/data
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/acceptance

@@ -83,7 +83,7 @@ def make_lake(tmp_path: Path) -> Iterator[Any]:
     def make(*rules: Rule, archive: Any = ARCHIVE, **ingest_settings: Any) -> Lake:
         exchange = ReplicaExchange(archive, Faults(rules)).start()
         exchanges.append(exchange)
-        quick = {"retry_attempts_max": 4, "retry_budget_s": 10.0, "request_timeout_s": 5.0}
+        quick = {"retry_attempts_max": 3, "retry_budget_s": 10.0, "request_timeout_s": 5.0}
         settings = Settings(
             home=tmp_path / "home",
             binance={"archive_url": exchange.url},

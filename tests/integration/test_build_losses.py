@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from support.bars import BarLake, bars
-from support.commands import MANY_BYTES, environment, run
+from support.commands import MANY_BYTES, environment
+from support.in_process import run_here
 from support.products import ALL, only
 
 from lakehouse_ray.gold.plan import BuildScope
@@ -221,22 +222,22 @@ def test_the_command_says_which_units_failed_and_ends_with_its_own_code(lake: Ba
     kept = path.read_bytes()
     truncate(path)
     env = environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
-    code, said = run("build", "daily", "--dry-run", "--json", env=env)
-    (plan,) = json.loads(said)["products"]
-    assert (code, plan["units"], plan["stale"], plan["lost"]) == (0, 9, 7, 2)
+    planned = run_here("build", "daily", "--dry-run", "--json", env=env)
+    (plan,) = json.loads(planned.stdout)["products"]
+    assert (planned.returncode, plan["units"], plan["stale"], plan["lost"]) == (0, 9, 7, 2)
     assert plan["first_lost"][0]["unit"] == "spot 1h BBB 2024-05"
-    code, said = run("build", "daily", "--json", env=env)
-    assert code == 3, said
-    report = json.loads(said)
+    done = run_here("build", "daily", "--json", env=env)
+    assert (done.returncode, done.stderr) == (3, "")
+    report = json.loads(done.stdout)
     assert (report["built"], report["failed"], report["reasons"]) == (7, 2, {"FILE_DAMAGED": 2})
     assert [one["unit"] for one in report["examples"]] == [
         "daily spot 1h BBB 2024-05", "daily spot 1h BBB 2024-06",
     ]  # fmt: skip
     # Nothing else is left to do: still the loss is told.
-    code, said = run("build", "daily", env=env)
-    assert code == 3
-    assert "2 FAILED" in said
-    assert path.name in said
+    told = run_here("build", "daily", env=env)
+    assert told.returncode == 3
+    assert "2 FAILED" in told.stdout
+    assert path.name in told.stdout
     path.write_bytes(kept)
-    code, said = run("build", "daily", "--json", env=env)
-    assert (code, json.loads(said)["built"]) == (0, 2)
+    mended = run_here("build", "daily", "--json", env=env)
+    assert (mended.returncode, json.loads(mended.stdout)["built"]) == (0, 2)

@@ -11,6 +11,7 @@ import pytest
 from support.bars import BarLake, bars
 from support.commands import LAKEHOUSE, MANY_BYTES, environment
 from support.days import assert_days
+from support.in_process import run_here
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.model.datasets.klines import KLINES
@@ -34,13 +35,23 @@ def lake(tmp_path: Path) -> BarLake:
     return lake
 
 
+def settings(lake: BarLake) -> dict[str, str]:
+    return environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+
+
 def call(
     lake: BarLake, *arguments: str, command: tuple[str, ...] = (LAKEHOUSE, "build")
 ) -> subprocess.CompletedProcess[str]:
-    env = environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+    """In a process of its own."""
     return subprocess.run(
-        [*command, *arguments], env=env, capture_output=True, text=True, check=False
+        [*command, *arguments], env=settings(lake), capture_output=True, text=True, check=False
     )
+
+
+def call_here(
+    lake: BarLake, *arguments: str, command: str = "build"
+) -> subprocess.CompletedProcess[str]:
+    return run_here(command, *arguments, env=settings(lake))
 
 
 def test_the_command_builds_and_the_job_finds_it_done(lake: BarLake) -> None:
@@ -57,21 +68,19 @@ def test_the_command_builds_and_the_job_finds_it_done(lake: BarLake) -> None:
 
 def test_a_dry_run_tells_and_writes_nothing(lake: BarLake) -> None:
     before = lake.snapshots()
-    told = json.loads(call(lake, "--dry-run", "--json", "--symbols", "BBB").stdout)
+    told = json.loads(call_here(lake, "--dry-run", "--json", "--symbols", "BBB").stdout)
     (daily,) = [one for one in told["products"] if one["product"] == "daily"]
     assert daily["first_stale"] == ["spot 1h BBB 2024-05", "spot 1h BBB 2024-06"]
-    assert "2 of 2 units" in call(lake, "daily", "--dry-run", "--symbols", "BBB").stdout
+    assert "2 of 2 units" in call_here(lake, "daily", "--dry-run", "--symbols", "BBB").stdout
     assert lake.snapshots() == before
 
 
 def test_options_choose_what_is_built(lake: BarLake) -> None:
     chosen = ("--symbols", "AAA,CCC", "--start", "2024-06", "--market", "spot", "--interval", "1h")
-    assert json.loads(call(lake, "daily", "--json", *chosen).stdout)["built"] == 2
-    assert json.loads(call(lake, "daily", "--json").stdout)["built"] == 4
-    assert (
-        json.loads(call(lake, "daily", "--json", "--rebuild", "--symbols", "AAA").stdout)["built"]
-        == 2
-    )
+    assert json.loads(call_here(lake, "daily", "--json", *chosen).stdout)["built"] == 2
+    assert json.loads(call_here(lake, "daily", "--json").stdout)["built"] == 4
+    again = call_here(lake, "daily", "--json", "--rebuild", "--symbols", "AAA")
+    assert json.loads(again.stdout)["built"] == 2
     assert_days(lake)
 
 
@@ -90,7 +99,7 @@ def test_options_choose_what_is_built(lake: BarLake) -> None:
 def test_what_cannot_be_is_an_error_with_a_code_and_a_hint(
     lake: BarLake, arguments: tuple[str, ...], code: int, hint: str
 ) -> None:
-    done = call(lake, *arguments, "--json")
+    done = call_here(lake, *arguments, "--json")
     assert done.returncode == code, done.stderr
     error = json.loads(done.stdout)["error"]
     assert error["code"] == code
@@ -98,7 +107,7 @@ def test_what_cannot_be_is_an_error_with_a_code_and_a_hint(
 
 
 def test_a_lake_without_anything_is_built_at_once(tmp_path: Path) -> None:
-    done = call(BarLake(tmp_path), "--json")
+    done = call_here(BarLake(tmp_path), "--json")
     assert (done.returncode, json.loads(done.stdout)["units"]) == (0, 0)
 
 
@@ -114,7 +123,7 @@ def test_a_symbol_whose_file_is_damaged_is_told_and_the_others_are_built(lake: B
     report = json.loads(done.stdout)
     assert (report["built"], report["failed"]) == (4, 2)
     assert report["examples"][0]["unit"] == "daily spot 1h BBB 2024-05"
-    shown = call(lake, "daily")
+    shown = call_here(lake, "daily")
     assert shown.returncode == 3
     assert "daily spot 1h BBB 2024-05" in shown.stdout
 
@@ -140,7 +149,7 @@ def test_days_of_real_bars_are_what_duckdb_makes_of_them(tmp_path: Path) -> None
     done = call(lake, "daily", "--json")
     assert done.returncode == 0, done.stderr
     assert_days(lake)
-    checked = call(lake, "--deep", "--json", command=(LAKEHOUSE, "verify"))
+    checked = call_here(lake, "--deep", "--json", command="verify")
     assert checked.returncode == 0, checked.stdout
-    again = json.loads(call(lake, "daily", "--json").stdout)
+    again = json.loads(call_here(lake, "daily", "--json").stdout)
     assert (again["built"], again["unchanged"], again["commits"]) == (0, 0, 0)

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from support.bars import BarLake, bars
 from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.in_process import run_here
 
 pytestmark = pytest.mark.integration
 
@@ -40,15 +41,24 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> BarLake:
     return lake
 
 
+def settings(home: Path) -> dict[str, str]:
+    return environment(HOME=home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+
+
 def call(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own."""
     return subprocess.run(
         [LAKEHOUSE, "quality", *arguments],
-        env=environment(HOME=home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES),
+        env=settings(home),
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
+
+
+def call_here(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_here("quality", *arguments, env=settings(home))
 
 
 def told(path: Path) -> dict[str, Any]:
@@ -87,18 +97,18 @@ def test_quiet_and_json_say_nothing_aside(lake: BarLake, tmp_path: Path) -> None
     quiet = call(lake.home, "--again", "--quiet", "--html", str(page))
     assert (quiet.returncode, quiet.stderr) == (5, "")
     assert page.exists()
-    spoken = call(lake.home, "--again", "--json")
+    spoken = call_here(lake.home, "--again", "--json")
     assert (spoken.returncode, spoken.stderr) == (5, "")
     assert json.loads(spoken.stdout)["days_under"] == 1
 
 
 def test_where_no_day_is_under_the_threshold_it_ends_well(lake: BarLake, tmp_path: Path) -> None:
     page = tmp_path / "q.html"
-    good = call(lake.home, "--symbols", "BBB", "--html", str(page))
+    good = call_here(lake.home, "--symbols", "BBB", "--html", str(page))
     assert good.returncode == 0
     assert "Fine: all 4 days score 0.9 or more" in page.read_text()
-    assert call(lake.home, "--threshold", "0.7").returncode == 0
-    later = call(lake.home, "--start", "2024-05-22", "--html", str(page))
+    assert call_here(lake.home, "--threshold", "0.7").returncode == 0
+    later = call_here(lake.home, "--start", "2024-05-22", "--html", str(page))
     assert later.returncode == 0
     assert "before" not in later.stdout
     assert "Nothing to do." in later.stdout
@@ -106,7 +116,7 @@ def test_where_no_day_is_under_the_threshold_it_ends_well(lake: BarLake, tmp_pat
 
 def test_a_range_without_data_is_an_error_and_writes_nothing(lake: BarLake, tmp_path: Path) -> None:
     page = tmp_path / "q.html"
-    done = call(lake.home, "--start", "2023-01", "--end", "2023-02", "--html", str(page))
+    done = call_here(lake.home, "--start", "2023-01", "--end", "2023-02", "--html", str(page))
     assert done.returncode == 4
     assert "from 2023-01-01T00:00:00Z before 2023-02-01T00:00:00Z" in done.stderr
     assert "lakehouse coverage" in done.stderr
@@ -114,7 +124,7 @@ def test_a_range_without_data_is_an_error_and_writes_nothing(lake: BarLake, tmp_
 
 
 def test_an_empty_lake_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    done = call(tmp_path / "home", "--html", str(tmp_path / "q.html"))
+    done = call_here(tmp_path / "home", "--html", str(tmp_path / "q.html"))
     assert done.returncode == 4
     assert "nothing is stored yet" in done.stderr
     assert "ingest" in done.stderr
@@ -125,7 +135,7 @@ def test_a_page_that_cannot_be_written_is_an_error_before_any_work(
     lake: BarLake, tmp_path: Path
 ) -> None:
     for path in (tmp_path / "missing" / "q.html", tmp_path):
-        done = call(lake.home, "--again", "--html", str(path))
+        done = call_here(lake.home, "--again", "--html", str(path))
         assert done.returncode == 2
         assert str(path) in done.stderr
         assert "series to assess" not in done.stderr

@@ -373,12 +373,16 @@ def test_a_statement_ends_when_it_is_told_to(
     process = subprocess.Popen(
         [command, "sql", query, "-o", "ndjson"],
         env=environment(home),
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         # A test run in the background is born deaf to it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    time.sleep(5)
+    if query.startswith("from"):
+        assert process.stdout is not None
+        process.stdout.readline()
+    else:  # nothing tells when it has begun
+        time.sleep(5)
     process.send_signal(number)
     try:
         _, err = process.communicate(timeout=20)

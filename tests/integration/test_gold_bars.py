@@ -11,6 +11,7 @@ import duckdb
 import polars as pl
 import pytest
 from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.in_process import run_here
 
 from lakehouse_ray.testing.exchange import Faults, ReplicaExchange, Rule, SyntheticArchive
 
@@ -29,29 +30,36 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     faults = Faults((Rule(HOLE, "missing_rows"),))
     with ReplicaExchange(archive, faults) as exchange:
-        ingested = run(
-            folder, "ingest", "--market", "spot", "--dataset", "klines", "--interval", "1m",
-            "--freq", "daily", "--json", url=exchange.url,
+        ingested = run_apart(
+            settings(folder, exchange.url), "ingest", "--market", "spot", "--dataset", "klines",
+            "--interval", "1m", "--freq", "daily", "--json",
         )  # fmt: skip
         assert ingested["rows"] > 3000
-    report = run(folder, "build", "klines", "resampled_klines", "--json")
+    report = run_apart(settings(folder), "build", "klines", "resampled_klines", "--json")
     assert (report["built"], report["failed"]) == (3, 0)
     return folder
 
 
-def call(home: Path, *arguments: str, url: str = "") -> subprocess.CompletedProcess[str]:
-    env = environment(
-        HOME=home,
-        COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES,
-        BINANCE__ARCHIVE_URL=url or "http://127.0.0.1:9",
-    )
-    return subprocess.run(
+def settings(home: Path, url: str = "http://127.0.0.1:9") -> dict[str, str]:
+    return environment(HOME=home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES, BINANCE__ARCHIVE_URL=url)
+
+
+def call(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_here(*arguments, env=settings(home))
+
+
+def run(home: Path, *arguments: str) -> dict[str, object]:
+    done = call(home, *arguments)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, object] = json.loads(done.stdout)
+    return document
+
+
+def run_apart(env: dict[str, str], *arguments: str) -> dict[str, object]:
+    """The same in a process of its own."""
+    done = subprocess.run(
         [LAKEHOUSE, *arguments], env=env, capture_output=True, text=True, check=False
     )
-
-
-def run(home: Path, *arguments: str, url: str = "") -> dict[str, object]:
-    done = call(home, *arguments, url=url)
     assert done.returncode == 0, done.stderr
     document: dict[str, object] = json.loads(done.stdout)
     return document
@@ -121,7 +129,8 @@ def test_building_again_builds_nothing(home: Path) -> None:
 
 
 def test_an_export_has_the_folders_and_columns_of_bhds(home: Path, tmp_path: Path) -> None:
-    done = run(home, "bhds", "export", "--market", "spot", "--root", str(tmp_path), "--json")
+    export = ("bhds", "export", "--market", "spot", "--root", str(tmp_path), "--json")
+    done = run_apart(settings(home), *export)
     file = tmp_path / "results_data/spot/klines/1m" / f"{SYMBOL}.parquet"
     assert done == {"files": [str(file)], "failed": {}}
     frame = pl.read_parquet(file)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.buckets import SECRET, Bucket, moto, seaweedfs
 from support.commands import KLINES_1M, run, serve
+from support.in_process import run_here
 from support.lakes import Contents, assert_same, read_lake
 from support.stage import FAULTS, Stage, write
 
@@ -72,12 +73,13 @@ def test_a_lake_in_a_bucket_equals_one_on_disk(
     assert again.snapshots == found.snapshots
     assert_same(again, local.contents)
 
-    code, said = run("sql", "select count(*) n from silver.klines", "--output", "ndjson", env=env)
-    assert code == 0, said
-    assert json.loads(said.splitlines()[-1]) == {"n": local.contents.rows("silver.klines_fine")}
-    code, said = run("config", "show", env=env)
-    assert code == 0
-    assert SECRET not in said
+    counted = "select count(*) n from silver.klines"
+    done = run_here("sql", counted, "--output", "ndjson", env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"n": local.contents.rows("silver.klines_fine")}
+    shown = run_here("config", "show", env=env)
+    assert shown.returncode == 0
+    assert SECRET not in shown.stdout + shown.stderr
 
 
 def test_wrong_credentials_end_a_run_with_one_clear_message(

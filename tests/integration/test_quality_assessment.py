@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 from support.bars import BarLake, bars
-from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.commands import MANY_BYTES, environment
 from support.failing import Crashed, FailingCommitter, FailingWriter, crash
+from support.in_process import run_here
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.errors import NotFoundError
@@ -176,29 +176,23 @@ def test_a_symbol_that_does_not_exist_is_an_error_with_a_hint(lake: BarLake) -> 
     assert "AAA" in caught.value.hint
 
 
-def call(lake: BarLake, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [LAKEHOUSE, "quality", "--json", *arguments],
-        env=environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 def test_the_command_fails_with_the_quality_code_where_a_day_is_under_the_threshold(
     lake: BarLake, tmp_path: Path
 ) -> None:
-    done = call(lake, "--report-json", str(tmp_path / "report.json"))
+    env = environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+    file = tmp_path / "report.json"
+    done = run_here("quality", "--json", "--report-json", str(file), env=env)
     assert done.returncode == 5, done.stderr
     told = json.loads(done.stdout)
     assert [day["symbol"] for day in told["worst_days"]] == ["AAA"]
     # BBB has rows then, but no file of AAA is known at all.
     assert told["worst_days"][0]["codes"] == "UNKNOWN"
     assert told["recommendations"][0]["action"] == "fetch"
-    assert json.loads((tmp_path / "report.json").read_text()) == told
-    assert call(lake, "--threshold", "0.7").returncode == 0
-    assert call(lake, "--symbols", "BBB").returncode == 0
-    assert call(lake, "--start", "2024-05-22").returncode == 0
-    assert call(lake, "--symbols", "AAB").returncode == 4
+    assert json.loads(file.read_text()) == told
+    for more, code in (
+        (("--threshold", "0.7"), 0),
+        (("--symbols", "BBB"), 0),
+        (("--start", "2024-05-22"), 0),
+        (("--symbols", "AAB"), 4),
+    ):
+        assert run_here("quality", "--json", *more, env=env).returncode == code, more

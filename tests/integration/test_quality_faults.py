@@ -14,7 +14,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 from support.bars import bars
-from support.commands import MANY_BYTES, environment, run
+from support.commands import MANY_BYTES, environment
+from support.in_process import run_here
 from support.recorded import publish
 
 from lakehouse_ray.assembly.reader import Reader
@@ -237,15 +238,19 @@ def test_a_symbol_that_ended_is_no_worse_for_it(lake: Assessed) -> None:
     assert later["cause"].to_list() == ["delisted"]
 
 
+def settings(home: Path) -> dict[str, str]:
+    return environment(HOME=home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+
+
 def command(home: Path, *arguments: str) -> tuple[int, str]:
-    env = environment(HOME=home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
-    return run("quality", *arguments, env=env)
+    done = run_here("quality", *arguments, env=settings(home))
+    return done.returncode, done.stderr + done.stdout
 
 
 def test_the_command_names_the_worst_days_and_what_to_do(lake: Assessed) -> None:
-    code, said = command(lake.home, "--json")
-    assert code == 5
-    told = json.loads(said)
+    done = run_here("quality", "--json", env=settings(lake.home))
+    assert (done.returncode, done.stderr) == (5, "")
+    told = json.loads(done.stdout)
     assert (told["run"]["current"], told["run"]["assessed"]) == (8, 0)
     worst = {(day["symbol"], day["day"][:10], day["codes"]) for day in told["worst_days"][:3]}
     assert worst == {

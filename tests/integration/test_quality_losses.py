@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from support.bars import BarLake, bars
-from support.commands import MANY_BYTES, environment, run, running
+from support.commands import MANY_BYTES, environment, running
 from support.failing import FailingCommitter, FailingWriter
 from support.findings import assert_same_findings, findings, runs_shown
+from support.in_process import run_here
 
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.model.timespan import DAY_US
@@ -62,17 +63,17 @@ def test_a_symbol_whose_file_is_lost_is_told_and_the_others_are_assessed(
     loss(path)  # type: ignore[operator]
     # Why hours of the others are missing cannot be told while rows of BBB at that time are lost.
     lake.put(bars("DDD", "2024-05-20", 10, holes=0))
-    code, said = run("quality", "--json", env=settings(lake))
-    assert code == 3, said
-    report = json.loads(said)["run"]
+    done = run_here("quality", "--json", env=settings(lake))
+    assert (done.returncode, done.stderr) == (3, "")
+    report = json.loads(done.stdout)["run"]
     failed = {one["series"]: one for one in report["examples"]}
     assert set(failed) == {"spot klines 1h AAA", "spot klines 1h BBB", "spot klines 1h CCC"}
     assert (report["series"], report["assessed"], report["failed"]) == (4, 1, 3)
     assert all(one["reason"] == "UnavailableError" for one in failed.values())
     assert path.name in failed["spot klines 1h BBB"]["detail"]
-    code, said = run("quality", env=settings(lake))
-    assert code == 3
-    assert "3 FAILED" in said
+    again = run_here("quality", env=settings(lake))
+    assert again.returncode == 3
+    assert "3 FAILED" in again.stdout + again.stderr
     assert set(findings(lake.home)["gold.quality"]["symbol"]) == {"DDD"}
 
 

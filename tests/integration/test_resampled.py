@@ -10,6 +10,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from support.bars import BarLake, bars
 from support.commands import environment, run
+from support.in_process import run_here
 
 import lakehouse_ray as lh
 from lakehouse_ray.errors import InvalidError
@@ -127,4 +128,4 @@ def test_the_command_gives_the_same_bars(home: Path, lake: Lake) -> None:
         (("AAA", "--interval", "4h", "--from", "3h"), 2),
         (("AAA", "--interval", "4h", "--from", "15m", "--indicators", "sma_20"), 2),
     ):
-        assert run("get", *arguments, env=env)[0] == answer, arguments
+        assert run_here("get", *arguments, env=env).returncode == answer, arguments

@@ -28,7 +28,7 @@ def hook() -> Iterator[Receiver]:
         yield made
 
 
-def send(url: str, *, timeout_s: float = 0.5, budget_s: float = 3.0) -> int:
+def send(url: str, *, timeout_s: float = 1.0, budget_s: float = 6.0) -> int:
     async def work() -> int:
         policy = RetryPolicy(attempts_max=3, budget_s=budget_s)
         client = HttpClient(1, timeout_s, policy, SystemClock(), GuardedResolver())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -135,7 +136,8 @@ def _client(endpoint_url: str) -> Any:
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         found: list[int] = []
-        for port in range(21000, 30000, 7):
+        # At random: another process of these tests may be looking at the same moment.
+        for port in random.sample(range(21000, 30000, 7), 200):
             pair = [stack.enter_context(socket.socket()) for _ in range(2)]
             with contextlib.suppress(OSError):
                 for one, number in zip(pair, (port, port + 10_000), strict=True):
