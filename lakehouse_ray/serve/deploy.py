@@ -172,7 +172,7 @@ def deployed(settings: Settings, port: int, *, own: bool) -> Iterator[None]:
                 downscale_delay_s=_DOWN_AFTER_S,
                 metrics_interval_s=_METRICS_EVERY_S,
                 look_back_period_s=_LOOK_BACK_S,
-                policy=AutoscalingPolicy(
+                policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
                     policy_function="lakehouse_ray.serve.scaling:ScalingPolicy",
                     policy_kwargs={"statements": serving.statements},
                 ),
@@ -184,7 +184,7 @@ def deployed(settings: Settings, port: int, *, own: bool) -> Iterator[None]:
         raise UnavailableError(f"the service did not start on Ray: {error}") from error
     finally:
         if own:
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
         else:
             serve.delete(APPLICATION)
 
