@@ -26,8 +26,8 @@ from lakehouse_ray.model.product import ALL_SYMBOLS, ProductUnit
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import PartitionKey
+from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.storage.groups import GroupReader, RowGroup, relative_path
-from lakehouse_ray.storage.ledger import frame_schema
 from lakehouse_ray.storage.objects import ObjectStore
 from lakehouse_ray.storage.parquet import TableWriter, to_rows
 from lakehouse_ray.storage.partitions import split_rows

@@ -12,8 +12,8 @@ import polars as pl
 from lakehouse_ray.gold.plan import declared
 from lakehouse_ray.model.product import ALL_SYMBOLS, Input, Parameter, Product, ProductUnit
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.storage.groups import DAMAGE, GroupReader, RowGroup
-from lakehouse_ray.storage.ledger import frame_schema
 
 _HASH_SEED = 20_17
 

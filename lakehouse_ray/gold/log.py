@@ -19,7 +19,7 @@ from lakehouse_ray.model.lake import BUILD_LOG
 from lakehouse_ray.model.product import Product, ProductUnit
 from lakehouse_ray.model.venue import MARKETS
 from lakehouse_ray.storage.catalog import TableCatalog
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 
 _UNIT = ("market", "interval", "symbol", "period")
 

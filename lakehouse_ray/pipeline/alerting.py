@@ -26,7 +26,8 @@ from lakehouse_ray.pipeline.assessment_report import AssessmentReport
 from lakehouse_ray.pipeline.commits import open_committers
 from lakehouse_ray.pipeline.metrics_export import publish
 from lakehouse_ray.query.alerts import waiting
-from lakehouse_ray.storage.ledger import frame_schema, log_request
+from lakehouse_ray.storage.frames import frame_schema
+from lakehouse_ray.storage.ledger import log_request
 from lakehouse_ray.storage.partitions import split_rows
 
 log = structlog.get_logger()

@@ -26,7 +26,8 @@ from lakehouse_ray.pipeline.findings import SEEN, AssessTask, Findings, Means
 from lakehouse_ray.query.daily_monthly import Bronze
 from lakehouse_ray.query.pinned import Pinned
 from lakehouse_ray.storage.committer import CommitRequest
-from lakehouse_ray.storage.ledger import frame_schema, log_request
+from lakehouse_ray.storage.frames import frame_schema
+from lakehouse_ray.storage.ledger import log_request
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from lakehouse_ray.query.pinned import Among, Kind, Pinned
 from lakehouse_ray.query.scan import text
 from lakehouse_ray.query.series_scan import scan_series
 from lakehouse_ray.query.views import VIEWS
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 
 # What an assessment looks at: all of it at the snapshots that the driver pinned.
 SEEN = (

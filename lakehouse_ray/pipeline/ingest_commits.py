@@ -13,7 +13,8 @@ from lakehouse_ray.model.work import ObjectResult, Unit
 from lakehouse_ray.pipeline.commits import Committers
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.silver.unit_work import Built
-from lakehouse_ray.storage.ledger import events, frame_schema, log_request
+from lakehouse_ray.storage.frames import frame_schema
+from lakehouse_ray.storage.ledger import events, log_request
 
 
 class IngestCommits:

@@ -53,13 +53,8 @@ from lakehouse_ray.sources.binance.instruments import (
 from lakehouse_ray.sources.http import Response
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.files import PartitionKey
-from lakehouse_ray.storage.ledger import (
-    events,
-    frame_schema,
-    log_request,
-    plain_rows,
-    read_object_log,
-)
+from lakehouse_ray.storage.frames import frame_schema
+from lakehouse_ray.storage.ledger import events, log_request, plain_rows, read_object_log
 from lakehouse_ray.storage.paths import BronzePath
 
 # An answer that says what the last one said is noted again after so long.

@@ -34,7 +34,7 @@ from lakehouse_ray.query.pinned import Among, Kind, Pinned, Readable, in_groups
 from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.scan import quoted, text, timestamp
 from lakehouse_ray.query.views import VIEWS
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 
 FOUND = pl.Schema({"symbol": pl.String(), **SPANS, "place": pl.String()})
 _NUMBERED = pl.Schema(

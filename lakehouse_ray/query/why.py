@@ -29,7 +29,7 @@ from lakehouse_ray.query.scan import Where, quoted, text
 from lakehouse_ray.query.statement import Engine
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.query.witnesses import Bytes, Source, witnesses
-from lakehouse_ray.storage.committer import RUN_ID_PROPERTY
+from lakehouse_ray.storage.catalog import RUN_ID_PROPERTY
 from lakehouse_ray.storage.files import index_files
 
 # Rows of one moment that are told of; trades may have thousands.

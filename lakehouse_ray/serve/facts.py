@@ -11,9 +11,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from lakehouse_ray.errors import NotFoundError
+from lakehouse_ray.errors import NotFoundError, UnavailableError
 from lakehouse_ray.model.assessment import ASSESSMENT_LOG
 from lakehouse_ray.model.timespan import from_us
+from lakehouse_ray.query.answered import Answered, series_name
 from lakehouse_ray.query.asked import Asked, ask_for
 from lakehouse_ray.query.contents import contents
 from lakehouse_ray.query.contents_document import contents_document
@@ -31,6 +32,8 @@ from lakehouse_ray.serve.service import Service, service_of
 
 # Of a table, so many of the latest snapshots are listed.
 SNAPSHOTS_MAX = 1000
+# An error names so many series that cannot be read.
+_NAMED_MAX = 5
 
 
 class SeriesQuery(AnswerQuery):
@@ -153,7 +156,7 @@ async def get_coverage(request: Request, query: Annotated[SeriesQuery, Query()])
     service, form, tables = await _begin(request, query, TABLES)
 
     def produce(lake: Lake) -> Written:
-        return write_frame(lake, coverage(lake, asked), form, service.limits)
+        return write_frame(lake, whole(coverage(lake, asked)), form, service.limits)
 
     return await _reply(request, service, form, tables, query, "coverage", produce)
 
@@ -166,7 +169,7 @@ async def get_gaps(request: Request, query: Annotated[SeriesQuery, Query()]) -> 
     service, form, tables = await _begin(request, query, TABLES)
 
     def produce(lake: Lake) -> Written:
-        found = gaps(lake, asked).rename({"start_time": "start", "end_time": "end"})
+        found = whole(gaps(lake, asked)).rename({"start_time": "start", "end_time": "end"})
         found = found.with_columns(interval=pl.when(pl.col("interval") != "").then("interval"))
         return write_frame(lake, found, form, service.limits)
 
@@ -196,6 +199,18 @@ async def get_quality(request: Request, query: Annotated[SeriesQuery, Query()]) 
             return write_all(result, form, service.limits)
 
     return await _reply(request, service, form, tables, query, "quality", produce)
+
+
+def whole(answer: Answered) -> pl.DataFrame:
+    """The rows. Raises UnavailableError where files cannot be read: a reply is never a part."""
+    if answer.whole:
+        return answer.rows
+    names = [series_name(row) for row in answer.unread.iter_rows(named=True)]
+    more = f" and {len(names) - _NAMED_MAX:,} more" if len(names) > _NAMED_MAX else ""
+    raise UnavailableError(
+        f"files of {', '.join(names[:_NAMED_MAX])}{more} cannot be read; "
+        "ask for other symbols, and the operator for `lakehouse verify`"
+    )
 
 
 def _condition(asked: Asked) -> str:

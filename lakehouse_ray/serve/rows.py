@@ -19,9 +19,10 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import TimeRange, parse_time
 from lakehouse_ray.query.asked import unknown_symbol
 from lakehouse_ray.query.contents import symbols
-from lakehouse_ray.query.lake import Lake, identity
+from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.scan import Where, quoted
 from lakehouse_ray.query.statement import Result
+from lakehouse_ray.query.symbol_rows import identity
 from lakehouse_ray.query.versions import spell_versions
 from lakehouse_ray.query.views import VIEWS, View
 from lakehouse_ray.serve.answers import (

@@ -16,8 +16,8 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.silver.columns import marks
 from lakehouse_ray.storage.files import FileEntry
+from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.storage.groups import Footers, GroupReader, RowGroup, relative_path
-from lakehouse_ray.storage.ledger import frame_schema
 from lakehouse_ray.storage.objects import ObjectStore, explain
 from lakehouse_ray.storage.parquet import TableWriter
 

@@ -10,7 +10,7 @@ from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.work import ObjectResult, Unit
 from lakehouse_ray.silver.resolve import SOURCE_NAMES
 from lakehouse_ray.sources.source import BadRow
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 
 # One object can fill the log with no more than this; the rest is counted in the last row's detail.
 ROWS_PER_OBJECT_MAX = 10_000

@@ -60,6 +60,8 @@ from lakehouse_ray.storage.objects import explain
 from lakehouse_ray.storage.paths import TABLES
 
 BUCKETS = 16
+# Of a snapshot: the run that committed it.
+RUN_ID_PROPERTY = "lakehouse.run"
 # SQLite waits so long for another process's commit before it gives up.
 SQLITE_TIMEOUT_S = 60
 # Attempts to add columns to a table that others change meanwhile.

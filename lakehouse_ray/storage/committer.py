@@ -26,13 +26,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog, explain_catalog
+from lakehouse_ray.storage.catalog import (
+    RUN_ID_PROPERTY,
+    CatalogAccess,
+    TableCatalog,
+    explain_catalog,
+)
 from lakehouse_ray.storage.files import FileEntry, FileIndex, Region, data_files, file_entry
 from lakehouse_ray.storage.objects import explain
 
 ATTEMPTS_MAX = 20
 UNIT_IDS_PROPERTY = "lakehouse.units"
-RUN_ID_PROPERTY = "lakehouse.run"
 
 
 @dataclass(frozen=True)

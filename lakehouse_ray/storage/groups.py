@@ -20,7 +20,7 @@ from lakehouse_ray.errors import BadDataError, NotFoundError, UnavailableError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import to_us
 from lakehouse_ray.storage.files import FileEntry, Region
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.storage.objects import ObjectStore, explain
 
 # Footers read at once: most of the time goes to waiting where the store is remote.

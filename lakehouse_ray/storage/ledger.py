@@ -17,22 +17,9 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.storage.catalog import TableCatalog
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import PartitionKey
+from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.storage.objects import ObjectStore
 from lakehouse_ray.storage.parquet import TableWriter, to_rows
-
-_TIME = pl.Datetime("us", "UTC")
-_POLARS_TYPES: dict[str, pl.DataType] = {
-    "string": pl.String(),
-    "long": pl.Int64(),
-    "int": pl.Int32(),
-    "double": pl.Float64(),
-    "boolean": pl.Boolean(),
-    "timestamp": _TIME,
-}
-
-
-def frame_schema(table: Table) -> pl.Schema:
-    return pl.Schema({column.name: _POLARS_TYPES[column.type] for column in table.columns})
 
 
 def log_request(

@@ -44,7 +44,7 @@ from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.sources.source import Selection
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.testing.exchange import ReplicaExchange, SyntheticArchive
 
 MONTH = 30 * 1440

@@ -37,7 +37,7 @@ from support.commands import LAKEHOUSE, MANY_BYTES, environment
 
 from lakehouse_ray.kernels.daily import daily_bars
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 
 SYMBOLS = 8
 FINE = KLINES.table("1m").name

@@ -37,7 +37,7 @@ from support.commands import LAKEHOUSE, environment
 
 import lakehouse_ray as lh
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 
 BEGIN = datetime(2023, 1, 1, tzinfo=UTC)
 MINUTES = 365 * 1440

@@ -38,7 +38,8 @@ from lakehouse_ray.settings import load_settings
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import index_files
-from lakehouse_ray.storage.ledger import frame_schema, log_request
+from lakehouse_ray.storage.frames import frame_schema
+from lakehouse_ray.storage.ledger import log_request
 from lakehouse_ray.storage.partitions import split_rows
 from lakehouse_ray.testing.exchange import FolderArchive, ReplicaExchange
 

@@ -23,7 +23,7 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.settings import load_settings
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import PartitionKey, index_files
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.storage.parquet import TableWriter, arrow_schema
 from lakehouse_ray.storage.partitions import split_rows
 

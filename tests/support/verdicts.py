@@ -18,7 +18,7 @@ from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
 from lakehouse_ray.query.quality import Limits, Verdict, sum_up
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 _TABLES: Mapping[str, Table] = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lakehouse_ray.model.assessment import ALERTS
 from lakehouse_ray.pipeline.alert_document import LISTED_MAX, make_document, sign
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 
 DAY = datetime(2024, 5, 21, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ from lakehouse_ray.silver.regions import partition_of
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
 from lakehouse_ray.storage.committer import CommitRequest, Committer
 from lakehouse_ray.storage.files import FileEntry, FileIndex, Region, index_files
-from lakehouse_ray.storage.ledger import frame_schema
+from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.storage.objects import LocalStore
 from lakehouse_ray.storage.parquet import TableWriter
 
