@@ -49,7 +49,7 @@ Examples:
   lakehouse COMMAND --help
 
 Exit codes: 0 ok, 1 unexpected, 2 usage, 3 partial, 4 not found, 5 quality, 6 permission,
-7 unavailable, 8 conflict, 75 no room, 130 interrupted, 141 nobody reads on, 143 terminated."""
+7 unavailable, 8 conflict, 75 no room, 130 interrupted, 143 terminated."""
 
 
 def usage() -> str:

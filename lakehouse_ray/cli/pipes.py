@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import select
 
-# As a shell tells of who was ended by SIGPIPE, which Python does not leave to end it: 128 and 13.
-READER_GONE = 141
-
 _STDOUT, _STDERR = 1, 2
 
 
@@ -22,13 +19,13 @@ def is_broken(error: BaseException | None) -> bool:
 
 
 def hush() -> int:
-    """Print nothing more; return the exit code."""
+    """Print nothing more; return the exit code: who reads has seen enough, which is no error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (_STDOUT, _STDERR):
         if _unread(stream):
             # What is buffered is written when the interpreter ends.
             os.dup2(nowhere, stream)
-    return READER_GONE
+    return 0
 
 
 def _unread(stream: int) -> bool:

@@ -12,18 +12,20 @@ from lakehouse_ray.model.products.registry import PRODUCTS
 
 _ASSESSED = {table.name for table in LOGS}
 _PRODUCTS = {product.table.name: product.name for product in PRODUCTS.values()}
+# While the catalog knows it, what it lost is missed, not made again.
+_DROP = "take the table out of the catalog"
 
 
 def remake(table: str) -> str:
     """What makes a table anew."""
     if table in _PRODUCTS:
-        return f"build it anew: `lakehouse build {_PRODUCTS[table]} --rebuild`"
+        return f"{_DROP} and build it anew: `lakehouse build {_PRODUCTS[table]} --rebuild`"
     if table == BUILD_LOG.name:
-        return "build everything anew: `lakehouse build --rebuild`"
+        return f"{_DROP} and build everything anew: `lakehouse build --rebuild`"
     if table in _ASSESSED:
-        return "assess everything anew: `lakehouse quality --again`"
+        return f"{_DROP} and assess everything anew: `lakehouse quality --again`"
     if table == ALERT_DELIVERIES.name:
-        return "move the table's folder away: alerts are then sent once more"
+        return f"{_DROP}: alerts are then sent once more"
     return "move the table's folder and its ledger away and ingest again: bronze has the objects"
 
 

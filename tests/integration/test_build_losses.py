@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +243,24 @@ def test_the_command_says_which_units_failed_and_ends_with_its_own_code(lake: Ba
     path.write_bytes(kept)
     mended = run_here("build", "daily", "--json", env=env)
     assert (mended.returncode, json.loads(mended.stdout)["built"]) == (0, 2)
+
+
+def test_what_verify_tells_of_a_lost_file_of_a_derived_table_brings_it_back(lake: BarLake) -> None:
+    env = environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+    assert run_here("build", "daily", env=env).returncode == 0
+    before = lake.rows("gold.daily").sort(pl.all())
+    for path in lake.files("gold.daily"):
+        Path(path).unlink()
+    told = run_here("verify", "--json", env=env)
+    assert told.returncode == 3
+    (finding,) = [one for one in json.loads(told.stdout)["findings"] if one["check"] == "file_missing"]
+    assert "out of the catalog" in finding["mend"]
+    assert "`lakehouse build daily --rebuild`" in finding["mend"]
+    assert "ingest" not in finding["mend"]
+    with closing(sqlite3.connect(lake.home / "catalog.db")) as catalog, catalog:
+        catalog.execute("DELETE FROM iceberg_tables WHERE table_name = 'daily'")
+    told = run_here("build", "daily", "--rebuild", env=env)
+    assert told.returncode == 0, told
+    assert_frame_equal(lake.rows("gold.daily").sort(pl.all()), before)
+    # There is no ledger here, which is told too.
+    assert "file_missing" not in run_here("verify", env=env).stdout
