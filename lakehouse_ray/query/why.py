@@ -81,12 +81,19 @@ def why(
 
     Raises NotFoundError for a symbol of which nothing is stored.
     """
-    return explain_row(Pinned(lake, VIEWS.values(), as_of), lake.engine, asked, files)
+    pinned = Pinned(lake, VIEWS.values(), as_of)
+    return explain_row(pinned, known_objects(lake), lake.engine, asked, files)
+
+
+def known_objects(lake: Readable) -> Pinned:
+    """The ledger as it is now: of a row of then, too, it says what became of its file."""
+    return Pinned(lake, [VIEWS["bronze.objects"], VIEWS["silver.quarantine"]])
 
 
 def explain_row(
-    pinned: Pinned, engine: Engine, asked: Question, files: Bytes | None
+    pinned: Pinned, ledger: Pinned, engine: Engine, asked: Question, files: Bytes | None
 ) -> dict[str, Any]:
+    """The same from pinned tables. ledger: `known_objects`."""
     kind = asked.kind
     document: dict[str, Any] = {
         "v": 1,
@@ -100,8 +107,8 @@ def explain_row(
     }
     rows = _rows(pinned, asked)
     if rows.is_empty():
-        return document | {"found": False} | _absent(pinned, asked, files)
-    told = [_told(pinned, engine, asked, row, files) for row in rows.iter_rows(named=True)]
+        return document | {"found": False} | _absent(pinned, ledger, asked, files)
+    told = [_told(pinned, ledger, engine, asked, row, files) for row in rows.iter_rows(named=True)]
     return document | {"found": True, "rows": told}
 
 
@@ -137,7 +144,12 @@ def _between(pinned: Pinned, asked: Question, span: TimeRange) -> pl.DataFrame:
 
 
 def _told(
-    pinned: Pinned, engine: Engine, asked: Question, row: Mapping[str, Any], files: Bytes | None
+    pinned: Pinned,
+    ledger: Pinned,
+    engine: Engine,
+    asked: Question,
+    row: Mapping[str, Any],
+    files: Bytes | None,
 ) -> dict[str, Any]:
     kind = asked.kind
     time_us = to_us(row[kind.dataset.time])
@@ -151,7 +163,7 @@ def _told(
         "row": {name: _plain(value) for name, value in row.items()},
         "flags": [{"rule": name, "doc": rules.get(name, "")} for name in flags],
         "stored": _stored(pinned, engine, asked, span),
-        "objects": witnesses(pinned, kind, asked.symbol, span, source, files),
+        "objects": witnesses(ledger, kind, asked.symbol, span, source, files),
     }
 
 
@@ -192,7 +204,9 @@ def _snapshot(pinned: Pinned, shape: Table, path: str) -> dict[str, Any]:
     return told
 
 
-def _absent(pinned: Pinned, asked: Question, files: Bytes | None) -> dict[str, Any]:
+def _absent(
+    pinned: Pinned, ledger: Pinned, asked: Question, files: Bytes | None
+) -> dict[str, Any]:
     """Why there is no row: the gap, and what the files have of that time."""
     kind, at_us = asked.kind, asked.at_us
     lives = pinned.lives(kind)
@@ -232,7 +246,7 @@ def _absent(pinned: Pinned, asked: Question, files: Bytes | None) -> dict[str, A
         "rhythm": rhythm is not None,
         "first_row": format_time(first),
         "last_row": format_time(last),
-        "objects": witnesses(pinned, kind, asked.symbol, span, None, files),
+        "objects": witnesses(ledger, kind, asked.symbol, span, None, files),
     }
 
 

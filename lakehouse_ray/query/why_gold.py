@@ -15,7 +15,7 @@ from lakehouse_ray.query.pinned import Kind, Pinned, Readable
 from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.scan import Where, quoted
 from lakehouse_ray.query.views import VIEWS
-from lakehouse_ray.query.why import Question, explain_row
+from lakehouse_ray.query.why import Question, explain_row, known_objects
 from lakehouse_ray.query.witnesses import Bytes
 
 _LONGEST_BAR_US = 31 * DAY_US
@@ -82,7 +82,9 @@ def why_gold(
     same = made.name.startswith("klines") and not row.get("is_filled")
     if same:
         asked = Question(Kind(KLINES, market, chosen), symbol, start_us)
-        document["silver"] = explain_row(pinned, lake.engine, asked, files)
+        document["silver"] = explain_row(
+            pinned, known_objects(lake), lake.engine, asked, files
+        )
     return document
 
 

@@ -180,6 +180,8 @@ def _verdict(one: Mapping[str, Any], winner: Source | None, built: Mapping[str, 
         return "gave the row"
     if one["state"] == "quarantined":
         return "refused as a whole"
+    if winner is not None and key == winner.key and version > winner.version:
+        return "a later version of the same file"
     if version < built.get(key, ""):
         return "replaced by a later version of the same file"
     if one.get("unreadable"):

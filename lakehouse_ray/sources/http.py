@@ -43,7 +43,8 @@ _BYTES_PER_S_MIN = 16 << 10
 _SMALL_BYTES = 1 << 20
 _FRESH = {"Cache-Control": "no-cache"}
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_RETRIED = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
+# 418: the exchange's word for an address that went on after 429; its Retry-After says how long.
+_RETRIED = frozenset({408, 416, 418, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -51,8 +52,8 @@ def symbol(name: str, status: str = "TRADING", **more: Any) -> dict[str, Any]:
     }
 
 
-def answer(*symbols: Any, time: int = 1) -> bytes:
-    return json.dumps({"serverTime": time, "symbols": list(symbols)}).encode()
+def answer(*symbols: Any, server_time: int = 1) -> bytes:
+    return json.dumps({"serverTime": server_time, "symbols": list(symbols)}).encode()
 
 
 class Stage:
@@ -138,13 +139,13 @@ def test_recorded_answers_are_kept_byte_for_byte_and_told_again(
 
 def test_a_second_run_adds_nothing_and_a_change_adds_what_has_changed(stage: Stage) -> None:
     stage.bars("um", "AUSDT", days("2024-03-01", 1))
-    stage.rest.put(UM, answer(symbol("AUSDT"), symbol("BUSDT"), time=1))
+    stage.rest.put(UM, answer(symbol("AUSDT"), symbol("BUSDT"), server_time=1))
     first = ingest_instruments(stage.writer, "um")
-    stage.rest.put(UM, answer(symbol("AUSDT"), symbol("BUSDT"), time=2))
+    stage.rest.put(UM, answer(symbol("AUSDT"), symbol("BUSDT"), server_time=2))
     second = ingest_instruments(stage.writer, "um")
     assert first.rows == 4  # two symbols, one listed symbol, one look at the listing
     assert (second.rows, second.files, second.skipped, second.commits) == (0, 0, 1, 0)
-    stage.rest.put(UM, answer(symbol("AUSDT", "SETTLING"), symbol("CUSDT"), time=3))
+    stage.rest.put(UM, answer(symbol("AUSDT", "SETTLING"), symbol("CUSDT"), server_time=3))
     third = ingest_instruments(stage.writer, "um")
     assert third.rows == 3
     log = stage.sql(
@@ -415,3 +416,13 @@ def test_an_exchange_that_does_not_answer_is_told_as_such(stage: Stage) -> None:
     stage.exchange.set_faults(Faults.parse(rules, "json"))
     with pytest.raises(UnavailableError):
         ingest_instruments(stage.writer, "um")
+
+
+@pytest.mark.parametrize("status", [418, 429])
+def test_an_exchange_that_asks_for_quiet_is_asked_again_after_it(stage: Stage, status: int) -> None:
+    rule = {"match": "fapi/*", "fault": "throttled", "status": status, "retry_after_s": 1, "times": 1}
+    stage.exchange.set_faults(Faults.parse(json.dumps({"rules": [rule]}), "json"))
+    stage.rest.put(UM, answer(symbol("AUSDT")))
+    started_s = time.monotonic()
+    assert ingest_instruments(stage.writer, "um").files == 1
+    assert time.monotonic() - started_s >= 1

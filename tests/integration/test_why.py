@@ -6,12 +6,14 @@ import csv
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from support.recorded import publish
 
@@ -113,8 +115,9 @@ def test_the_line_of_a_real_file_that_gave_a_bar_is_shown(tmp_path: Path) -> Non
 
 def test_every_other_account_of_a_bar_is_told_and_why_it_lost(stage: Stage) -> None:
     day = date(2024, 3, 5)
-    # Half a month, so that the daily file is read too.
+    # Older than the daily file, which is therefore read too.
     month = monthly(stage.root, "BTCUSDT", 2.0, days=range(4, 6))
+    os.utime(stage.root / month, (1_712_000_000, 1_712_000_000))
     key = daily(stage.root, "BTCUSDT", day, 3.0)
     stage.ingest()
     first = stage.lake.why("BTCUSDT", BAR, "1h")["rows"][0]
@@ -137,14 +140,15 @@ def test_every_other_account_of_a_bar_is_told_and_why_it_lost(stage: Stage) -> N
     before = stage.lake.why("BTCUSDT", BAR, "1h", as_of=snapshot)["rows"][0]
     assert before["row"]["close"] == 3.0
     assert before["stored"] == first["stored"]
+    assert [one["verdict"] for one in before["objects"]][:2] == [
+        "gave the row", "a later version of the same file",
+    ]  # fmt: skip
 
 
 def test_the_place_of_the_row_in_the_table_is_where_it_is(stage: Stage) -> None:
     daily(stage.root, "BTCUSDT", date(2024, 3, 5), 3.0)
     daily(stage.root, "ETHUSDT", date(2024, 3, 5), 5.0)
     stage.ingest()
-    import pyarrow.parquet as pq
-
     (row,) = stage.lake.why("ETHUSDT", BAR, "1h")["rows"]
     table = pq.read_table(row["stored"]["file"].removeprefix("file://"), partitioning=None)
     there = table.slice(row["stored"]["row"], 1).to_pylist()[0]
