@@ -72,10 +72,3 @@ def test_reading_in_batches_takes_bounded_memory(engine: Engine) -> None:
             peak = max(peak, process.memory_info().rss - before)
     assert seen == rows
     assert peak < 300 << 20
-
-
-def test_types_are_told_while_rows_are_read(engine: Engine) -> None:
-    """The connection is busy then, and answers nothing else."""
-    result = ask(engine, "select i, i::varchar t from range(2000000) t(i)")
-    for _ in result.fetch_batches():
-        assert result.types == ["BIGINT", "VARCHAR"]
