@@ -239,6 +239,8 @@ class Result(Closing):
         self._connection = connection
         self._relation = relation
         self._names = _distinct(relation.columns)
+        # Now: while rows are read, the connection answers nothing else.
+        self._types = [str(kind) for kind in relation.types]
         self._snapshots = snapshots
         # Ends each reading in progress.
         self._stops: list[Callable[[], None]] = []
@@ -256,7 +258,7 @@ class Result(Closing):
     @property
     def types(self) -> list[str]:
         """Their types in SQL."""
-        return [str(kind) for kind in self._relation.types]
+        return list(self._types)
 
     @property
     def snapshots(self) -> dict[str, int | None]:

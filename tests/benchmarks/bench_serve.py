@@ -168,10 +168,10 @@ def main() -> None:
         bare.execute("SET TimeZone='UTC'")
 
         def by_duckdb(symbol: str, first: datetime, end: datetime) -> int:
-            found = bare.execute(
+            found = bare.sql(
                 "SELECT * FROM read_parquet(?) WHERE symbol = ? AND open_time >= ? "
                 "AND open_time < ? ORDER BY open_time",
-                [files, symbol, first, end],
+                params=[files, symbol, first, end],
             )
             return int(found.to_arrow_table().num_rows)
 
@@ -180,6 +180,7 @@ def main() -> None:
 
         report["point, DuckDB"] = timed(by_duckdb, symbols, args.requests)
         report["point, SDK"] = timed(by_sdk, symbols, args.requests)
+        print(report, file=sys.stderr)
         for name, options in (("uvicorn", ("--no-ray",)), ("Ray Serve", ())):
             with service(home, *options) as url:
                 for form in ("arrow", "json"):

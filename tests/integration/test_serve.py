@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import signal
@@ -544,3 +545,26 @@ def test_a_lost_file_is_told_and_not_its_path(tmp_path: Path) -> None:
         ):
             assert (reply.status, reply.json["code"]) == (503, "unavailable"), reply.body
             assert str(lake.home).encode() not in reply.body
+
+
+def test_questions_at_once_have_each_their_own_answer(home: Path) -> None:
+    with serving(home, Limits(cache_bytes=0)) as served:
+        days = [f"2024-01-{day:02}" for day in range(1, 25)]
+        spans = list(itertools.pairwise(days))
+        alone = {
+            span: served.get("/v1/klines", **BTC, start=span[0], end=span[1]) for span in spans
+        }
+        got: list[tuple[tuple[str, str], Reply]] = []
+
+        def ask(part: int) -> None:
+            for start, end in spans[part::4]:
+                reply = served.get("/v1/klines", **BTC, start=start, end=end)
+                got.append(((start, end), reply))
+
+        threads = [threading.Thread(target=ask, args=(n % 4,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 2 * len(spans)
+        assert all(reply.body == alone[span].body for span, reply in got)
