@@ -204,9 +204,7 @@ def _snapshot(pinned: Pinned, shape: Table, path: str) -> dict[str, Any]:
     return told
 
 
-def _absent(
-    pinned: Pinned, ledger: Pinned, asked: Question, files: Bytes | None
-) -> dict[str, Any]:
+def _absent(pinned: Pinned, ledger: Pinned, asked: Question, files: Bytes | None) -> dict[str, Any]:
     """Why there is no row: the gap, and what the files have of that time."""
     kind, at_us = asked.kind, asked.at_us
     lives = pinned.lives(kind)

@@ -82,9 +82,7 @@ def why_gold(
     same = made.name.startswith("klines") and not row.get("is_filled")
     if same:
         asked = Question(Kind(KLINES, market, chosen), symbol, start_us)
-        document["silver"] = explain_row(
-            pinned, known_objects(lake), lake.engine, asked, files
-        )
+        document["silver"] = explain_row(pinned, known_objects(lake), lake.engine, asked, files)
     return document
 
 

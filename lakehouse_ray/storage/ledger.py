@@ -91,6 +91,9 @@ def plain_rows(table: Table, rows: Sequence[Mapping[str, object]]) -> pl.DataFra
     """Rows of a table from plain values; times in microseconds, null where a row has none."""
     schema = frame_schema(table)
     plain = pl.Schema(
-        {name: pl.Int64() if kind == pl.Datetime("us", "UTC") else kind for name, kind in schema.items()}
+        {
+            name: pl.Int64() if kind == pl.Datetime("us", "UTC") else kind
+            for name, kind in schema.items()
+        }
     )
     return pl.DataFrame(rows, schema=plain, orient="row").cast(schema)

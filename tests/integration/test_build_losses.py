@@ -253,7 +253,9 @@ def test_what_verify_tells_of_a_lost_file_of_a_derived_table_brings_it_back(lake
         Path(path).unlink()
     told = run_here("verify", "--json", env=env)
     assert told.returncode == 3
-    (finding,) = [one for one in json.loads(told.stdout)["findings"] if one["check"] == "file_missing"]
+    (finding,) = [
+        one for one in json.loads(told.stdout)["findings"] if one["check"] == "file_missing"
+    ]
     assert "out of the catalog" in finding["mend"]
     assert "`lakehouse build daily --rebuild`" in finding["mend"]
     assert "ingest" not in finding["mend"]

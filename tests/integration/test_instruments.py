@@ -420,7 +420,13 @@ def test_an_exchange_that_does_not_answer_is_told_as_such(stage: Stage) -> None:
 
 @pytest.mark.parametrize("status", [418, 429])
 def test_an_exchange_that_asks_for_quiet_is_asked_again_after_it(stage: Stage, status: int) -> None:
-    rule = {"match": "fapi/*", "fault": "throttled", "status": status, "retry_after_s": 1, "times": 1}
+    rule = {
+        "match": "fapi/*",
+        "fault": "throttled",
+        "status": status,
+        "retry_after_s": 1,
+        "times": 1,
+    }
     stage.exchange.set_faults(Faults.parse(json.dumps({"rules": [rule]}), "json"))
     stage.rest.put(UM, answer(symbol("AUSDT")))
     started_s = time.monotonic()
