@@ -121,7 +121,9 @@ def respond(request: Request, problem: Problem) -> Response:
     path = request.url.path
     if is_of_exchange(path):
         body = spell_problem(problem.code, problem.status, problem.detail, request.method, path)
-        return _refusal(body, problem.status, problem.headers)
+        # There a request that is wrong is 400.
+        status = 400 if problem.status == 422 else problem.status
+        return _refusal(body, status, problem.headers)
     request_id: str = request.scope.get("lakehouse.request_id", "")
     return Response(
         problem.body(request_id, request.url.path),

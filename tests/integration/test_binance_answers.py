@@ -184,6 +184,11 @@ def test_what_the_exchange_refuses(
     assert reply.headers["Content-Type"] == "application/json"
 
 
+def test_a_parameter_given_twice_is_refused(served: Served) -> None:
+    reply = served.get("/api/v3/klines?symbol=BTCUSDT&symbol=ETHUSDT&interval=1h")
+    assert (reply.status, reply.json["code"]) == (400, -1101)
+
+
 def test_refusals_are_word_for_word_those_that_were_recorded(served: Served) -> None:
     routes = json.loads((REST / "gocryptotrader/http.json").read_bytes())["routes"]
     bodies = {

@@ -53,15 +53,14 @@ def of_instrument(market: str, price_precision: object, quantity_precision: obje
     On um a quote volume has the decimals of a price times a quantity; on cm what stands in its
     place is the base asset's volume, with 8.
     """
-    price = price_precision if _known(price_precision) else 0
-    quantity = quantity_precision if _known(quantity_precision) else 0
-    assert isinstance(price, int)
-    assert isinstance(quantity, int)
+    price, quantity = _precision(price_precision), _precision(quantity_precision)
     if market == "cm":
-        return Decimals(price, quantity, 8)
-    known = _known(price_precision) and _known(quantity_precision)
-    return Decimals(price, quantity, price + quantity if known else 0)
+        return Decimals(price or 0, quantity or 0, 8)
+    quote = 0 if price is None or quantity is None else price + quantity
+    return Decimals(price or 0, quantity or 0, quote)
 
 
-def _known(precision: object) -> bool:
-    return isinstance(precision, int) and not isinstance(precision, bool) and 0 <= precision <= 16
+def _precision(told: object) -> int | None:
+    if isinstance(told, bool) or not isinstance(told, int):
+        return None
+    return told if 0 <= told <= 16 else None

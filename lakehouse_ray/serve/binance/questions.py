@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.agg_trades import AGG_TRADES
@@ -128,7 +128,7 @@ def _continuous(route: Route, parameters: Parameters, micro: bool) -> Question:
         raise ExchangeError(BAD_PARAMETER, "Data sent for parameter 'contractType' is not valid.")
     question = _bars(route, parameters, micro)
     symbol = f"{question.symbol}_PERP" if route.market == "cm" else question.symbol
-    return Question(**{**question.__dict__, "symbol": symbol})
+    return replace(question, symbol=symbol)
 
 
 def _aggregated(route: Route, parameters: Parameters, micro: bool) -> Question:
