@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import ccxt
 import pytest
-from binance.client import AsyncClient, Client
+from binance import AsyncClient, Client
 
 # Of python-binance's class, the addresses that it asks, each with the path below which it asks.
 _ADDRESSES = {
