@@ -25,6 +25,7 @@ from support.exchange_clients import (
     point_ccxt,
     python_binance_at,
 )
+from support.exchange_texts import assert_same_texts
 from support.served import Served, serving
 
 from lakehouse_ray.access.keys import KeyFile, KeyRing
@@ -219,9 +220,9 @@ def test_python_binance_reads_all_history(served: Served) -> None:
     client = python_binance_at(served.url)
     wanted = bars("spot", "BTCUSDT", "1h")
     # Cell for cell, as the exchange wrote them in its files.
-    assert client.get_historical_klines("BTCUSDT", "1h", 0) == wanted
+    assert_same_texts(client.get_historical_klines("BTCUSDT", "1h", 0), wanted)
     part = client.get_historical_klines("BTCUSDT", "1h", wanted[700][0], wanted[2100][0])
-    assert part == wanted[700:2101]
+    assert_same_texts(part, wanted[700:2101])
 
     futures = client.get_historical_klines(
         "BTCUSDT", "1m", 0, klines_type=HistoricalKlinesType.FUTURES
@@ -249,7 +250,7 @@ def test_python_binance_async(served: Served) -> None:
         finally:
             await client.close_connection()
 
-    assert asyncio.run(ask()) == bars("spot", "ETHUSDT", "1d")
+    assert_same_texts(asyncio.run(ask()), bars("spot", "ETHUSDT", "1d"))
 
 
 def test_python_binance_pages_trades_by_id(served: Served) -> None:
@@ -323,7 +324,7 @@ def test_futures_have_the_decimals_that_exchange_info_says(
         # Cell for cell as in the files, trailing zeros too.
         assert found == bars("um", "BTCUSDT", "1m")[:1500]
         assert (
-            client.futures_continous_klines(
+            client.futures_continuous_klines(
                 pair="BTCUSDT", contractType="PERPETUAL", interval="1m", startTime=0, limit=10
             )
             == found[:10]
