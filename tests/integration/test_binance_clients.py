@@ -224,6 +224,11 @@ def test_python_binance_reads_all_history(served: Served) -> None:
     part = client.get_historical_klines("BTCUSDT", "1h", wanted[700][0], wanted[2100][0])
     assert_same_texts(part, wanted[700:2101])
 
+    # A year is missing before the last day: the last bars are those on both sides of it.
+    assert wanted[-1][0] - wanted[-1000][0] > 300 * 86_400_000
+    last = client.get_klines(symbol="BTCUSDT", interval="1h", endTime=wanted[-1][0], limit=1000)
+    assert_same_texts(last, wanted[-1000:])
+
     futures = client.get_historical_klines(
         "BTCUSDT", "1m", 0, klines_type=HistoricalKlinesType.FUTURES
     )

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.instruments import INSTRUMENT_STATES
-from lakehouse_ray.model.timespan import TimeRange
+from lakehouse_ray.model.timespan import TimeRange, month_of, month_ordinal
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.scan import Where, quoted
 from lakehouse_ray.query.views import VIEWS
@@ -104,8 +104,7 @@ class _Asker:
         self, question: Question, columns: Sequence[str], span: TimeRange | None
     ) -> list[Row]:
         table = question.dataset.tables[0]
-        where = Where(question.equal, span)
-        condition = where.sql(table)
+        condition = Where(question.equal, span).sql(table)
         # By their time; where an id is asked for, by ids.
         order = [name for name in table.sort if name != "symbol"]
         if question.from_id is not None:
@@ -118,7 +117,9 @@ class _Asker:
             f"SELECT {', '.join(columns)} FROM {{view}} WHERE {condition} "
             f"ORDER BY {', '.join(quoted(name) + down for name in order)} LIMIT {question.limit}"
         )
-        found = self._ask(question.dataset, where, statement)
+        # The plan of a month serves all pages of it: files are cut by months, or by years.
+        months = Where(question.equal, None if span is None else _whole_months(span))
+        found = self._ask(question.dataset, months, statement)
         return found[::-1] if question.newest else found
 
     def decimals(self, question: Question) -> Decimals:
@@ -155,12 +156,20 @@ class _Asker:
         raise ExchangeError(BAD_SYMBOL, "Invalid symbol.")
 
     def _ask(self, dataset: Dataset, where: Where, statement: str) -> list[Row]:
+        """where: What the statement asks for, or more: files outside of it are not opened."""
         return self._run(f"silver.{dataset.view}", where, statement)
 
     def _run(self, name: str, where: Where, statement: str) -> list[Row]:
         view, engine = VIEWS[name], self._lake.engine
         assert isinstance(engine, StoppableEngine)
         pins = self._lake.pin([view])
+        found: list[Row] = []
         with self._service.quick().ask(engine, view, pins, where, statement) as result:
-            found = result.arrow()
-        return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+            for batch in result.fetch_batches():
+                found += zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        return found
+
+
+def _whole_months(span: TimeRange) -> TimeRange:
+    first = month_of(month_ordinal(span.start_us)).start_us
+    return TimeRange(first, month_of(month_ordinal(span.end_us)).end_us)
