@@ -16,6 +16,7 @@ from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError, UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.serve import facts, rows, sql
+from lakehouse_ray.serve.binance import routes as binance
 from lakehouse_ray.serve.border import Border, KeyCheck
 from lakehouse_ray.serve.described import described
 from lakehouse_ray.serve.docs_page import CSP, page
@@ -83,6 +84,7 @@ def create_app(
     app.include_router(facts.routes)
     app.include_router(sql.routes)
     app.include_router(rows.router())
+    app.include_router(binance.router())
     return app
 
 

@@ -180,7 +180,8 @@ def _key(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
-    return request.headers.get("x-api-key", "")
+    # Clients of the exchange send theirs in a header of the exchange's name.
+    return request.headers.get("x-api-key") or request.headers.get("x-mbx-apikey", "")
 
 
 class _Outgoing:

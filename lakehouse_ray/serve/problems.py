@@ -21,6 +21,12 @@ from starlette.exceptions import HTTPException
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, NotFoundError, UnavailableError
 from lakehouse_ray.query.versions import ExpiredError
+from lakehouse_ray.serve.exchange_errors import (
+    ExchangeError,
+    is_of_exchange,
+    spell,
+    spell_problem,
+)
 
 PROBLEM = "application/problem+json"
 _ERRORS_SHOWN_MAX = 20
@@ -112,6 +118,12 @@ def problem_of(error: Exception) -> Problem:
 
 
 def respond(request: Request, problem: Problem) -> Response:
+    path = request.url.path
+    if is_of_exchange(path):
+        body = spell_problem(problem.code, problem.status, problem.detail, request.method, path)
+        # There a request that is wrong is 400.
+        status = 400 if problem.status == 422 else problem.status
+        return _refusal(body, status, problem.headers)
     request_id: str = request.scope.get("lakehouse.request_id", "")
     return Response(
         problem.body(request_id, request.url.path),
@@ -119,6 +131,12 @@ def respond(request: Request, problem: Problem) -> Response:
         {**problem.headers, "Cache-Control": "no-store"},
         media_type=PROBLEM,
     )
+
+
+def _refusal(body: bytes, status: int, headers: Mapping[str, str]) -> Response:
+    """An error in the exchange's own shape."""
+    kept = {**headers, "Cache-Control": "no-store"}
+    return Response(body, status, kept, media_type="application/json")
 
 
 def _of_validation(error: RequestValidationError) -> Problem:
@@ -153,6 +171,8 @@ def install(app: FastAPI) -> None:
     async def lakehouse_error(request: Request, error: Exception) -> Response:
         if isinstance(error, GoneAwayError):
             return Response(status_code=CLIENT_CLOSED)  # for the log; nobody reads it
+        if isinstance(error, ExchangeError):
+            return _refusal(spell(error.code, error.message), error.status, {})
         problem = problem_of(error)
         if problem.status == 500:
             _log.error("request failed", path=request.url.path, exc_info=error)
