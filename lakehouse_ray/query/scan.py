@@ -83,12 +83,13 @@ def plan_files(
     """
     if pin.table is None or pin.snapshot_id is None:
         return []
-    condition = where.iceberg(pin.shape)
     try:
         if manifests is not None:
-            tasks = list(manifests.plan(pin.table, pin.snapshot_id, condition))
-        else:
-            tasks = list(pin.table.scan(condition, snapshot_id=pin.snapshot_id).plan_files())
+            known = manifests.files(pin.shape, pin.table, pin.snapshot_id, where.equal, where.span)
+            if known is not None:
+                return sorted(known, key=lambda file: file.file_path)
+        scan = pin.table.scan(where.iceberg(pin.shape), snapshot_id=pin.snapshot_id)
+        tasks = list(scan.plan_files())
     except OSError as error:
         raise UnavailableError(f"{pin.shape.name}: its metadata cannot be read: {error}") from error
     if any(task.delete_files for task in tasks):

@@ -326,7 +326,13 @@ class Result(Closing):
 
     def arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
-        return pa.Table.from_batches(self.fetch_batches(), self.schema)
+
+        def whole() -> pa.Table:
+            # At once: DuckDB fills it with all its threads, and hands batches over with one.
+            with self._engine.explained():
+                return self._relation.to_arrow_table()
+
+        return interruptible(self._connection, whole).rename_columns(self._names)
 
     def pl(self) -> pl.DataFrame:
         """All rows as a Polars frame."""

@@ -170,6 +170,9 @@ class StraightResult(Result):
             [(n, _TYPES[kind]) for n, kind in zip(self._names, self._kinds, strict=True)]
         )
 
+    def arrow(self) -> pa.Table:
+        return pa.Table.from_batches(self.fetch_batches(ROWS_MAX), self.schema)
+
     def fetch_batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         schema = self.schema
         left = self._rows_max

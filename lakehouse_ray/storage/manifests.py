@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from pyiceberg.expressions import BooleanExpression
+from pyiceberg.conversions import from_bytes
 from pyiceberg.io import FileIO
-from pyiceberg.manifest import ManifestEntry, ManifestFile
-from pyiceberg.table import FileScanTask, ManifestGroupPlanner
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.types import IntegerType, StringType, TimestamptzType
+
+from lakehouse_ray.model.table import Partition, Table
+from lakehouse_ray.model.timespan import DAY_US, TimeRange, month_ordinal
+from lakehouse_ray.storage.catalog import bucket_of
 
 # About 2 kB each: bounds, sizes and counts of some columns.
 ENTRIES_MAX = 20_000
@@ -23,46 +27,91 @@ ENTRIES_MAX = 20_000
 LISTS_MAX = 32
 
 
+# The least and the largest value; None: any.
+_Bounds = tuple[object, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A data file by what it may hold. bounds: Of each field of the partition, then of the leading
+    sort column and of the time."""
+
+    bounds: tuple[_Bounds, ...]
+    file: DataFile
+
+
 class Manifests:
-    """Plans the files of snapshots. For several threads."""
+    """The data files of snapshots. For several threads."""
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
         self._entries_max = entries_max
         self._entries = 0
-        self._kept: OrderedDict[str, list[ManifestEntry]] = OrderedDict()
+        self._kept: OrderedDict[str, list[_File]] = OrderedDict()
         self._lists: OrderedDict[str, list[ManifestFile]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def plan(
-        self, table: IcebergTable, snapshot_id: int, row_filter: BooleanExpression
-    ) -> Iterable[FileScanTask]:
-        """The same as `table.scan(row_filter, snapshot_id=…).plan_files()`.
+    def files(
+        self,
+        shape: Table,
+        table: IcebergTable,
+        snapshot_id: int,
+        equal: Mapping[str, str],
+        span: TimeRange | None,
+    ) -> list[DataFile] | None:
+        """The files of a snapshot that may hold rows with these values and times.
+
+        What pyiceberg's own planning finds; it takes some ms to put a question into its terms.
+        None: the table has manifests that this lake does not write, and pyiceberg has to plan.
 
         Raises OSError where metadata cannot be read.
         """
         snapshot = table.snapshot_by_id(snapshot_id)
         assert snapshot is not None
-        with self._lock:
-            files = self._lists.get(snapshot.manifest_list)
-        if files is None:
-            files = snapshot.manifests(table.io)
-            with self._lock:
-                self._lists[snapshot.manifest_list] = files
-                # Of one list to the next most of it is shared.
-                if len(self._lists) > LISTS_MAX:
-                    self._lists.popitem(last=False)
-        planner = ManifestGroupPlanner(table.metadata, table.io, row_filter)
-        return planner.plan_files([_Kept(file, self) for file in files])  # type: ignore[list-item]
+        asked = _asked(shape, equal, span)
+        found: list[DataFile] = []
+        for manifest in self._list(snapshot.manifest_list, table, snapshot_id):
+            told = manifest.partitions or []
+            foreign = manifest.content != ManifestContent.DATA or manifest.partition_spec_id != 0
+            if foreign or len(told) != len(shape.partitions):
+                return None
+            summary = [
+                _bounds(partition, one.lower_bound, one.upper_bound)
+                for partition, one in zip(shape.partitions, told, strict=True)
+            ]
+            if all(map(_meet, asked, summary)):  # the rest of `asked` is of files
+                found += [
+                    file.file
+                    for file in self._read(shape, manifest, table.io)
+                    if all(map(_meet, asked, file.bounds))
+                ]
+        return found
 
-    def entries(self, manifest: ManifestFile, io: FileIO) -> list[ManifestEntry]:
-        """The live entries of a manifest; not to be changed."""
+    def _list(
+        self, manifest_list: str, table: IcebergTable, snapshot_id: int
+    ) -> list[ManifestFile]:
+        with self._lock:
+            known = self._lists.get(manifest_list)
+            if known is not None:
+                self._lists.move_to_end(manifest_list)
+                return known
+        snapshot = table.snapshot_by_id(snapshot_id)
+        assert snapshot is not None
+        found = snapshot.manifests(table.io)
+        with self._lock:
+            self._lists[manifest_list] = found
+            if len(self._lists) > LISTS_MAX:
+                self._lists.popitem(last=False)
+        return found
+
+    def _read(self, shape: Table, manifest: ManifestFile, io: FileIO) -> list[_File]:
         path = manifest.manifest_path
         with self._lock:
             known = self._kept.get(path)
             if known is not None:
                 self._kept.move_to_end(path)
                 return known
-        found = manifest.fetch_manifest_entry(io, discard_deleted=True)
+        entries = manifest.fetch_manifest_entry(io, discard_deleted=True)
+        found = [_file(shape, entry.data_file) for entry in entries]
         with self._lock:
             if path not in self._kept:
                 self._kept[path] = found
@@ -73,16 +122,58 @@ class Manifests:
         return found
 
 
-class _Kept:
-    """A manifest whose entries are read once. To pyiceberg it is one like any other."""
+def _asked(table: Table, equal: Mapping[str, str], span: TimeRange | None) -> list[_Bounds]:
+    lead = equal.get(table.sort[0])
+    return [
+        *(_wanted(partition, equal, span) for partition in table.partitions),
+        None if lead is None else (lead, lead),
+        None if span is None else (span.start_us, span.end_us - 1),
+    ]
 
-    def __init__(self, manifest: ManifestFile, manifests: Manifests) -> None:
-        self._manifest = manifest
-        self._manifests = manifests
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._manifest, name)
+def _wanted(partition: Partition, equal: Mapping[str, str], span: TimeRange | None) -> _Bounds:
+    if partition.transform == "identity" or partition.transform == "bucket16":
+        value = equal.get(partition.column)
+        if value is None:
+            return None
+        key: object = value if partition.transform == "identity" else bucket_of(value)
+        return key, key
+    if span is None:
+        return None
+    return _ordinal(partition, span.start_us), _ordinal(partition, span.end_us - 1)
 
-    def fetch_manifest_entry(self, io: FileIO, discard_deleted: bool = True) -> list[ManifestEntry]:
-        assert discard_deleted
-        return self._manifests.entries(self._manifest, io)
+
+def _ordinal(partition: Partition, us: int) -> int:
+    """Days, months or years since 1970."""
+    if partition.transform == "day":
+        return us // DAY_US
+    months = month_ordinal(us)
+    return months if partition.transform == "month" else months // 12
+
+
+def _bounds(partition: Partition, lower: bytes | None, upper: bytes | None) -> _Bounds:
+    if lower is None or upper is None:
+        return None
+    kind = StringType() if partition.transform == "identity" else IntegerType()
+    return from_bytes(kind, lower), from_bytes(kind, upper)  # type: ignore[arg-type]
+
+
+def _file(table: Table, file: DataFile) -> _File:
+    lead, time = 1 + table.names.index(table.sort[0]), 1 + table.names.index(table.time)
+    lower, upper = file.lower_bounds or {}, file.upper_bounds or {}
+    bounds: list[_Bounds] = []
+    for i in range(len(table.partitions)):
+        value = file.partition[i]
+        bounds.append(None if value is None else (value, value))
+    for number, kind in ((lead, StringType()), (time, TimestamptzType())):
+        told = number in lower and number in upper
+        bounds.append(
+            (from_bytes(kind, lower[number]), from_bytes(kind, upper[number])) if told else None  # type: ignore[arg-type]
+        )
+    return _File(tuple(bounds), file)
+
+
+def _meet(one: _Bounds, other: _Bounds) -> bool:
+    if one is None or other is None:
+        return True
+    return bool(one[0] <= other[1] and other[0] <= one[1])  # type: ignore[operator]
