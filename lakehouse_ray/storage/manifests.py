@@ -15,6 +15,7 @@ from pyiceberg.conversions import from_bytes
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.types import IntegerType, StringType, TimestamptzType
 
 from lakehouse_ray.model.table import Partition, Table
@@ -40,6 +41,14 @@ class _File:
     file: DataFile
 
 
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """bounds: Of each field of its files' partitions; None: it is not of this lake's kind."""
+
+    bounds: tuple[_Bounds, ...] | None
+    manifest: ManifestFile
+
+
 class Manifests:
     """The data files of snapshots. For several threads."""
 
@@ -47,7 +56,7 @@ class Manifests:
         self._entries_max = entries_max
         self._entries = 0
         self._kept: OrderedDict[str, list[_File]] = OrderedDict()
-        self._lists: OrderedDict[str, list[ManifestFile]] = OrderedDict()
+        self._lists: OrderedDict[str, list[_Manifest]] = OrderedDict()
         self._lock = threading.Lock()
 
     def files(
@@ -69,36 +78,26 @@ class Manifests:
         assert snapshot is not None
         asked = _asked(shape, equal, span)
         found: list[DataFile] = []
-        for manifest in self._list(snapshot.manifest_list, table, snapshot_id):
-            told = manifest.partitions or []
-            foreign = manifest.content != ManifestContent.DATA or manifest.partition_spec_id != 0
-            if foreign or len(told) != len(shape.partitions):
+        for one in self._list(shape, snapshot, table.io):
+            if one.bounds is None:
                 return None
-            summary = [
-                _bounds(partition, one.lower_bound, one.upper_bound)
-                for partition, one in zip(shape.partitions, told, strict=True)
-            ]
-            if all(map(_meet, asked, summary)):  # the rest of `asked` is of files
+            if all(map(_meet, asked, one.bounds)):  # the rest of `asked` is of files
                 found += [
                     file.file
-                    for file in self._read(shape, manifest, table.io)
+                    for file in self._read(shape, one.manifest, table.io)
                     if all(map(_meet, asked, file.bounds))
                 ]
         return found
 
-    def _list(
-        self, manifest_list: str, table: IcebergTable, snapshot_id: int
-    ) -> list[ManifestFile]:
+    def _list(self, shape: Table, snapshot: Snapshot, io: FileIO) -> list[_Manifest]:
         with self._lock:
-            known = self._lists.get(manifest_list)
+            known = self._lists.get(snapshot.manifest_list)
             if known is not None:
-                self._lists.move_to_end(manifest_list)
+                self._lists.move_to_end(snapshot.manifest_list)
                 return known
-        snapshot = table.snapshot_by_id(snapshot_id)
-        assert snapshot is not None
-        found = snapshot.manifests(table.io)
+        found = [_Manifest(_told(shape, one), one) for one in snapshot.manifests(io)]
         with self._lock:
-            self._lists[manifest_list] = found
+            self._lists[snapshot.manifest_list] = found
             if len(self._lists) > LISTS_MAX:
                 self._lists.popitem(last=False)
         return found
@@ -151,11 +150,22 @@ def _ordinal(partition: Partition, us: int) -> int:
     return months if partition.transform == "month" else months // 12
 
 
+def _told(table: Table, manifest: ManifestFile) -> tuple[_Bounds, ...] | None:
+    told = manifest.partitions or []
+    foreign = manifest.content != ManifestContent.DATA or manifest.partition_spec_id != 0
+    if foreign or len(told) != len(table.partitions):
+        return None
+    return tuple(
+        _bounds(partition, one.lower_bound, one.upper_bound)
+        for partition, one in zip(table.partitions, told, strict=True)
+    )
+
+
 def _bounds(partition: Partition, lower: bytes | None, upper: bytes | None) -> _Bounds:
     if lower is None or upper is None:
         return None
     kind = StringType() if partition.transform == "identity" else IntegerType()
-    return from_bytes(kind, lower), from_bytes(kind, upper)  # type: ignore[arg-type]
+    return from_bytes(kind, lower), from_bytes(kind, upper)
 
 
 def _file(table: Table, file: DataFile) -> _File:
@@ -168,7 +178,7 @@ def _file(table: Table, file: DataFile) -> _File:
     for number, kind in ((lead, StringType()), (time, TimestamptzType())):
         told = number in lower and number in upper
         bounds.append(
-            (from_bytes(kind, lower[number]), from_bytes(kind, upper[number])) if told else None  # type: ignore[arg-type]
+            (from_bytes(kind, lower[number]), from_bytes(kind, upper[number])) if told else None
         )
     return _File(tuple(bounds), file)
 
