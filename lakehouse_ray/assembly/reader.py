@@ -18,6 +18,7 @@ from lakehouse_ray.settings import Settings, load_settings
 from lakehouse_ray.sources.binance.decode import BinanceDecoder
 from lakehouse_ray.sources.binance.lines import find_lines
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
+from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore, open_store
 
 
@@ -60,7 +61,7 @@ class Reader:
             inflated_bytes_max=ingest.inflated_bytes_max,
             inflate_ratio_max=ingest.inflate_ratio_max,
         )
-        engine = Engine(self.store, self.settings.home / "tmp")
+        engine = Engine(self.store, self.settings.home / "tmp", KeptFiles(self.store))
         return Lake(self.find, engine, Bytes(self.store, decoder, find_lines))
 
 

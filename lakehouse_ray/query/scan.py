@@ -22,6 +22,7 @@ from lakehouse_ray.model.table import Column, ColumnType, Table
 from lakehouse_ray.model.timespan import TimeRange, from_us
 from lakehouse_ray.query.marks import flags_field, flags_sql
 from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.storage.manifests import Manifests
 
 SQL_TYPES: Mapping[ColumnType, str] = {
     "string": "VARCHAR",
@@ -71,15 +72,23 @@ class Where:
 EVERYTHING = Where({})
 
 
-def plan_files(pin: Pin, where: Where = EVERYTHING) -> list[DataFile]:
+def plan_files(
+    pin: Pin, where: Where = EVERYTHING, manifests: Manifests | None = None
+) -> list[DataFile]:
     """Return the files of the pinned snapshot that may hold wanted rows, ordered by path.
+
+    manifests: Keeps what is read of the table's metadata for the next question.
 
     Raises InvalidError where another engine has put delete files into the table.
     """
     if pin.table is None or pin.snapshot_id is None:
         return []
-    scan = pin.table.scan(row_filter=where.iceberg(pin.shape), snapshot_id=pin.snapshot_id)
     try:
+        if manifests is not None:
+            known = manifests.files(pin.shape, pin.table, pin.snapshot_id, where.equal, where.span)
+            if known is not None:
+                return sorted(known, key=lambda file: file.file_path)
+        scan = pin.table.scan(where.iceberg(pin.shape), snapshot_id=pin.snapshot_id)
         tasks = list(scan.plan_files())
     except OSError as error:
         raise UnavailableError(f"{pin.shape.name}: its metadata cannot be read: {error}") from error

@@ -27,6 +27,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-u
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.scan import quoted, text
 from lakehouse_ray.query.views import SCHEMAS, View, nearest
+from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
 
 # Rows that DuckDB hands over at once: some MB of bars.
@@ -49,10 +50,15 @@ class Engine:
 
     store: Holds the tables' files.
     temp: Folder below which statements spill; made when the first one does.
+    kept: What is known of the files. None: each question finds it out anew, and is DuckDB's.
     """
 
     store: ObjectStore
     temp: Path
+    kept: KeptFiles | None = None
+
+    def check(self) -> None:
+        """Raise what the question was stopped for, if it was: it is asked between two pieces."""
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """Open an empty database in memory."""
@@ -126,10 +132,7 @@ class Engine:
         if damaged or (kind in _UNREADABLE and self.store.root in message):
             # What follows quotes the statement, which is not what was asked.
             message = message.partition("\n\nLINE ")[0]
-            return UnavailableError(
-                f"a file of the pinned snapshot cannot be read: {message}. "
-                "Run it again; if it stays, `lakehouse verify` says what is missing."
-            )
+            return unreadable(message)
         missing = _NO_TABLE.search(message)
         if missing is not None:
             return _unknown_table(missing[1], message)
@@ -143,6 +146,13 @@ class Engine:
             return None
         except (OSError, pa.ArrowException) as error:
             raise self._explain(str(error)) from error
+
+
+def unreadable(message: str) -> UnavailableError:
+    return UnavailableError(
+        f"a file of the pinned snapshot cannot be read: {message}. "
+        "Run it again; if it stays, `lakehouse verify` says what is missing."
+    )
 
 
 # Of a file that is gone, that nobody serves, without a footer, with a damaged page.
@@ -316,7 +326,13 @@ class Result(Closing):
 
     def arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
-        return pa.Table.from_batches(self.fetch_batches(), self.schema)
+
+        def whole() -> pa.Table:
+            # At once: DuckDB fills it with all its threads, and hands batches over with one.
+            with self._engine.explained():
+                return self._relation.to_arrow_table()
+
+        return interruptible(self._connection, whole).rename_columns(self._names)
 
     def pl(self) -> pl.DataFrame:
         """All rows as a Polars frame."""

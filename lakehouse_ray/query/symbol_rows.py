@@ -14,8 +14,9 @@ from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pinned import Readable
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import Where, quoted, scan_sql
+from lakehouse_ray.query.scan import Where, files_sql, plan_files, quoted
 from lakehouse_ray.query.statement import Result
+from lakehouse_ray.query.straight import straight
 from lakehouse_ray.query.views import VIEWS
 
 # Before and after everything that can be stored.
@@ -40,12 +41,22 @@ class SymbolRows:
         self.view = VIEWS[f"silver.{found.view}"]
         self._table = found.tables[0]
         self._where = Where(identity(found, symbol, market, interval), span_of(start, end))
-        pins = lake.pin([self.view], as_of)
-        self._snapshots = snapshots_of(pins)
-        self._sources = {name: scan_sql(pin, self._where) for name, pin in pins.items()}
         self._engine = lake.engine
+        kept = self._engine.kept
+        self._pins = lake.pin([self.view], as_of)
+        self._planned = [
+            (pin, plan_files(pin, self._where, kept.manifests if kept is not None else None))
+            for pin in self._pins.values()
+        ]
 
     def run(self, columns: list[str] | None, rows_max: int | None) -> Result:
+        found = straight(
+            self._engine, self.view, self._pins, self._planned, self._where, columns, rows_max
+        )
+        return found if found is not None else self.ask(columns, rows_max)
+
+    def ask(self, columns: list[str] | None, rows_max: int | None) -> Result:
+        """The same by a statement: whatever the files are like."""
         chosen = "*" if columns is None else ", ".join(quoted(name) for name in columns) or "1 AS _"
         order = ", ".join(quoted(name) for name in self._table.sort if name != "symbol")
         query = (
@@ -54,7 +65,8 @@ class SymbolRows:
         )
         if rows_max is not None:
             query += f" LIMIT {rows_max}"
-        return self._engine.run(query, [self.view], self._sources, None, self._snapshots)
+        sources = {pin.shape.name: files_sql(pin.shape, files) for pin, files in self._planned}
+        return self._engine.run(query, [self.view], sources, None, snapshots_of(self._pins))
 
     def frames(
         self,

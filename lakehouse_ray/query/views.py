@@ -63,10 +63,14 @@ class View:
 
 
 # On COIN-M `volume` counts contracts and `quote_volume` the base asset; elsewhere `volume` is it.
-_BASE_VOLUMES = (
-    "CASE market WHEN 'cm' THEN quote_volume ELSE volume END AS base_volume",
-    "CASE market WHEN 'cm' THEN taker_buy_quote_volume ELSE taker_buy_volume END "
-    "AS taker_buy_base_volume",
+# Each with the column that it is on COIN-M, and the one that it is elsewhere.
+_COPIES: Mapping[str, tuple[str, str]] = {
+    "base_volume": ("quote_volume", "volume"),
+    "taker_buy_base_volume": ("taker_buy_quote_volume", "taker_buy_volume"),
+}
+_BASE_VOLUMES = tuple(
+    f"CASE market WHEN 'cm' THEN {coin} ELSE {other} END AS {name}"
+    for name, (coin, other) in _COPIES.items()
 )
 _BASE_VOLUMES_SAY = (
     ("base_volume", "Base asset traded, on every market: `volume`; on cm `quote_volume`"),
@@ -144,6 +148,12 @@ QUALIFY row_number() OVER (
     ORDER BY raised_at, run_id
 ) = 1
 """
+
+
+def copied(name: str, market: str) -> str:
+    """The column of the table whose values a column of the view has; mostly itself."""
+    coin, other = _COPIES.get(name, (name, name))
+    return coin if market == "cm" else other
 
 
 def _findings(shape: Table, log: Table) -> View:

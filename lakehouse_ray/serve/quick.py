@@ -1,27 +1,21 @@
-"""Questions for the rows of one symbol, as quick as can be: what does not change is kept.
+"""Questions for the rows of one symbol that DuckDB has to answer: what does not change is kept.
 
-The SDK opens an empty database for each statement, and plans its files anew. For a question of a
-thousand rows that is most of its time. Here all questions are cursors of one database, which knows
-the footers of files that it has read, and the files of a question at a snapshot are remembered.
-Files are never changed under their names, and snapshots never, so nothing kept can be stale.
+Opening an empty database for each statement takes longer than a thousand rows. Here all questions
+are cursors of one, which knows the footers of files that it has read. Files are never changed under
+their names, so nothing kept can be stale.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 
 from lakehouse_ray.query.pins import Pin
-from lakehouse_ray.query.scan import Where, scan_sql
+from lakehouse_ray.query.scan import Where, files_sql, plan_files
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.views import View
 from lakehouse_ray.serve.work import StoppableEngine
-
-# Of planned questions; some kB of SQL each, more where many files may hold the rows.
-_PLANS_MAX = 2000
-_PLAN_BYTES_MAX = 64 << 10
 
 
 class Quick:
@@ -32,7 +26,6 @@ class Quick:
         self._database = engine.connect()
         self._database.execute(f"SET memory_limit='{memory_bytes}B'")
         self._database.execute("SET GLOBAL parquet_metadata_cache=true")
-        self._plans: OrderedDict[tuple[str, int | None, str], str] = OrderedDict()
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -52,7 +45,12 @@ class Quick:
         statement: With `{view}` where it reads.
         """
         engine.check()
-        sources = {name: self._scan(pin, where) for name, pin in pins.items()}
+        kept = engine.kept
+        manifests = kept.manifests if kept is not None else None
+        sources = {
+            name: files_sql(pin.shape, plan_files(pin, where, manifests))
+            for name, pin in pins.items()
+        }
         with self._lock:
             cursor = self._database.cursor()
         try:
@@ -67,21 +65,6 @@ class Quick:
             cursor.close()
             raise
         return Result(engine, cursor, relation, {n: p.snapshot_id for n, p in pins.items()})
-
-    def _scan(self, pin: Pin, where: Where) -> str:
-        key = (pin.shape.name, pin.snapshot_id, where.sql(pin.shape))
-        with self._lock:
-            known = self._plans.get(key)
-            if known is not None:
-                self._plans.move_to_end(key)
-                return known
-        planned = scan_sql(pin, where)
-        if len(planned) <= _PLAN_BYTES_MAX:
-            with self._lock:
-                self._plans[key] = planned
-                if len(self._plans) > _PLANS_MAX:
-                    self._plans.popitem(last=False)
-        return planned
 
 
 def inlined(view: View, sources: Mapping[str, str]) -> str:

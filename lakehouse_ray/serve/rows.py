@@ -20,8 +20,9 @@ from lakehouse_ray.model.timespan import TimeRange, parse_time
 from lakehouse_ray.query.asked import unknown_symbol
 from lakehouse_ray.query.contents import symbols
 from lakehouse_ray.query.lake import Lake
-from lakehouse_ray.query.scan import Where, quoted
+from lakehouse_ray.query.scan import Where, plan_files, quoted
 from lakehouse_ray.query.statement import Result
+from lakehouse_ray.query.straight import straight
 from lakehouse_ray.query.symbol_rows import identity
 from lakehouse_ray.query.versions import spell_versions
 from lakehouse_ray.query.views import VIEWS, View
@@ -160,9 +161,23 @@ async def answer_rows(request: Request, dataset: Dataset, query: RowsQuery) -> R
     limits = service.limits
 
     def produce(lake: Lake) -> Written:
-        def ask(statement: str, view: View, where: Where) -> Result:
-            assert isinstance(lake.engine, StoppableEngine)
-            return service.quick().ask(lake.engine, view, lake.pin([view]), where, statement)
+        def ask(
+            statement: str,
+            view: View,
+            where: Where,
+            columns: list[str] | None,
+            rows_max: int | None,
+        ) -> Result:
+            engine = lake.engine
+            assert isinstance(engine, StoppableEngine)
+            assert engine.kept is not None
+            pins = lake.pin([view])
+            if rows_max is not None:
+                planned = [(p, plan_files(p, where, engine.kept.manifests)) for p in pins.values()]
+                found = straight(engine, view, pins, planned, where, columns, rows_max)
+                if found is not None:
+                    return found
+            return service.quick().ask(engine, view, pins, where, statement)
 
         if isinstance(query, KlinesQuery) and query.source:
             written = _resampled(lake, query, form, limits)
@@ -220,7 +235,7 @@ def _columns(dataset: Dataset, columns: str | None) -> list[str] | None:
 
 
 def _page(
-    ask: Callable[[str, View, Where], Result],
+    ask: Callable[[str, View, Where, list[str] | None, int | None], Result],
     dataset: Dataset,
     where: Where,
     query: RowsQuery,
@@ -236,16 +251,25 @@ def _page(
     most = rows_limit(limits, form)
     wanted = min(query.limit or most, most)
     condition = where.sql(table)
+    # None: what follows a key of several columns is for a statement to find.
+    rows_max: int | None = wanted + 1
     if cursor is not None:
         condition += f" AND {after_sql(table, cursor.after)}"
         # The time is the first part of the key: files before it hold nothing of this page.
-        where = Where(where.equal, _from(where.span, int(cursor.after[0])))
-    chosen = "*" if shown is None else ", ".join(map(quoted, dict.fromkeys((*shown, *order))))
+        first_us = int(cursor.after[0])
+        where = Where(where.equal, _from(where.span, first_us))
+        assert where.span is not None
+        if len(order) == 1 and first_us + 1 < where.span.end_us:
+            where = Where(where.equal, TimeRange(first_us + 1, where.span.end_us))
+        else:
+            rows_max = None
+    columns = None if shown is None else list(dict.fromkeys((*shown, *order)))
+    chosen = "*" if columns is None else ", ".join(map(quoted, columns))
     statement = (
         f"SELECT {chosen} FROM {{view}} WHERE {condition} "
         f"ORDER BY {', '.join(map(quoted, order))} LIMIT {wanted + 1}"
     )
-    with ask(statement, view, where) as result:
+    with ask(statement, view, where, columns, rows_max) as result:
         rows = Rows(result, wanted, shown or result.columns)
 
         def following() -> str | None:

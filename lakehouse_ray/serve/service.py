@@ -23,6 +23,7 @@ from lakehouse_ray.serve.problems import BusyError
 from lakehouse_ray.serve.quick import Quick
 from lakehouse_ray.serve.sandbox import Sandbox
 from lakehouse_ray.serve.work import StoppableEngine, Workers
+from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
 
 # Times the largest answer that may be.
@@ -102,6 +103,7 @@ class Service:
         self._making = threading.RLock()
         self._on_disk = 0
         self._quick: Quick | None = None
+        self._kept = KeptFiles(self.source.store)
 
     def hold(self, whole: Whole) -> None:
         """Count an answer that waits on disk for its client, until nobody has it any more.
@@ -151,7 +153,10 @@ class Service:
     def engine(self) -> StoppableEngine:
         """An engine for one question."""
         return StoppableEngine(
-            self.source.store, self.source.temp, memory_bytes=self.limits.memory_bytes
+            self.source.store,
+            self.source.temp,
+            self._kept,
+            memory_bytes=self.limits.memory_bytes,
         )
 
     async def fix(self, tables: Iterable[Table], as_of: AsOf) -> FixedTables:

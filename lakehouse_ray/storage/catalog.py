@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiceberg.catalog import Catalog
-from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
@@ -192,16 +192,41 @@ def _without_password(uri: str) -> str:
     return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", uri)
 
 
+class _Catalog(SqlCatalog):
+    """Asks its database each time where a table's metadata is, and reads it when that is news.
+
+    A metadata file is never changed under its name, and most questions come between two commits:
+    reading it again would take more time than the rest of a look.
+    """
+
+    def __init__(self, name: str, **properties: str) -> None:
+        super().__init__(name, **properties)
+        # The last one of each table: its location, and the table as it was read.
+        self._last: dict[tuple[str, str], tuple[str, IcebergTable]] = {}
+
+    def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> IcebergTable:
+        location = orm_table.metadata_location
+        key = orm_table.table_namespace, orm_table.table_name
+        known = self._last.get(key)
+        if known is not None and known[0] == location:
+            table = known[1]
+        else:
+            table = super()._convert_orm_to_iceberg(orm_table)
+            self._last[key] = table.metadata_location, table
+        # One's own: a commit changes the table through which it is made.
+        return IcebergTable(table.name(), table.metadata, table.metadata_location, table.io, self)
+
+
 def _open_catalog(properties: Mapping[str, str]) -> Catalog:
     """Open the catalog; makes its own tables where they are missing."""
     for _ in range(CATALOG_TABLES):
         try:
-            return SqlCatalog("lakehouse", **properties)
+            return _Catalog("lakehouse", **properties)
         except OperationalError as error:
             # Another run made one of them between our look and our attempt.
             if "already exists" not in str(error):
                 raise
-    return SqlCatalog("lakehouse", **properties)
+    return _Catalog("lakehouse", **properties)
 
 
 def _younger(found: IcebergTable, table: Table) -> list[NestedField]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.report import IngestReport
+from lakehouse_ray.query.straight import StraightResult
+from lakehouse_ray.query.symbol_rows import SymbolRows
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.testing.exchange import FolderArchive, ReplicaExchange
@@ -242,3 +245,29 @@ def test_rows_are_marked_with_what_the_rules_find_in_them(
         ("metrics", "BLANK"): 328,
         ("metrics", "OPEN_INTEREST"): 4,
     }
+
+
+@pytest.mark.parametrize("kind", kinds() if ARCHIVE.is_dir() else [], ids=str)
+def test_rows_read_straight_are_those_of_a_statement(
+    kind: Kind, lake: tuple[Writer, dict[Kind, IngestReport]]
+) -> None:
+    """All of each symbol, and windows that begin and end at any row."""
+    writer, _ = lake
+    market, dataset, interval = kind
+    reading = Reader(writer.settings).lake
+    chance = random.Random(str(kind))
+    symbols = sorted({symbol_of(row["key"]) for row in index() if kind_of(row["key"]) == kind})
+    for symbol in chance.sample(symbols, min(len(symbols), 8)):
+        whole = SymbolRows(reading, dataset, symbol, None, None, market, interval, None)
+        found = whole.run(None, None)
+        assert isinstance(found, StraightResult)
+        rows = found.arrow()
+        assert rows.num_rows > 0
+        assert rows.equals(whole.ask(None, None).arrow())
+        times = rows[DATASETS[dataset].time].to_pylist()
+        for _ in range(3):
+            start, end = sorted(chance.choices(times, k=2))
+            if start == end:
+                continue
+            part = SymbolRows(reading, dataset, symbol, start, end, market, interval, None)
+            assert part.run(None, None).arrow().equals(part.ask(None, None).arrow())

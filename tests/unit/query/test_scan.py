@@ -46,7 +46,7 @@ class Task:
 class Scanned:
     """A table into which another engine has put delete files."""
 
-    def scan(self, **kwargs: object) -> Scanned:
+    def scan(self, *args: object, **kwargs: object) -> Scanned:
         return self
 
     def plan_files(self) -> list[Task]:

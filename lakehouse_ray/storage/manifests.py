@@ -1,0 +1,189 @@
+"""Manifests that have been read, kept: the same few are asked by every question for a symbol.
+
+A manifest lists data files of a table, and is never changed under its name: what is kept cannot be
+stale, only unused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyiceberg.conversions import from_bytes
+from pyiceberg.io import FileIO
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.types import IntegerType, StringType, TimestamptzType
+
+from lakehouse_ray.model.table import Partition, Table
+from lakehouse_ray.model.timespan import DAY_US, TimeRange, month_ordinal
+from lakehouse_ray.storage.catalog import bucket_of
+
+# About 2 kB each: bounds, sizes and counts of some columns.
+ENTRIES_MAX = 20_000
+# Of snapshots; a kB or so for each of their manifests.
+LISTS_MAX = 32
+
+
+# The least and the largest value; None: any.
+_Bounds = tuple[object, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A data file by what it may hold. bounds: Of each field of the partition, then of the leading
+    sort column and of the time."""
+
+    bounds: tuple[_Bounds, ...]
+    file: DataFile
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """bounds: Of each field of its files' partitions; None: it is not of this lake's kind."""
+
+    bounds: tuple[_Bounds, ...] | None
+    manifest: ManifestFile
+
+
+class Manifests:
+    """The data files of snapshots. For several threads."""
+
+    def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
+        self._entries_max = entries_max
+        self._entries = 0
+        self._kept: OrderedDict[str, list[_File]] = OrderedDict()
+        self._lists: OrderedDict[str, list[_Manifest]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def files(
+        self,
+        shape: Table,
+        table: IcebergTable,
+        snapshot_id: int,
+        equal: Mapping[str, str],
+        span: TimeRange | None,
+    ) -> list[DataFile] | None:
+        """The files of a snapshot that may hold rows with these values and times.
+
+        What pyiceberg's own planning finds; it takes some ms to put a question into its terms.
+        None: the table has manifests that this lake does not write, and pyiceberg has to plan.
+
+        Raises OSError where metadata cannot be read.
+        """
+        snapshot = table.snapshot_by_id(snapshot_id)
+        assert snapshot is not None
+        asked = _asked(shape, equal, span)
+        found: list[DataFile] = []
+        for one in self._list(shape, snapshot, table.io):
+            if one.bounds is None:
+                return None
+            if all(map(_meet, asked, one.bounds)):  # the rest of `asked` is of files
+                found += [
+                    file.file
+                    for file in self._read(shape, one.manifest, table.io)
+                    if all(map(_meet, asked, file.bounds))
+                ]
+        return found
+
+    def _list(self, shape: Table, snapshot: Snapshot, io: FileIO) -> list[_Manifest]:
+        with self._lock:
+            known = self._lists.get(snapshot.manifest_list)
+            if known is not None:
+                self._lists.move_to_end(snapshot.manifest_list)
+                return known
+        found = [_Manifest(_told(shape, one), one) for one in snapshot.manifests(io)]
+        with self._lock:
+            self._lists[snapshot.manifest_list] = found
+            if len(self._lists) > LISTS_MAX:
+                self._lists.popitem(last=False)
+        return found
+
+    def _read(self, shape: Table, manifest: ManifestFile, io: FileIO) -> list[_File]:
+        path = manifest.manifest_path
+        with self._lock:
+            known = self._kept.get(path)
+            if known is not None:
+                self._kept.move_to_end(path)
+                return known
+        entries = manifest.fetch_manifest_entry(io, discard_deleted=True)
+        found = [_file(shape, entry.data_file) for entry in entries]
+        with self._lock:
+            if path not in self._kept:
+                self._kept[path] = found
+                self._entries += len(found)
+            while self._entries > self._entries_max:
+                _, old = self._kept.popitem(last=False)
+                self._entries -= len(old)
+        return found
+
+
+def _asked(table: Table, equal: Mapping[str, str], span: TimeRange | None) -> list[_Bounds]:
+    lead = equal.get(table.sort[0])
+    return [
+        *(_wanted(partition, equal, span) for partition in table.partitions),
+        None if lead is None else (lead, lead),
+        None if span is None else (span.start_us, span.end_us - 1),
+    ]
+
+
+def _wanted(partition: Partition, equal: Mapping[str, str], span: TimeRange | None) -> _Bounds:
+    if partition.transform == "identity" or partition.transform == "bucket16":
+        value = equal.get(partition.column)
+        if value is None:
+            return None
+        key: object = value if partition.transform == "identity" else bucket_of(value)
+        return key, key
+    if span is None:
+        return None
+    return _ordinal(partition, span.start_us), _ordinal(partition, span.end_us - 1)
+
+
+def _ordinal(partition: Partition, us: int) -> int:
+    """Days, months or years since 1970."""
+    if partition.transform == "day":
+        return us // DAY_US
+    months = month_ordinal(us)
+    return months if partition.transform == "month" else months // 12
+
+
+def _told(table: Table, manifest: ManifestFile) -> tuple[_Bounds, ...] | None:
+    told = manifest.partitions or []
+    foreign = manifest.content != ManifestContent.DATA or manifest.partition_spec_id != 0
+    if foreign or len(told) != len(table.partitions):
+        return None
+    return tuple(
+        _bounds(partition, one.lower_bound, one.upper_bound)
+        for partition, one in zip(table.partitions, told, strict=True)
+    )
+
+
+def _bounds(partition: Partition, lower: bytes | None, upper: bytes | None) -> _Bounds:
+    if lower is None or upper is None:
+        return None
+    kind = StringType() if partition.transform == "identity" else IntegerType()
+    return from_bytes(kind, lower), from_bytes(kind, upper)
+
+
+def _file(table: Table, file: DataFile) -> _File:
+    lead, time = 1 + table.names.index(table.sort[0]), 1 + table.names.index(table.time)
+    lower, upper = file.lower_bounds or {}, file.upper_bounds or {}
+    bounds: list[_Bounds] = []
+    for i in range(len(table.partitions)):
+        value = file.partition[i]
+        bounds.append(None if value is None else (value, value))
+    for number, kind in ((lead, StringType()), (time, TimestamptzType())):
+        told = number in lower and number in upper
+        bounds.append(
+            (from_bytes(kind, lower[number]), from_bytes(kind, upper[number])) if told else None
+        )
+    return _File(tuple(bounds), file)
+
+
+def _meet(one: _Bounds, other: _Bounds) -> bool:
+    if one is None or other is None:
+        return True
+    return bool(one[0] <= other[1] and other[0] <= one[1])  # type: ignore[operator]
