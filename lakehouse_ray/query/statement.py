@@ -25,6 +25,7 @@ import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
+from lakehouse_ray.query.conversions import SHOWN_ROWS, pandas_of, table_html
 from lakehouse_ray.query.scan import quoted, text
 from lakehouse_ray.query.views import SCHEMAS, View, nearest
 from lakehouse_ray.storage.objects import ObjectStore
@@ -323,6 +324,22 @@ class Result(Closing):
         frame = pl.from_arrow(self.arrow())
         assert isinstance(frame, pl.DataFrame)
         return frame
+
+    def pandas(self) -> Any:
+        """All rows as a pandas DataFrame. Raises InvalidError where pandas is not installed."""
+        return pandas_of(self.arrow())
+
+    def duckdb(
+        self, connection: duckdb.DuckDBPyConnection | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """All rows as a relation of this connection, or of one of its own."""
+        return (connection or duckdb.connect()).from_arrow(self.arrow())
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the snapshots and the first rows."""
+        with contextlib.closing(self.fetch_batches(SHOWN_ROWS)) as batches:
+            first = [batch.slice(0, SHOWN_ROWS) for batch in itertools.islice(batches, 1)]
+        return table_html(pa.Table.from_batches(first, self.schema), self.snapshots)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows as dictionaries, for small answers."""

@@ -39,9 +39,17 @@ class SymbolRows:
         found = find_dataset(dataset)
         self.view = VIEWS[f"silver.{found.view}"]
         self._table = found.tables[0]
-        self._where = Where(identity(found, symbol, market, interval), span_of(start, end))
+        equal = identity(found, symbol, market, interval)
+        # As questions about gaps name it.
+        self.series = {
+            "market": equal["market"],
+            "dataset": found.name,
+            "symbols": symbol,
+            "interval": equal.get("interval"),
+        }
+        self._where = Where(equal, span_of(start, end))
         pins = lake.pin([self.view], as_of)
-        self._snapshots = snapshots_of(pins)
+        self.snapshots = snapshots_of(pins)
         self._sources = {name: scan_sql(pin, self._where) for name, pin in pins.items()}
         self._engine = lake.engine
 
@@ -54,7 +62,7 @@ class SymbolRows:
         )
         if rows_max is not None:
             query += f" LIMIT {rows_max}"
-        return self._engine.run(query, [self.view], self._sources, None, self._snapshots)
+        return self._engine.run(query, [self.view], self._sources, None, self.snapshots)
 
     def frames(
         self,
