@@ -168,7 +168,8 @@ def _scores(meta: Meta) -> str:
     scores = found["score"].drop_nulls()
     if scores.is_empty():
         return "not assessed"
-    return f"{scores.mean():.4f} on average of {len(scores):,} days, {scores.min():.4f} at worst"
+    mean, worst = sum(scores) / len(scores), min(scores)
+    return f"{mean:.4f} on average of {len(scores):,} days, {worst:.4f} at worst"
 
 
 def _missing(meta: Meta) -> str:

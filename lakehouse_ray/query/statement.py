@@ -337,9 +337,9 @@ class Result(Closing):
 
     def _repr_html_(self) -> str:
         """For notebooks: the snapshots and the first rows."""
-        with contextlib.closing(self.fetch_batches(SHOWN_ROWS)) as batches:
-            first = [batch.slice(0, SHOWN_ROWS) for batch in itertools.islice(batches, 1)]
-        return table_html(pa.Table.from_batches(first, self.schema), self.snapshots)
+        with self._engine.explained():
+            first = self._relation.limit(SHOWN_ROWS).to_arrow_table()
+        return table_html(first.rename_columns(self._names), self.snapshots)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows as dictionaries, for small answers."""

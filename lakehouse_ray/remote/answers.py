@@ -118,7 +118,7 @@ def read_frame(reply: Reply) -> pl.DataFrame:
 def read_gaps(reply: Reply) -> pl.DataFrame:
     """`model.gaps.GAPS`, which has other names over HTTP."""
     told = read_frame(reply).rename({"start": "start_time", "end": "end_time"})
-    return told.with_columns(pl.col("interval").fill_null("")).cast(dict(frame_schema(GAPS)))
+    return told.with_columns(pl.col("interval").fill_null("")).cast(frame_schema(GAPS))
 
 
 def read_document(reply: Reply) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Generator, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 import polars as pl
@@ -218,7 +218,7 @@ class RemoteLake(RemoteFacts, LakeDatasets[LakeFrame]):
         probed: Probed,
         rows_max: int | None,
         rows: int,
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch, None, None]:
         walk = Walk(
             self._transport,
             question,
