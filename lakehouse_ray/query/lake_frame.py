@@ -13,7 +13,7 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from lakehouse_ray.errors import InvalidError, LakehouseError
-from lakehouse_ray.query.conversions import SHOWN_ROWS, pandas_of
+from lakehouse_ray.query.conversions import BATCH_ROWS, SHOWN_ROWS, pandas_of
 from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.versions import spell_versions
 
@@ -21,7 +21,6 @@ from lakehouse_ray.query.versions import spell_versions
 Frames = Callable[
     [list[str] | None, pl.Expr | None, int | None, int | None], Iterator[pl.DataFrame]
 ]
-BATCH_ROWS = 30_000
 
 
 @dataclass(frozen=True)

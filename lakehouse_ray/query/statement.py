@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import duckdb
 import polars as pl
@@ -25,13 +25,11 @@ import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
-from lakehouse_ray.query.conversions import SHOWN_ROWS, pandas_of, table_html
+from lakehouse_ray.query.conversions import BATCH_ROWS, Readings
 from lakehouse_ray.query.scan import quoted, text
 from lakehouse_ray.query.views import SCHEMAS, View, nearest
 from lakehouse_ray.storage.objects import ObjectStore
 
-# Rows that DuckDB hands over at once: some MB of bars.
-BATCH_ROWS = 30_000
 # One is used, one waits, one is in the making.
 _BATCHES_AHEAD = 1
 _SIGNALS_EVERY_S = 0.2
@@ -223,7 +221,7 @@ class Closing:
         raise NotImplementedError
 
 
-class Result(Closing):
+class Result(Readings, Closing):
     """What a statement answers. Each way of reading it runs the statement, over the same snapshots.
 
     A context manager; closing it gives the memory back.
@@ -314,37 +312,6 @@ class Result(Closing):
         return pa.schema(
             [field.with_name(name) for field, name in zip(schema, self._names, strict=True)]
         )
-
-    def arrow(self) -> pa.Table:
-        """All rows as an Arrow table."""
-        return pa.Table.from_batches(self.fetch_batches(), self.schema)
-
-    def pl(self) -> pl.DataFrame:
-        """All rows as a Polars frame."""
-        frame = pl.from_arrow(self.arrow())
-        assert isinstance(frame, pl.DataFrame)
-        return frame
-
-    def pandas(self) -> Any:
-        """All rows as a pandas DataFrame. Raises InvalidError where pandas is not installed."""
-        return pandas_of(self.arrow())
-
-    def duckdb(
-        self, connection: duckdb.DuckDBPyConnection | None = None
-    ) -> duckdb.DuckDBPyRelation:
-        """All rows as a relation of this connection, or of one of its own."""
-        return (connection or duckdb.connect()).from_arrow(self.arrow())
-
-    def _repr_html_(self) -> str:
-        """For notebooks: the snapshots and the first rows."""
-        with self._engine.explained():
-            first = self._relation.limit(SHOWN_ROWS).to_arrow_table()
-        return table_html(first.rename_columns(self._names), self.snapshots)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows as dictionaries, for small answers."""
-        found: list[dict[str, Any]] = self.arrow().to_pylist()
-        return found
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

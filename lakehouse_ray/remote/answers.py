@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,8 @@ import pyarrow as pa
 
 from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.gaps import GAPS
-from lakehouse_ray.query.conversions import SHOWN_ROWS, pandas_of, table_html
-from lakehouse_ray.query.statement import BATCH_ROWS, Closing
+from lakehouse_ray.query.conversions import BATCH_ROWS, Readings, frame_of
+from lakehouse_ray.query.statement import Closing
 from lakehouse_ray.query.versions import parse_versions
 from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.reply import Reply
@@ -103,12 +102,6 @@ class Walk:
         return reply
 
 
-def frame_of(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
-    found = pl.from_arrow(table)
-    assert isinstance(found, pl.DataFrame)
-    return found
-
-
 def read_frame(reply: Reply) -> pl.DataFrame:
     """All rows of an answer."""
     with contextlib.closing(reply.body):
@@ -155,7 +148,7 @@ def chosen(
             return
 
 
-class RemoteResult(Closing):
+class RemoteResult(Readings, Closing):
     """An answer, to be read as the local lake's `Result` is. A context manager."""
 
     def __init__(
@@ -202,31 +195,3 @@ class RemoteResult(Closing):
     def fetch_batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the rows in batches of at most so many; memory stays bounded."""
         return self._batches(rows)
-
-    def arrow(self) -> pa.Table:
-        """All rows as an Arrow table."""
-        return pa.Table.from_batches(self.fetch_batches(), self._schema)
-
-    def pl(self) -> pl.DataFrame:
-        """All rows as a Polars frame."""
-        return frame_of(self.arrow())
-
-    def pandas(self) -> Any:
-        """All rows as a pandas DataFrame. Raises InvalidError where pandas is not installed."""
-        return pandas_of(self.arrow())
-
-    def duckdb(
-        self, connection: duckdb.DuckDBPyConnection | None = None
-    ) -> duckdb.DuckDBPyRelation:
-        """All rows as a relation of this connection, or of one of its own."""
-        return (connection or duckdb.connect()).from_arrow(self.arrow())
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows as dictionaries, for small answers."""
-        found: list[dict[str, Any]] = self.arrow().to_pylist()
-        return found
-
-    def _repr_html_(self) -> str:
-        """For notebooks: the snapshots and the first rows."""
-        first = list(itertools.islice(self.fetch_batches(SHOWN_ROWS), 1))
-        return table_html(pa.Table.from_batches(first, self._schema), self.snapshots)

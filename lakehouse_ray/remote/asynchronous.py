@@ -9,13 +9,13 @@ from typing import Any, Self
 import pyarrow as pa
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.query.conversions import BATCH_ROWS, frame_of
 from lakehouse_ray.query.lake_datasets import LakeDatasets
 from lakehouse_ray.query.lake_frame import LakeFrame
 from lakehouse_ray.query.moments import When
 from lakehouse_ray.query.pins import AsOf
-from lakehouse_ray.query.statement import BATCH_ROWS
 from lakehouse_ray.remote import questions
-from lakehouse_ray.remote.answers import PAGE_ROWS, RemoteResult, Walk, frame_of
+from lakehouse_ray.remote.answers import PAGE_ROWS, RemoteResult, Walk
 from lakehouse_ray.remote.async_facts import AsyncRemoteFacts
 from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.reply import Reply

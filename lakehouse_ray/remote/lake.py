@@ -12,11 +12,11 @@ from typing import Any, Self, TypeVar
 import polars as pl
 import pyarrow as pa
 
+from lakehouse_ray.query.conversions import BATCH_ROWS
 from lakehouse_ray.query.lake_datasets import LakeDatasets
 from lakehouse_ray.query.lake_frame import LakeFrame
 from lakehouse_ray.query.moments import When
 from lakehouse_ray.query.pins import AsOf
-from lakehouse_ray.query.statement import BATCH_ROWS
 from lakehouse_ray.remote import questions
 from lakehouse_ray.remote.answers import PAGE_ROWS, Probed, RemoteResult, Walk, chosen, probe
 from lakehouse_ray.remote.background import BACKGROUND
