@@ -122,7 +122,6 @@ SPOILT: dict[str, tuple[Callable[[Passed], Passed | None], type[Exception], str]
     ),
     "the next page is none": (headed("link", "</v1/klines>; rel=x"), lh.BadDataError, "BAD_LINK"),
     "it is no Arrow": (headed("content-type", "text/html"), lh.BadDataError, "NOT_ARROW"),
-    "the server dies": (lambda _: None, lh.UnavailableError, "cannot be reached"),
     "a proxy answers": (refused(502), lh.UnavailableError, "502"),
     "busy, and not when to come again": (refused(503), lh.UnavailableError, "503"),
     "an error of the server": (refused(500), lh.LakehouseError, "500"),
@@ -137,6 +136,14 @@ def test_a_page_that_is_spoilt_is_an_error(read: Read, served: Served, name: str
     with between(served.url, nth(3, change)) as seen, pytest.raises(kind, match=told):
         read(seen)
     assert len(seen.asked) == 3  # and it was not asked again
+
+
+def test_a_server_that_dies_between_two_pages_is_told(read: Read, served: Served) -> None:
+    with between(served.url, lambda n, passed: passed if n < 3 else None) as seen:
+        with pytest.raises(lh.UnavailableError, match="cannot be reached"):
+            read(seen)
+        # What only reads is sent once more on a new connection.
+        assert len(seen.asked) <= 4
 
 
 def test_a_page_that_leads_to_itself_ends(read: Read, served: Served) -> None:
@@ -254,7 +261,7 @@ def test_a_key_opens_and_is_shown_nowhere(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    key, _ = KeyFile(tmp_path / "keys.json", SystemClock()).create("tests", None)
+    _, key = KeyFile(tmp_path / "keys.json", SystemClock()).create("tests", None)
     with serving(home, keys=KeyRing(tmp_path / "keys.json", SystemClock())) as locked:
         assert read(locked, api_key=key) == rows
         for wrong in (None, "lk_wrong_key"):
