@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import re
+import textwrap
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -366,3 +368,30 @@ def test_chunks_hold_one_page(served: Served) -> None:
     assert sum(sizes) == wanted > 2000
     assert max(sizes) <= 200
     assert len(list(itertools.takewhile(lambda size: size == 200, sizes))) >= 2
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_the_examples_of_the_page_run(
+    home: Path, served: Served, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("LAKEHOUSE_HOME", str(home))
+    page = (Path(__file__).parents[2] / "docs/sdk.md").read_text()
+    for written, here in (
+        ("https://lake.example.com", served.url), ("http://127.0.0.1:8080", served.url),
+        ("/data/lake", str(home)), ("lk_…", "lk_any"),
+    ):  # fmt: skip
+        assert written in page
+        page = page.replace(written, here)
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 6
+    names: dict[str, Any] = {}
+    for example in examples:
+        if "await" in example:
+            body = textwrap.indent(example, "    ")
+            exec(f"async def main():\n{body}\n", names)
+            asyncio.run(names["main"]())
+        else:
+            exec(example, names)
+        if kind == "local":
+            names["lake"] = lh.connect(home)
+    assert names["bars"].collect().height > 40
