@@ -23,8 +23,10 @@ class Background:
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may come while it is held.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what it returns; it is cancelled where the caller is interrupted."""
@@ -37,13 +39,23 @@ class Background:
             raise
         return future.result()
 
+    def finish(self, work: Coroutine[Any, Any, None], timeout_s: float) -> None:
+        """Do the last thing for something that is given up; not for longer than that.
+
+        The garbage collector may call this in any thread, the loop's own among them.
+        """
+        future = asyncio.run_coroutine_threadsafe(work, self._started())
+        if threading.current_thread() is not self._thread:
+            concurrent.futures.wait([future], timeout_s)
+
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(
+                self._thread = threading.Thread(
                     target=self._loop.run_forever, name="lakehouse-remote", daemon=True
-                ).start()
+                )
+                self._thread.start()
             return self._loop
 
 

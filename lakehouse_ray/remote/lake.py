@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import weakref
@@ -245,9 +244,4 @@ class RemoteLake(RemoteFacts, LakeDatasets[LakeFrame]):
 def _close(transports: dict[int, Transport]) -> None:
     transport = transports.pop(os.getpid(), None)
     if transport is not None:
-        with contextlib.suppress(TimeoutError):
-            BACKGROUND.run(_closed(transport))
-
-
-async def _closed(transport: Transport) -> None:
-    await asyncio.wait_for(transport.close(), _CLOSING_S)
+        BACKGROUND.finish(transport.close(), _CLOSING_S)
