@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lakehouse_ray.assembly.reader import connect
+    from lakehouse_ray.assembly.reader import connect, connect_async
     from lakehouse_ray.errors import (
         BadDataError,
         ConflictError,
@@ -28,29 +28,42 @@ if TYPE_CHECKING:
     )
     from lakehouse_ray.query.answered import Answered
     from lakehouse_ray.query.lake import Lake
+    from lakehouse_ray.query.lake_frame import LakeFrame, Meta
     from lakehouse_ray.query.statement import Result
+    from lakehouse_ray.remote.asynchronous import AsyncRemoteLake
+    from lakehouse_ray.remote.lake import RemoteLake
 
 __all__ = [
     "Answered",
+    "AsyncRemoteLake",
     "BadDataError",
     "ConflictError",
     "DeniedError",
     "InvalidError",
     "Lake",
+    "LakeFrame",
     "LakehouseError",
+    "Meta",
     "NotFoundError",
+    "RemoteLake",
     "ResourceError",
     "Result",
     "UnavailableError",
     "UnreadWarning",
     "connect",
+    "connect_async",
 ]
 
 _HOMES = {
     "Answered": "lakehouse_ray.query.answered",
+    "AsyncRemoteLake": "lakehouse_ray.remote.asynchronous",
     "Lake": "lakehouse_ray.query.lake",
+    "LakeFrame": "lakehouse_ray.query.lake_frame",
+    "Meta": "lakehouse_ray.query.lake_frame",
+    "RemoteLake": "lakehouse_ray.remote.lake",
     "Result": "lakehouse_ray.query.statement",
     "connect": "lakehouse_ray.assembly.reader",
+    "connect_async": "lakehouse_ray.assembly.reader",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 from pyiceberg.table import Table as IcebergTable
 
@@ -14,6 +15,9 @@ from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.statement import Engine
 from lakehouse_ray.query.witnesses import Bytes
+from lakehouse_ray.remote.asynchronous import AsyncRemoteLake
+from lakehouse_ray.remote.lake import RemoteLake
+from lakehouse_ray.remote.transport import TIMEOUT_S
 from lakehouse_ray.settings import Settings, load_settings
 from lakehouse_ray.sources.binance.decode import BinanceDecoder
 from lakehouse_ray.sources.binance.lines import find_lines
@@ -55,22 +59,57 @@ class Reader:
         return self.catalog.find(name) if self.exists else None
 
     @cached_property
-    def lake(self) -> Lake:
+    def files(self) -> Bytes:
+        """For `why` to read files again."""
         ingest = self.settings.ingest
         decoder = BinanceDecoder(
             inflated_bytes_max=ingest.inflated_bytes_max,
             inflate_ratio_max=ingest.inflate_ratio_max,
         )
+        return Bytes(self.store, decoder, find_lines)
+
+    @cached_property
+    def lake(self) -> Lake:
         engine = Engine(self.store, self.settings.home / "tmp", KeptFiles(self.store))
-        return Lake(self.find, engine, Bytes(self.store, decoder, find_lines))
+        return Lake(self.find, engine, self.files)
 
 
-def connect(home: str | Path | None = None) -> Lake:
-    """Open the lake of the settings, or the one that lives in `home`, for reading.
+@overload
+def connect(home: None = None) -> Lake: ...
+@overload
+def connect(home: Path) -> Lake: ...
+@overload
+def connect(
+    home: str, *, api_key: str | None = None, timeout_s: float = TIMEOUT_S
+) -> Lake | RemoteLake: ...
 
-    Raises LakehouseError where settings are wrong or the store cannot be reached.
+
+def connect(
+    home: str | Path | None = None, *, api_key: str | None = None, timeout_s: float = TIMEOUT_S
+) -> Lake | RemoteLake:
+    """Open the lake of the settings, or the one that lives in `home`, for reading; or the one
+    behind a query service at `http://…` or `https://…`.
+
+    api_key: For a service that asks for one. timeout_s: Of one question to it, retries included.
+
+    Raises LakehouseError where settings are wrong or the store cannot be reached. A service is not
+    asked before the first question.
     """
+    if isinstance(home, str) and home.startswith(("http://", "https://")):
+        return RemoteLake(home, api_key=api_key, timeout_s=timeout_s)
     if home is not None and "://" in str(home):
-        raise InvalidError(f"{str(home)!r} is no folder", "give the home of a lake on this machine")
+        raise InvalidError(
+            f"{str(home)!r} is no folder",
+            "give the home of a lake on this machine, or http://… of a query service",
+        )
+    if api_key is not None:
+        raise InvalidError("a lake on this machine takes no key", "http://… is a query service")
     settings = load_settings({"home": home} if home is not None else None)
     return Reader(settings.resolved()).lake
+
+
+async def connect_async(
+    url: str, *, api_key: str | None = None, timeout_s: float = TIMEOUT_S
+) -> AsyncRemoteLake:
+    """The same as `connect` of a query service, with methods to be awaited."""
+    return AsyncRemoteLake(url, api_key=api_key, timeout_s=timeout_s)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import to_us
-from lakehouse_ray.query.lake import Lake
+from lakehouse_ray.query.pinned import Readable
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import Where, plan_files, quoted
+from lakehouse_ray.query.scan import EVERYTHING, Where, plan_files, quoted
+from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.views import TABLES, VIEWS, View
 from lakehouse_ray.storage.files import FileEntry, file_entry
 
@@ -72,7 +75,21 @@ class Contents:
     tables: list[TableFact]
 
 
-def contents(lake: Lake) -> Contents:
+class Asking(Readable, Protocol):
+    """A lake that can be asked in SQL."""
+
+    def ask(
+        self,
+        query: str,
+        views: Iterable[View],
+        where: Where = EVERYTHING,
+        *,
+        parameters: object = None,
+        as_of: AsOf = None,
+    ) -> Result: ...
+
+
+def contents(lake: Asking) -> Contents:
     """Count everything that is stored. Reads the files' descriptions and the symbols alone."""
     pins = lake.pin(VIEWS.values())
     facts: list[TableFact] = []
@@ -88,7 +105,7 @@ def contents(lake: Lake) -> Contents:
 
 
 def symbols(
-    lake: Lake, dataset: Dataset, market: str, interval: str | None = None, *, as_of: AsOf = None
+    lake: Asking, dataset: Dataset, market: str, interval: str | None = None, *, as_of: AsOf = None
 ) -> list[str]:
     """Return every symbol that has rows, sorted."""
     equal = {"market": market} | ({"interval": interval} if interval else {})
@@ -101,7 +118,7 @@ def symbols(
 
 
 def extent(
-    lake: Lake, dataset: Dataset, series: dict[str, str], *, as_of: AsOf = None
+    lake: Asking, dataset: Dataset, series: dict[str, str], *, as_of: AsOf = None
 ) -> tuple[int, int] | None:
     """Return the times of the first and the last row of a symbol, or None."""
     where, view = Where(series), _view(dataset)
@@ -143,7 +160,7 @@ def _fact(pin: Pin) -> tuple[TableFact, list[FileEntry]]:
     return fact, entries
 
 
-def _series(lake: Lake, dataset: Dataset, entries: dict[str, list[FileEntry]]) -> list[Series]:
+def _series(lake: Asking, dataset: Dataset, entries: dict[str, list[FileEntry]]) -> list[Series]:
     found: dict[tuple[str, str | None], Series] = {}
     for table in dataset.tables:
         columns = [p.column for p in table.partitions]

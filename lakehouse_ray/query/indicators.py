@@ -13,7 +13,8 @@ from lakehouse_ray.kernels.indicators.compute import compute
 from lakehouse_ray.kernels.indicators.declaration import Request
 from lakehouse_ray.model.timespan import month_of, month_ordinal
 from lakehouse_ray.model.venue import INTERVALS, parse_interval
-from lakehouse_ray.query.statement import BATCH_ROWS, Closing, Result
+from lakehouse_ray.query.conversions import BATCH_ROWS, Readings
+from lakehouse_ray.query.statement import Closing, Result
 
 # Given columns and how many rows at most (None: all of them), asks for bars.
 Ask = Callable[[list[str] | None, int | None], Result]
@@ -134,7 +135,7 @@ class BarsWithIndicators:
                 yield frame
 
 
-class ResultWithIndicators(Closing):
+class ResultWithIndicators(Readings, Closing):
     """The answer of a statement with a column per output of the indicators after its own."""
 
     def __init__(self, result: Result, bars: BarsWithIndicators) -> None:

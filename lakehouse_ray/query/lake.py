@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.indicators.registry import parse_names
@@ -21,6 +20,9 @@ from lakehouse_ray.query.asked import Asked, ask_for
 from lakehouse_ray.query.coverage import coverage
 from lakehouse_ray.query.gaps import gaps
 from lakehouse_ray.query.indicators import BarsWithIndicators, ResultWithIndicators, earlier
+from lakehouse_ray.query.lake_datasets import LakeDatasets
+from lakehouse_ray.query.lake_facts import LakeFacts
+from lakehouse_ray.query.lake_frame import Frames, LakeFrame, Meta
 from lakehouse_ray.query.lake_instruments import LakeInstruments
 from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
@@ -33,11 +35,12 @@ from lakehouse_ray.query.symbol_rows import (
     snapshots_of,
     span_of,
 )
+from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.query.views import View, mentioned
 from lakehouse_ray.query.witnesses import Bytes
 
 
-class Lake(LakeInstruments):
+class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
     """Reads of one lake. Safe for several threads; nothing it does changes the lake."""
 
     def __init__(self, find: FindTable, engine: Engine, bytes_: Bytes | None = None) -> None:
@@ -56,7 +59,7 @@ class Lake(LakeInstruments):
         market: str = "spot",
         *,
         as_of: AsOf = None,
-    ) -> pl.LazyFrame:
+    ) -> LakeFrame:
         """Bars of a symbol that open in `[start, end)`, in the order of time."""
         return self.rows(
             "klines", symbol, start, end, market=market, interval=interval, as_of=as_of
@@ -73,7 +76,7 @@ class Lake(LakeInstruments):
         *,
         warmup: int = 0,
         as_of: AsOf = None,
-    ) -> pl.LazyFrame:
+    ) -> LakeFrame:
         """Bars as of `klines`, with a column per output of each indicator (docs/indicators.md).
 
         names: Such as `["sma_20", "macd_12_26_9"]`, or one text with commas.
@@ -83,8 +86,8 @@ class Lake(LakeInstruments):
         Raises InvalidError for an unknown indicator, parameters that cannot be, or a warmup without
         a start.
         """
-        asked = self._indicators(symbol, interval, names, start, end, market, warmup, as_of)
-        return register_io_source(asked.frames, schema=asked.schema)
+        rows, asked = self._indicators(symbol, interval, names, start, end, market, warmup, as_of)
+        return self._frame(asked.frames, asked.schema, rows, start, end, as_of)
 
     def select_indicators(
         self,
@@ -99,7 +102,7 @@ class Lake(LakeInstruments):
         as_of: AsOf = None,
     ) -> ResultWithIndicators:
         """The same as `indicators`, to be read in batches."""
-        asked = self._indicators(symbol, interval, names, start, end, market, warmup, as_of)
+        _, asked = self._indicators(symbol, interval, names, start, end, market, warmup, as_of)
         return asked.result()
 
     def _indicators(
@@ -112,7 +115,7 @@ class Lake(LakeInstruments):
         market: str,
         warmup: int,
         as_of: AsOf,
-    ) -> BarsWithIndicators:
+    ) -> tuple[SymbolRows, BarsWithIndicators]:
         requests = parse_names(names)
         identity(KLINES, symbol, market, interval)
         span_of(start, end)
@@ -123,7 +126,7 @@ class Lake(LakeInstruments):
         elif warmup:
             raise InvalidError("a warmup needs a start", "without one, all stored bars are read")
         asked = SymbolRows(self, KLINES.name, symbol, read_from, end, market, interval, as_of)
-        return BarsWithIndicators(
+        return asked, BarsWithIndicators(
             asked.run, requests, interval, shown_from, self._schema(asked.view)
         )
 
@@ -140,7 +143,7 @@ class Lake(LakeInstruments):
         partial: str = "keep",
         empty: str = "none",
         as_of: AsOf = None,
-    ) -> pl.LazyFrame:
+    ) -> LakeFrame:
         """Bars made from finer ones that are stored, by offset and time (docs/resampling.md).
 
         source: Interval of the finer bars. offset: Such as `"5m"`, or several: `["0m", "30m"]`.
@@ -155,7 +158,7 @@ class Lake(LakeInstruments):
         asked = SymbolRows(self, KLINES.name, symbol, start, until, market, plan.source, as_of)
         first = None if start is None or span is None else span.start_us
         bars = BarsResampled(asked.run, plan, first, None if end is None else micro(end))
-        return register_io_source(bars.frames, schema=bars.schema)
+        return self._frame(bars.frames, bars.schema, asked, start, end, as_of)
 
     def rows(
         self,
@@ -167,7 +170,7 @@ class Lake(LakeInstruments):
         market: str = "spot",
         interval: str | None = None,
         as_of: AsOf = None,
-    ) -> pl.LazyFrame:
+    ) -> LakeFrame:
         """Rows of any data set whose time lies in `[start, end)`, in the order of time.
 
         Snapshots are pinned now, files are read on `collect`: only the columns and the first rows
@@ -176,7 +179,7 @@ class Lake(LakeInstruments):
         Raises InvalidError for an unknown data set, market or interval.
         """
         asked = SymbolRows(self, dataset, symbol, start, end, market, interval, as_of)
-        return register_io_source(asked.frames, schema=self._schema(asked.view))
+        return self._frame(asked.frames, self._schema(asked.view), asked, start, end, as_of)
 
     def select(
         self,
@@ -294,7 +297,22 @@ class Lake(LakeInstruments):
     def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]:
         """Find the snapshots of everything behind some views."""
         shapes = {table.name: table for view in views for table in view.tables}
+        if isinstance(as_of, str) and "@" in as_of:  # exact versions, as answers tell them
+            fixed = FixedTables(self._find, shapes.values(), as_of)
+            return pin_tables(fixed.find, shapes.values())
         return pin_tables(self._find, shapes.values(), as_of)
+
+    def _frame(
+        self,
+        frames: Frames,
+        schema: pl.Schema,
+        rows: SymbolRows,
+        start: When,
+        end: When,
+        as_of: AsOf,
+    ) -> LakeFrame:
+        asked = {**rows.series, "start": start, "end": end}
+        return LakeFrame.over(frames, schema, Meta(self, asked, rows.snapshots, as_of))
 
     def _schema(self, view: View) -> pl.Schema:
         """Columns of a view; the same whatever is stored, so worked out once."""

@@ -64,8 +64,7 @@ class BarsResampled:
         self._ask = ask
         self._plan = plan
         self._start_us, self._end_us = start_us, end_us
-        self._none = resample(_no_bars(), plan)
-        self.schema = self._none.schema
+        self.schema = schema_of(plan)
 
     def frame(self) -> pl.DataFrame:
         """All of it, by offset and time."""
@@ -107,6 +106,11 @@ class BarsResampled:
                 held, rows = [], 0
         if held:
             yield pl.concat(held)
+
+
+def schema_of(plan: Resampling) -> pl.Schema:
+    """Columns of the bars that are made."""
+    return resample(_no_bars(), plan).schema
 
 
 def _no_bars() -> pl.DataFrame:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import duckdb
 import polars as pl
@@ -25,13 +25,12 @@ import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
+from lakehouse_ray.query.conversions import BATCH_ROWS, Readings
 from lakehouse_ray.query.scan import quoted, text
 from lakehouse_ray.query.views import SCHEMAS, View, nearest
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
 
-# Rows that DuckDB hands over at once: some MB of bars.
-BATCH_ROWS = 30_000
 # One is used, one waits, one is in the making.
 _BATCHES_AHEAD = 1
 _SIGNALS_EVERY_S = 0.2
@@ -232,7 +231,7 @@ class Closing:
         raise NotImplementedError
 
 
-class Result(Closing):
+class Result(Readings, Closing):
     """What a statement answers. Each way of reading it runs the statement, over the same snapshots.
 
     A context manager; closing it gives the memory back.
@@ -333,17 +332,6 @@ class Result(Closing):
                 return self._relation.to_arrow_table()
 
         return interruptible(self._connection, whole).rename_columns(self._names)
-
-    def pl(self) -> pl.DataFrame:
-        """All rows as a Polars frame."""
-        frame = pl.from_arrow(self.arrow())
-        assert isinstance(frame, pl.DataFrame)
-        return frame
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows as dictionaries, for small answers."""
-        found: list[dict[str, Any]] = self.arrow().to_pylist()
-        return found
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.model.table import ColumnType, Table
+from lakehouse_ray.query.conversions import BATCH_ROWS
 from lakehouse_ray.query.marks import flags_field
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import SQL_TYPES, Where
-from lakehouse_ray.query.statement import BATCH_ROWS, Engine, Result, unreadable
+from lakehouse_ray.query.statement import Engine, Result, unreadable
 from lakehouse_ray.query.views import View, copied
 from lakehouse_ray.storage.footers import Footer, Part
 from lakehouse_ray.storage.kept import KeptFiles

@@ -40,10 +40,19 @@ class SymbolRows:
         found = find_dataset(dataset)
         self.view = VIEWS[f"silver.{found.view}"]
         self._table = found.tables[0]
-        self._where = Where(identity(found, symbol, market, interval), span_of(start, end))
+        equal = identity(found, symbol, market, interval)
+        # As questions about gaps name it.
+        self.series = {
+            "market": equal["market"],
+            "dataset": found.name,
+            "symbols": symbol,
+            "interval": equal.get("interval"),
+        }
+        self._where = Where(equal, span_of(start, end))
         self._engine = lake.engine
         kept = self._engine.kept
         self._pins = lake.pin([self.view], as_of)
+        self.snapshots = snapshots_of(self._pins)
         self._planned = [
             (pin, plan_files(pin, self._where, kept.manifests if kept is not None else None))
             for pin in self._pins.values()
@@ -66,7 +75,7 @@ class SymbolRows:
         if rows_max is not None:
             query += f" LIMIT {rows_max}"
         sources = {pin.shape.name: files_sql(pin.shape, files) for pin, files in self._planned}
-        return self._engine.run(query, [self.view], sources, None, snapshots_of(self._pins))
+        return self._engine.run(query, [self.view], sources, None, self.snapshots)
 
     def frames(
         self,

@@ -39,11 +39,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Where the files are kept as they came, and what reads them."""
+    """Where the files are kept as they came, and what reads them.
+
+    size_max: Files with more bytes are not read again; None: all are.
+    """
 
     store: ObjectStore
     decoder: ObjectDecoder
     find_lines: FindLines
+    size_max: int | None = None
 
 
 def witnesses(
@@ -66,11 +70,15 @@ def witnesses(
     told = []
     for row in objects:
         one = {name: _plain(row[name]) for name in _TOLD}
-        if files is not None and row["path"] is not None:
+        if files is not None and row["path"] is not None and _small(row["size"], files):
             one |= _inside(kind, symbol, span, row, files, refusals)
         one["verdict"] = _verdict(one, winner, built)
         told.append(one)
     return sorted(told, key=lambda one: one["verdict"] != "gave the row")
+
+
+def _small(size_bytes: int | None, files: Bytes) -> bool:
+    return files.size_max is None or (size_bytes is not None and size_bytes <= files.size_max)
 
 
 def _objects(pinned: Pinned, kind: Kind, symbol: str, span: TimeRange) -> list[dict[str, Any]]:

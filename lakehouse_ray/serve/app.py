@@ -15,7 +15,7 @@ from orjson import dumps
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError, UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.serve import facts, rows, sql
+from lakehouse_ray.serve import facts, rows, sql, symbols
 from lakehouse_ray.serve.binance import routes as binance
 from lakehouse_ray.serve.border import Border, KeyCheck
 from lakehouse_ray.serve.described import described
@@ -82,6 +82,7 @@ def create_app(
     )
     _add_state(app, service, measures)
     app.include_router(facts.routes)
+    app.include_router(symbols.routes)
     app.include_router(sql.routes)
     app.include_router(rows.router())
     app.include_router(binance.router())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
 import orjson
@@ -11,9 +10,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from lakehouse_ray.errors import NotFoundError, UnavailableError
+from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.assessment import ASSESSMENT_LOG
-from lakehouse_ray.model.timespan import from_us
 from lakehouse_ray.query.answered import Answered, series_name
 from lakehouse_ray.query.asked import Asked, ask_for
 from lakehouse_ray.query.contents import contents
@@ -21,7 +19,7 @@ from lakehouse_ray.query.contents_document import contents_document
 from lakehouse_ray.query.coverage import coverage
 from lakehouse_ray.query.gaps import gaps
 from lakehouse_ray.query.lake import Lake
-from lakehouse_ray.query.scan import quoted, text, timestamp
+from lakehouse_ray.query.lake_facts import quality_sql, snapshots_of_tables, table_names
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.query.views import TABLES, VIEWS
 from lakehouse_ray.serve.answers import Written, reply, write_all, write_frame
@@ -30,8 +28,6 @@ from lakehouse_ray.serve.formats import Format, choose_format, hold_bytes
 from lakehouse_ray.serve.rows import AnswerQuery, span_of
 from lakehouse_ray.serve.service import Service, service_of
 
-# Of a table, so many of the latest snapshots are listed.
-SNAPSHOTS_MAX = 1000
 # An error names so many series that cannot be read.
 _NAMED_MAX = 5
 
@@ -98,51 +94,18 @@ def _states(tables: FixedTables) -> list[str]:
     response_class=Response,
 )
 async def snapshots(request: Request, query: Annotated[SnapshotsQuery, Query()]) -> Response:
-    if query.table is not None and query.table not in TABLES:
-        near = difflib.get_close_matches(query.table, TABLES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(TABLES)}"
-        raise NotFoundError(f"there is no table {query.table[:100]!r}", hint)
-    names = [query.table] if query.table is not None else list(TABLES)
+    names = table_names(query.table)
     service = service_of(request)
     form = choose_format(query.format, request.headers.get("accept", ""))
     tables = await service.fix([TABLES[name] for name in names], None)
 
     def produce(lake: Lake) -> Written:
-        return write_frame(lake, _snapshots(tables, names), form, service.limits)
+        return write_frame(
+            lake, snapshots_of_tables({n: tables.find(n) for n in names}), form, service.limits
+        )
 
     question = {"of": "snapshots", "names": names, "states": _states(tables)}
     return await reply(request, service, form, tables, question, produce)
-
-
-def _snapshots(tables: FixedTables, names: list[str]) -> pl.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        table = tables.find(name)
-        kept = table.snapshots() if table is not None else []
-        for snapshot in sorted(kept, key=lambda s: s.timestamp_ms)[-SNAPSHOTS_MAX:]:
-            summary = snapshot.summary
-            rows.append(
-                {
-                    "table": name,
-                    # As text: a JSON reader may keep 53 bits of a number.
-                    "snapshot_id": str(snapshot.snapshot_id),
-                    "committed_at": from_us(snapshot.timestamp_ms * 1000),
-                    "operation": summary.operation.value if summary else None,
-                    "rows": int((summary["total-records"] if summary else None) or 0),
-                    "current": snapshot.snapshot_id == tables.versions[name],
-                }
-            )
-    return pl.DataFrame(
-        rows,
-        schema={
-            "table": pl.String(),
-            "snapshot_id": pl.String(),
-            "committed_at": pl.Datetime("us", "UTC"),
-            "operation": pl.String(),
-            "rows": pl.Int64(),
-            "current": pl.Boolean(),
-        },
-    )
 
 
 @routes.get(
@@ -189,10 +152,7 @@ async def get_quality(request: Request, query: Annotated[SeriesQuery, Query()]) 
     names = [table.name for table in view.tables]
     assert ASSESSMENT_LOG.name in names
     service, form, tables = await _begin(request, query, names)
-    statement = (
-        f"SELECT * FROM {view.name} WHERE {_condition(asked)} "
-        "ORDER BY market, dataset, symbol, interval, day"
-    )
+    statement = quality_sql(asked)
 
     def produce(lake: Lake) -> Written:
         with lake.ask(statement, [view]) as result:
@@ -211,25 +171,6 @@ def whole(answer: Answered) -> pl.DataFrame:
         f"files of {', '.join(names[:_NAMED_MAX])}{more} cannot be read; "
         "ask for other symbols, and the operator for `lakehouse verify`"
     )
-
-
-def _condition(asked: Asked) -> str:
-    parts = ["true"]
-    name = asked.dataset.name if asked.dataset is not None else None
-    for column, value in (
-        ("market", asked.market),
-        ("dataset", name),
-        ("interval", asked.interval),
-    ):
-        if value is not None:
-            parts.append(f"{quoted(column)} = {text(value)}")
-    if asked.symbols:
-        parts.append(f"symbol IN ({', '.join(map(text, asked.symbols))})")
-    if asked.start_us is not None:
-        parts.append(f"day >= {timestamp(asked.start_us)}")
-    if asked.end_us is not None:
-        parts.append(f"day < {timestamp(asked.end_us)}")
-    return " AND ".join(parts)
 
 
 async def _begin(

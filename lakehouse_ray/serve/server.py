@@ -7,6 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,6 +25,8 @@ from lakehouse_ray.settings import Settings
 _BACKLOG = 2048
 # Of requests in progress when the service is told to stop.
 _DRAIN_S = 10
+# A zip that `/v1/why` reads again; nothing stops it on the way.
+_FILE_BYTES_MAX = 8 << 20
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -49,7 +52,8 @@ def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
     settings: With an absolute home.
     """
     reader = Reader(settings)
-    source = Source(reader.find, reader.store, settings.home / "tmp")
+    files = replace(reader.files, size_max=_FILE_BYTES_MAX)
+    source = Source(reader.find, reader.store, settings.home / "tmp", files)
     keys = KeyRing(settings.keys_path, reader.clock) if needs_keys(settings) else None
     # A web page cannot know a key; without keys it must not get here by a name of its own.
     named = ("localhost", "127.0.0.1", "[::1]", settings.serve.host)

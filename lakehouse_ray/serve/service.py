@@ -17,6 +17,7 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import AsOf, FindTable
 from lakehouse_ray.query.versions import FixedTables
+from lakehouse_ray.query.witnesses import Bytes
 from lakehouse_ray.serve.formats import Whole
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.problems import BusyError
@@ -35,11 +36,13 @@ class Source:
     """Where the rows are.
 
     find: Returns a table as it is now, or None. temp: Folder below which statements spill.
+    files: For `/v1/why` to read files again; None: it says nothing of what is inside of them.
     """
 
     find: FindTable
     store: ObjectStore
     temp: Path
+    files: Bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class Service:
 
     def lake(self, tables: FixedTables, engine: StoppableEngine) -> Lake:
         """The lake of one question: these tables as they were, and nothing else."""
-        return Lake(tables.find, engine)
+        return Lake(tables.find, engine, self.source.files)
 
 
 def service_of(request: Request) -> Service:

@@ -65,7 +65,7 @@ class Served:
 def source_at(home: Path) -> Source:
     settings = load_settings({"home": home}).resolved()
     reader = Reader(settings)
-    return Source(reader.find, reader.store, settings.home / "tmp")
+    return Source(reader.find, reader.store, settings.home / "tmp", reader.files)
 
 
 @contextmanager
