@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from orjson import dumps
 
 from lakehouse_ray.clock import Clock, SystemClock
@@ -115,7 +115,7 @@ def _add_state(app: FastAPI, service: Service, measures: Measures) -> None:
         made = page(app.openapi())
         return Response(made, headers={"Content-Security-Policy": CSP}, media_type="text/html")
 
-    @app.get("/metrics", summary="For Prometheus", tags=["state"])
+    @app.get("/metrics", summary="For Prometheus", tags=["state"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         assert service_of(request) is service
         return Response(measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -192,6 +192,11 @@ def install(app: FastAPI) -> None:
             near = difflib.get_close_matches(request.url.path, paths, n=1, cutoff=0.7)
             hint = f"did you mean {near[0]}?" if near else hint
         headers = dict(error.headers or {})
+        if error.status_code == 405:
+            # The router tells of the first route of a path alone.
+            methods = app.openapi()["paths"].get(request.url.path)
+            if methods:
+                headers["Allow"] = ", ".join(sorted(method.upper() for method in methods))
         # A body that is no text in UTF-8 is as wrong as one that is no JSON.
         status = 422 if error.status_code == 400 else error.status_code
         return respond(request, Problem(status, code, str(error.detail), hint, headers=headers))

@@ -89,7 +89,7 @@ class RowsQuery(AnswerQuery):
         None,
         max_length=2000,
         description="Some columns, with commas.",
-        examples=["open_time,close"],
+        examples=["symbol,source"],
     )
     limit: int | None = Field(
         None,
@@ -107,6 +107,12 @@ class RowsQuery(AnswerQuery):
 
 class BarsQuery(RowsQuery):
     interval: str = Field(description="Length of a bar: 1s, 1m, … 1mo.", examples=["1m"])
+    columns: str | None = Field(
+        None,
+        max_length=2000,
+        description="Some columns, with commas.",
+        examples=["open_time,close"],
+    )
 
 
 class KlinesQuery(BarsQuery):

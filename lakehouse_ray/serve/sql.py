@@ -45,8 +45,17 @@ class SqlBody(BaseModel):
     as_of: str | None = Field(None, min_length=1, max_length=LENGTH_MAX)
 
 
+# Characters, each at most 12 in a URL; servers and proxies take URLs of some 64 KiB.
+URL_STATEMENT_MAX = 4_000
+
+
 class SqlQuery(AnswerQuery):
-    query: str = Field(min_length=1, max_length=STATEMENT_BYTES_MAX, examples=["select 1 as one"])
+    query: str = Field(
+        min_length=1,
+        max_length=URL_STATEMENT_MAX,
+        description="Longer ones go into the body of a POST.",
+        examples=["select 1 as one"],
+    )
 
 
 class _FormatQuery(BaseModel):
