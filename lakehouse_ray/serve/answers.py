@@ -15,9 +15,9 @@ import pyarrow as pa
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
+from lakehouse_ray.query.conversions import BATCH_ROWS
 from lakehouse_ray.query.indicators import Answer
 from lakehouse_ray.query.lake import Lake
-from lakehouse_ray.query.statement import BATCH_ROWS
 from lakehouse_ray.query.versions import FixedTables, spell_versions
 from lakehouse_ray.serve.cursors import fingerprint
 from lakehouse_ray.serve.formats import Format, Whole, content_type, encode, rows_limit

@@ -21,7 +21,7 @@ import pyarrow as pa
 import structlog
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
-from lakehouse_ray.query.statement import BATCH_ROWS
+from lakehouse_ray.query.conversions import BATCH_ROWS
 from lakehouse_ray.serve.problems import DeadlineError, TooLargeError
 from lakehouse_ray.serve.sandbox_child import ARROW, DONE, ERROR, HEADER, READY, SCHEMA
 from lakehouse_ray.serve.work import StoppableEngine
