@@ -5,12 +5,14 @@ a range of one symbol is a few row groups one after the other, cut at both ends:
 sorted, and nothing but these is opened. What does not lie like that (row groups beyond `ROWS_MAX`
 that overlap in time, columns of another type, files without marks) is left to DuckDB.
 
-Memory: what overlaps in time, at most `ROWS_MAX` rows, mostly a symbol's month.
+Memory: `ROWS_MAX` rows, mostly two of a symbol's months: one is read while one is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +35,11 @@ from lakehouse_ray.storage.kept import KeptFiles
 
 # Rows in memory at once: as many as a row group may have, some 300 MB with all columns of bars.
 ROWS_MAX = 1_000_000
-# Footers that one question looks at.
+# Footers that one question looks at, and how many at once where each is a request or two.
 FILES_MAX = 500
+FOOTERS_AT_ONCE = 16
+# Row groups that are read before they are wanted.
+_AHEAD_REMOTE = 4
 
 _TYPES: Mapping[ColumnType, pa.DataType] = {
     "string": pa.string(),
@@ -76,13 +81,14 @@ def find_runs(
         return planned[0][0].shape, []
     table, files = holders[0]
     pieces: list[Piece] = []
-    for file in files:
-        some = _pieces_of(kept, table, file, where)
-        if some is None:
-            return None
-        pieces += some
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        apply = threads.map if _remote(kept) and len(files) > 1 else map
+        for some in apply(lambda file: _pieces_of(kept, table, file, where), files):
+            if some is None:
+                return None
+            pieces += some
     runs = _in_runs(pieces)
-    if any(sum(piece.part.rows for piece in run) > ROWS_MAX for run in runs):
+    if any(_rows(run) > ROWS_MAX for run in runs):
         return None
     return table, runs
 
@@ -120,6 +126,14 @@ def _as_declared(table: Table, footer: Footer) -> bool:
         footer.types.get(number, _TYPES[column.type]) == _TYPES[column.type]
         for number, column in enumerate(table.columns, start=1)
     )
+
+
+def _rows(run: Run) -> int:
+    return sum(piece.part.rows for piece in run)
+
+
+def _remote(kept: KeptFiles) -> bool:
+    return "://" in kept.store.root
 
 
 def _in_runs(pieces: Sequence[Piece]) -> list[Run]:
@@ -177,9 +191,8 @@ class StraightResult(Result):
     def fetch_batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         schema = self.schema
         left = self._rows_max
-        for run in self._runs:
+        for columns in self._each_run():
             self._engine.check()
-            columns = self._read(run)
             found = pa.Table.from_arrays([columns[name] for name in self._sources], schema=schema)
             if left is not None:
                 found = found.slice(0, left)
@@ -187,6 +200,28 @@ class StraightResult(Result):
             yield from found.combine_chunks().to_batches(max_chunksize=rows)
             if left == 0:
                 return
+
+    def _each_run(self) -> Generator[dict[str, pa.ChunkedArray], None, None]:
+        """The rows of each run; the next ones are read while one is used."""
+        few = self._rows_max is not None and self._rows_max < BATCH_ROWS
+        if few or len(self._runs) < 2:
+            yield from map(self._read, self._runs)
+            return
+        ahead = _AHEAD_REMOTE if _remote(self._kept) else 1
+        waiting = deque(self._runs)
+        reading: deque[tuple[int, Future[dict[str, pa.ChunkedArray]]]] = deque()
+        threads = ThreadPoolExecutor(ahead, thread_name_prefix="rows")
+        try:
+            while waiting or reading:
+                while waiting and len(reading) <= ahead:
+                    rows = _rows(waiting[0])
+                    if reading and rows + sum(n for n, _ in reading) > ROWS_MAX:
+                        break
+                    reading.append((rows, threads.submit(self._read, waiting.popleft())))
+                yield reading[0][1].result()
+                reading.popleft()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, run: Run) -> dict[str, pa.ChunkedArray]:
         """The wanted rows of a run, in order, by column."""
@@ -266,7 +301,7 @@ def _open(kept: KeptFiles, piece: Piece, texts: list[str]) -> pq.ParquetFile:
         # Few different ones: they become texts when the wanted rows are cut out.
         read_dictionary=texts,
         # Reads that lie together become one, which matters where each is a request.
-        pre_buffer="://" in kept.store.root,
+        pre_buffer=_remote(kept),
         # Without it a flipped bit is another price.
         page_checksum_verification=True,
     )
