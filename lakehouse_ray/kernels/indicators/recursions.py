@@ -6,6 +6,7 @@ the first hold nothing of use.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
@@ -21,6 +22,7 @@ Rows = NDArray[np.int64]
 _PIECES_MAX = 8
 # Weights up to 10^100 leave room for any price or volume, and for their sums.
 _WEIGHT_DECADES = 100
+_WEIGHTS_MAX = 1 << 12
 
 
 def exponential(values: Floats, begins: Rows, alpha: float) -> Floats:
@@ -63,9 +65,8 @@ def _decaying(values: Floats, begins: Rows, alpha: float) -> Floats:
         return values
     found = np.empty(values.size)
     found[: begins[0]] = np.nan
-    length = min(int(_WEIGHT_DECADES / -np.log10(1 - alpha)), values.size)
-    decay = (1 - alpha) ** np.arange(length + 1)
-    weights = alpha / decay
+    decay, weights = _weights(alpha)
+    length = decay.size - 1
     for begin, end in _pieces(begins, values.size):
         state = values[begin]
         for start in range(begin, end, length):
@@ -76,6 +77,14 @@ def _decaying(values: Floats, begins: Rows, alpha: float) -> Floats:
             np.multiply(sums, decay[: stop - start], out=found[start:stop])
             state = found[stop - 1]
     return found
+
+
+@functools.lru_cache(maxsize=32)
+def _weights(alpha: float) -> tuple[Floats, Floats]:
+    """Return (1 - alpha)^t and the weights that a running sum needs for it. A few 10 kB each."""
+    length = min(int(_WEIGHT_DECADES / -np.log10(1 - alpha)), _WEIGHTS_MAX)
+    decay = (1 - alpha) ** np.arange(length + 1)
+    return decay, alpha / decay
 
 
 def _exponential(values: Floats, begins: Rows, alpha: float) -> Floats:

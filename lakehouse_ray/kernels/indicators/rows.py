@@ -123,9 +123,8 @@ class Rows:
         ages = np.zeros(begins.size, dtype=np.int64)
         ages[:1] = age
         self._begin_ages = ages
-        self.age = np.arange(open_time.size) - np.repeat(begins - ages, self.ends - begins)
+        self._young: dict[int, Whole] = {}
         self._inputs = inputs
-        self._resumed = age > 0
         self._states = states or {}
         self._lines: dict[str, Line] = {}
         self._recursive: dict[str, Line] = {}
@@ -137,6 +136,19 @@ class Rows:
     @property
     def size(self) -> int:
         return self.open_time.size
+
+    @property
+    def firsts(self) -> Whole:
+        """The first rows of segments."""
+        return self.begins[self._begin_ages == 0]
+
+    def younger(self, age: int) -> Whole:
+        """Rows that have not reached this age in their segment."""
+        if age not in self._young:
+            counts = np.clip(age - self._begin_ages, 0, self.ends - self.begins)
+            before = np.cumsum(counts) - counts
+            self._young[age] = np.arange(counts.sum()) + np.repeat(self.begins - before, counts)
+        return self._young[age]
 
     def once(self, key: str, make: Callable[[str], Line]) -> Line:
         """Make a line that several indicators may want, the first time it is asked for."""
@@ -150,7 +162,7 @@ class Rows:
         return self._window(f"lag({line.key},{n})", windows.lagged, line, n, n)
 
     def change(self, line: Line, n: int = 1) -> Line:
-        return line - self.lag(line, n)
+        return self._window(f"change({line.key},{n})", windows.changed, line, n, n)
 
     def total(self, line: Line, n: int) -> Line:
         return self._window(f"sum({line.key},{n})", windows.window_sum, line, n, n - 1)
@@ -314,12 +326,12 @@ class Rows:
         reach = max((line.reach for line in self._lines.values()), default=1)
         begin = int(self.begins[-1])
         start = max(begin, self.size - max(reach, 1))
-        age = int(self.age[start])
+        age = int(self._begin_ages[-1]) + start - begin
         states = {}
         if age > 0:
             for key, line in self._recursive.items():
-                row = start + line.reach - 1
-                if self.age[row] >= line.first:
-                    states[key] = float(line.values[row])
+                row = line.reach - 1
+                if age + row >= line.first:
+                    states[key] = float(line.values[start + row])
         inputs = {name: values[start:].copy() for name, values in self._inputs.items()}
         return Tail(age, self.open_time[start:].copy(), inputs, states)
