@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.indicators.declaration import Request
 from lakehouse_ray.kernels.indicators.registry import parse_names
-from lakehouse_ray.kernels.indicators.rows import Rows, Tail
+from lakehouse_ray.kernels.indicators.rows import Plan, Rows, Tail, Whole
 from lakehouse_ray.kernels.indicators.segments import gaps_before
 from lakehouse_ray.kernels.indicators.windows import Floats
 
-# Rows worked on at once: a line of them takes 128 kB, so that the few that a step works on stay in
-# the cache of a core. The lines of all indicators are held together.
-BLOCK_ROWS = 1 << 14
+# Rows worked on at once: a line of them takes 256 kB, so that the few that a step works on stay in
+# the cache of a core; for fewer rows the steps themselves would take longer than their rows.
+BLOCK_ROWS = 1 << 15
 
 Inputs = tuple[str, ...]
 N = TypeVar("N", np.int64, np.float64)
@@ -127,58 +129,75 @@ def _segments(
         open_time, breaks = open_time[numbers], breaks[numbers]
         inputs = {name: values[numbers] for name, values in inputs.items()}
     begins = np.flatnonzero(breaks)
-    parts: dict[str, list[pl.Series]] = {
-        name: [pl.Series(name, [], pl.Float64)] for request in members for name in request.outputs
-    }
-    outputs = list(parts.values())
-    for start in range(0, open_time.size, BLOCK_ROWS):
-        found, tail = _block(open_time, inputs, begins, start, members, tail)
-        for part, values in zip(outputs, found, strict=True):
-            part.append(pl.Series(part[0].name, values, nan_to_null=True))
-    series = {name: pl.concat(part, rechunk=False) for name, part in parts.items()}
+    # Arrays of a whole column: the system may give them huge pages.
+    names = [name for request in members for name in request.outputs]
+    outputs = [np.empty(valid.size) for _ in names]
     if numbers is not None:
-        series = {name: _spread(part, numbers, valid.size) for name, part in series.items()}
+        for values in outputs:
+            values.fill(np.nan)
+    plan = _plan(tuple(members))
+    for start in range(0, open_time.size, BLOCK_ROWS):
+        place = slice(start, start + BLOCK_ROWS)
+        rows, old = _rows(open_time, inputs, begins, start, plan, tail)
+        _work(members, rows, old, outputs, place if numbers is None else numbers[place])
+        tail = rows.tail()
+    series = {name: _nullable(name, v) for name, v in zip(names, outputs, strict=True)}
     return series, tail if valid[-1] else None
 
 
-def _block(
+def _rows(
     open_time: NDArray[np.int64],
     inputs: Mapping[str, Floats],
     begins: NDArray[np.int64],
     start: int,
-    members: list[Request],
+    plan: Plan,
     tail: Tail | None,
-) -> tuple[list[Floats], Tail | None]:
-    """Compute a block of rows; the first goes on with the tail unless it begins a segment."""
+) -> tuple[Rows, int]:
+    """Return a block of rows, and how many of the tail stand before it: none where it begins a
+    segment."""
     stop = min(start + BLOCK_ROWS, open_time.size)
     here = begins[slice(*np.searchsorted(begins, [start, stop]))] - start
     if tail is None or (here.size and here[0] == 0):
-        old = 0
-        rows = Rows(
-            open_time[start:stop],
-            {name: values[start:stop] for name, values in inputs.items()},
-            here,
-        )
-    else:
-        old = tail.open_time.size
-        rows = Rows(
-            _with_tail(tail.open_time, open_time, start, stop),
-            {n: _with_tail(tail.inputs[n], values, start, stop) for n, values in inputs.items()},
-            np.concatenate([[0], here + old]),
-            tail.age,
-            tail.states,
-        )
-    found = []
+        block = {name: values[start:stop] for name, values in inputs.items()}
+        return Rows(open_time[start:stop], block, here, plan), 0
+    old = tail.open_time.size
+    rows = Rows(
+        _with_tail(tail.open_time, open_time, start, stop),
+        {n: _with_tail(tail.inputs[n], values, start, stop) for n, values in inputs.items()},
+        np.concatenate([[0], here + old]),
+        plan,
+        tail.age,
+        tail.states,
+    )
+    return rows, old
+
+
+def _work(
+    members: list[Request], rows: Rows, old: int, outputs: list[Floats], place: slice | Whole
+) -> None:
+    """Write what is computed of rows after the first `old` where these stand in the outputs."""
+    room = iter(outputs)
     with np.errstate(all="ignore"):
         for request in members:
             for line in request.lines(rows):
-                values = line.values
+                values = line.values[old:]
                 young = rows.younger(line.first)
                 if young.size:
                     values = values.copy()  # others may be made of this line
-                    values[young] = np.nan
-                found.append(values[old:])
-        return found, rows.tail()
+                    values[young[young >= old] - old] = np.nan
+                next(room)[place] = values
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(requests: tuple[Request, ...]) -> Plan:
+    """What requests ask for, by giving them no rows at all."""
+    nothing = np.empty(0)
+    columns = {name: nothing for request in requests for name in request.indicator.columns}
+    rows = Rows(np.empty(0, dtype=np.int64), columns, np.empty(0, dtype=np.int64))
+    with np.errstate(all="ignore"):
+        for request in requests:
+            request.lines(rows)
+    return rows.plan()
 
 
 def _with_tail(tail: NDArray[N], values: NDArray[N], start: int, stop: int) -> NDArray[N]:
@@ -188,11 +207,11 @@ def _with_tail(tail: NDArray[N], values: NDArray[N], start: int, stop: int) -> N
     return np.concatenate([tail, values[start:stop]])
 
 
-def _spread(series: pl.Series, numbers: NDArray[np.int64], height: int) -> pl.Series:
-    """Values of the bars with numbers among all bars."""
-    values = np.full(height, np.nan)
-    values[numbers] = series.to_numpy()
-    return pl.Series(series.name, values, nan_to_null=True)
+def _nullable(name: str, values: Floats) -> pl.Series:
+    """Numbers as a column without copying them, NaN as null."""
+    known = np.packbits(~np.isnan(values), bitorder="little")
+    buffers = [pa.py_buffer(known), pa.py_buffer(values)]
+    return pl.Series(name, pa.Array.from_buffers(pa.float64(), values.size, buffers))
 
 
 def _check_columns(frame: pl.DataFrame, requests: tuple[Request, ...]) -> None:

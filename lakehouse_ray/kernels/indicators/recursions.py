@@ -49,7 +49,7 @@ def _without_nan(
     if begins.size == 0:
         return np.full(values.size, np.nan)
     found = work(values, begins, alpha)
-    last = np.append(begins[1:], values.size) - 1
+    last = np.concatenate([begins[1:], [values.size]]) - 1
     # A NaN would have stayed to the end, unless nothing is remembered at all.
     if alpha < 1 and not np.isnan(found[last]).any():
         return found
@@ -73,7 +73,7 @@ def _decaying(values: Floats, begins: Rows, alpha: float) -> Floats:
             stop = min(start + length + 1, end)
             sums = values[start:stop] * weights[: stop - start]
             sums[0] = state
-            np.cumsum(sums, out=sums)
+            np.add.accumulate(sums, out=sums)
             np.multiply(sums, decay[: stop - start], out=found[start:stop])
             state = found[stop - 1]
     return found
@@ -94,7 +94,7 @@ def _exponential(values: Floats, begins: Rows, alpha: float) -> Floats:
     average = pl.col("x").ewm_mean(alpha=alpha, adjust=False)
     if begins.size <= _PIECES_MAX:
         for begin, end in _pieces(begins, values.size):
-            piece = pl.Series("x", values[begin:end]).to_frame().select(average)
+            piece = pl.Series("x", values[begin:end]).to_frame().select_seq(average)
             found[begin:end] = piece.to_series().to_numpy()
         return found
     group = np.zeros(values.size - first, dtype=np.int32)
