@@ -129,9 +129,11 @@ def _segments(
         open_time, breaks = open_time[numbers], breaks[numbers]
         inputs = {name: values[numbers] for name, values in inputs.items()}
     begins = np.flatnonzero(breaks)
-    # Arrays of a whole column: the system may give them huge pages.
     names = [name for request in members for name in request.outputs]
-    outputs = [np.empty(valid.size) for _ in names]
+    # Arrow's pool keeps pages that were used; numpy asks the system for new ones, which takes longer
+    # than to fill them.
+    buffers = [pa.allocate_buffer(8 * valid.size) for _ in names]
+    outputs = [np.frombuffer(buffer, dtype=np.float64) for buffer in buffers]
     if numbers is not None:
         for values in outputs:
             values.fill(np.nan)
@@ -141,7 +143,7 @@ def _segments(
         rows, old = _rows(open_time, inputs, begins, start, plan, tail)
         _work(members, rows, old, outputs, place if numbers is None else numbers[place])
         tail = rows.tail()
-    series = {name: _nullable(name, v) for name, v in zip(names, outputs, strict=True)}
+    series = {name: _nullable(name, buffer) for name, buffer in zip(names, buffers, strict=True)}
     return series, tail if valid[-1] else None
 
 
@@ -207,11 +209,11 @@ def _with_tail(tail: NDArray[N], values: NDArray[N], start: int, stop: int) -> N
     return np.concatenate([tail, values[start:stop]])
 
 
-def _nullable(name: str, values: Floats) -> pl.Series:
+def _nullable(name: str, buffer: pa.Buffer) -> pl.Series:
     """Numbers as a column without copying them, NaN as null."""
-    known = np.packbits(~np.isnan(values), bitorder="little")
-    buffers = [pa.py_buffer(known), pa.py_buffer(values)]
-    return pl.Series(name, pa.Array.from_buffers(pa.float64(), values.size, buffers))
+    values = np.frombuffer(buffer, dtype=np.float64)
+    known = pa.py_buffer(np.packbits(~np.isnan(values), bitorder="little"))
+    return pl.Series(name, pa.Array.from_buffers(pa.float64(), values.size, [known, buffer]))
 
 
 def _check_columns(frame: pl.DataFrame, requests: tuple[Request, ...]) -> None:

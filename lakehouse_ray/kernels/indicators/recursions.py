@@ -83,8 +83,9 @@ def _decaying(values: Floats, begins: Rows, alpha: float) -> Floats:
 def _weights(alpha: float) -> tuple[Floats, Floats]:
     """Return (1 - alpha)^t and the weights that a running sum needs for it. A few 10 kB each."""
     length = min(int(_WEIGHT_DECADES / -np.log10(1 - alpha)), _WEIGHTS_MAX)
-    decay = (1 - alpha) ** np.arange(length + 1)
-    return decay, alpha / decay
+    decay: Floats = np.power(1 - alpha, np.arange(length + 1, dtype=np.float64))
+    weights: Floats = np.divide(alpha, decay)
+    return decay, weights
 
 
 def _exponential(values: Floats, begins: Rows, alpha: float) -> Floats:

@@ -163,7 +163,8 @@ class Rows:
     @property
     def firsts(self) -> Whole:
         """The first rows of segments."""
-        return self.begins[self._begin_ages == 0]
+        firsts: Whole = self.begins[self._begin_ages == 0]
+        return firsts
 
     def younger(self, age: int) -> Whole:
         """Rows that have not reached this age in their segment."""
