@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.kernels.indicators.declaration import Request
 from lakehouse_ray.kernels.indicators.registry import parse_names
-from lakehouse_ray.kernels.indicators.rows import Rows, Tail
+from lakehouse_ray.kernels.indicators.rows import Plan, Rows, Tail, Whole
 from lakehouse_ray.kernels.indicators.segments import gaps_before
 from lakehouse_ray.kernels.indicators.windows import Floats
 
-# Rows worked on at once: a line of them takes half a MB, and the lines of all indicators with the
-# same inputs are held together.
-BLOCK_ROWS = 1 << 16
+# Rows worked on at once: a line of them takes 256 kB, so that the few that a step works on stay in
+# the cache of a core; for fewer rows the steps themselves would take longer than their rows.
+BLOCK_ROWS = 1 << 15
 
 Inputs = tuple[str, ...]
+N = TypeVar("N", np.int64, np.float64)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Carry:
     names: Of the indicators it was made with.
     last_us: The last bar.
     tails: By the columns that indicators read; none where the last bar of these had no number.
+        Those of columns that were worked on together are one.
     """
 
     names: tuple[str, ...]
@@ -77,89 +82,138 @@ def compute(
         nothing = [name for request in requests for name in request.outputs]
         return frame.with_columns(pl.Series(name, [], pl.Float64) for name in nothing), carry
     columns = {name: _floats(frame[name]) for group in groups for name in group}
+    finite = {name: np.isfinite(values) for name, values in columns.items()}
     outputs: dict[str, pl.Series] = {}
     tails: dict[Inputs, Tail | None] = {}
-    for group, members in groups.items():
-        inputs = {name: columns[name] for name in group}
-        tail = None if carry is None else carry.tails[group]
-        found, tails[group] = _group(open_time, gaps, inputs, members, tail)
+    for together in _together(groups, finite, carry):
+        names = tuple(dict.fromkeys(name for group in together for name in group))
+        valid = np.logical_and.reduce([finite[name] for name in names])
+        members = [request for group in together for request in groups[group]]
+        tail = None if carry is None else carry.tails[together[0]]
+        inputs = {name: columns[name] for name in names}
+        found, tail = _segments(open_time, gaps, inputs, valid, members, tail)
         outputs |= found
+        tails |= dict.fromkeys(together, tail)
     ordered = [outputs[name] for request in requests for name in request.outputs]
     return frame.with_columns(ordered), Carry(asked, interval, int(open_time[-1]), tails)
 
 
-def _group(
+def _together(
+    groups: Iterable[Inputs], finite: Mapping[str, NDArray[np.bool_]], carry: Carry | None
+) -> list[list[Inputs]]:
+    """Put columns together that lack numbers in the same bars: the lines that several indicators
+    are made of are then computed once."""
+    holed = {name for name, numbers in finite.items() if not numbers.all()}
+    found: dict[tuple[int, frozenset[str]], list[Inputs]] = {}
+    for group in groups:
+        tail = None if carry is None else carry.tails[group]
+        found.setdefault((id(tail), frozenset(holed.intersection(group))), []).append(group)
+    return list(found.values())
+
+
+def _segments(
     open_time: NDArray[np.int64],
     gaps: NDArray[np.bool_],
     inputs: Mapping[str, Floats],
+    valid: NDArray[np.bool_],
     members: list[Request],
     tail: Tail | None,
 ) -> tuple[dict[str, pl.Series], Tail | None]:
-    """Compute indicators that read the same columns, block by block."""
-    valid = np.ones(open_time.size, dtype=np.bool_)
-    for values in inputs.values():
-        valid &= np.isfinite(values)
+    """Compute indicators with the same segments: over the bars with numbers, block by block."""
     breaks = gaps.copy()
     breaks[1:] |= ~valid[:-1]
     # The row before the first: of no use if there was no number.
     breaks[0] |= tail is None
-    blocks: dict[str, list[pl.Series]] = {
-        name: [] for request in members for name in request.outputs
-    }
+    numbers = None if valid.all() else np.flatnonzero(valid)
+    if numbers is not None:
+        open_time, breaks = open_time[numbers], breaks[numbers]
+        inputs = {name: values[numbers] for name, values in inputs.items()}
+    begins = np.flatnonzero(breaks)
+    names = [name for request in members for name in request.outputs]
+    # Arrow's pool keeps pages that were used; numpy asks the system for new ones, which takes longer
+    # than to fill them.
+    buffers = [pa.allocate_buffer(8 * valid.size) for _ in names]
+    outputs = [np.frombuffer(buffer, dtype=np.float64) for buffer in buffers]
+    if numbers is not None:
+        for values in outputs:
+            values.fill(np.nan)
+    plan = _plan(tuple(members))
     for start in range(0, open_time.size, BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
-        kept = valid[part]
-        whole = bool(kept.all())
-        numbers = part if whole else start + np.flatnonzero(kept)
-        block = {name: values[numbers] for name, values in inputs.items()}
-        found, tail = _block(open_time[numbers], block, breaks[numbers], members, tail)
-        for name, parts in blocks.items():
-            if whole:
-                values = found[name]
-            else:
-                values = np.full(kept.size, np.nan)
-                values[kept] = found[name]
-            parts.append(pl.Series(name, values, dtype=pl.Float64, nan_to_null=True))
-        if not kept[-1]:
-            tail = None
-    return {name: pl.concat(parts, rechunk=False) for name, parts in blocks.items()}, tail
+        place = slice(start, start + BLOCK_ROWS)
+        rows, old = _rows(open_time, inputs, begins, start, plan, tail)
+        _work(members, rows, old, outputs, place if numbers is None else numbers[place])
+        tail = rows.tail()
+    series = {name: _nullable(name, buffer) for name, buffer in zip(names, buffers, strict=True)}
+    return series, tail if valid[-1] else None
 
 
-def _block(
+def _rows(
     open_time: NDArray[np.int64],
     inputs: Mapping[str, Floats],
-    breaks: NDArray[np.bool_],
-    members: list[Request],
+    begins: NDArray[np.int64],
+    start: int,
+    plan: Plan,
     tail: Tail | None,
-) -> tuple[dict[str, Floats], Tail | None]:
-    """Compute rows with numbers; the first goes on with the tail unless it begins a segment."""
-    if open_time.size == 0:
-        return {name: np.empty(0) for request in members for name in request.outputs}, tail
-    begins = np.flatnonzero(breaks)
-    if tail is None or breaks[0]:
-        old = 0
-        rows = Rows(open_time, inputs, begins)
-    else:
-        old = tail.open_time.size
-        rows = Rows(
-            np.concatenate([tail.open_time, open_time]),
-            {name: np.concatenate([tail.inputs[name], values]) for name, values in inputs.items()},
-            np.concatenate([[0], begins + old]),
-            tail.age,
-            tail.states,
-        )
-    age = rows.age[old:]
-    youngest = age.min()
-    outputs: dict[str, Floats] = {}
+) -> tuple[Rows, int]:
+    """Return a block of rows, and how many of the tail stand before it: none where it begins a
+    segment."""
+    stop = min(start + BLOCK_ROWS, open_time.size)
+    here = begins[slice(*np.searchsorted(begins, [start, stop]))] - start
+    if tail is None or (here.size and here[0] == 0):
+        block = {name: values[start:stop] for name, values in inputs.items()}
+        return Rows(open_time[start:stop], block, here, plan), 0
+    old = tail.open_time.size
+    rows = Rows(
+        _with_tail(tail.open_time, open_time, start, stop),
+        {n: _with_tail(tail.inputs[n], values, start, stop) for n, values in inputs.items()},
+        np.concatenate([[0], here + old]),
+        plan,
+        tail.age,
+        tail.states,
+    )
+    return rows, old
+
+
+def _work(
+    members: list[Request], rows: Rows, old: int, outputs: list[Floats], place: slice | Whole
+) -> None:
+    """Write what is computed of rows after the first `old` where these stand in the outputs."""
+    room = iter(outputs)
     with np.errstate(all="ignore"):
         for request in members:
-            for name, line in zip(request.outputs, request.lines(rows), strict=True):
+            for line in request.lines(rows):
                 values = line.values[old:]
-                if youngest < line.first:
+                young = rows.younger(line.first)
+                if young.size:
                     values = values.copy()  # others may be made of this line
-                    values[age < line.first] = np.nan
-                outputs[name] = values
-        return outputs, rows.tail()
+                    values[young[young >= old] - old] = np.nan
+                next(room)[place] = values
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(requests: tuple[Request, ...]) -> Plan:
+    """What requests ask for, by giving them no rows at all."""
+    nothing = np.empty(0)
+    columns = {name: nothing for request in requests for name in request.indicator.columns}
+    rows = Rows(np.empty(0, dtype=np.int64), columns, np.empty(0, dtype=np.int64))
+    with np.errstate(all="ignore"):
+        for request in requests:
+            request.lines(rows)
+    return rows.plan()
+
+
+def _with_tail(tail: NDArray[N], values: NDArray[N], start: int, stop: int) -> NDArray[N]:
+    """Rows with those of the tail before them, which stand there already unless they were carried."""
+    if tail.size <= start:
+        return values[start - tail.size : stop]
+    return np.concatenate([tail, values[start:stop]])
+
+
+def _nullable(name: str, buffer: pa.Buffer) -> pl.Series:
+    """Numbers as a column without copying them, NaN as null."""
+    values = np.frombuffer(buffer, dtype=np.float64)
+    known = pa.py_buffer(np.packbits(~np.isnan(values), bitorder="little"))
+    return pl.Series(name, pa.Array.from_buffers(pa.float64(), values.size, [known, buffer]))
 
 
 def _check_columns(frame: pl.DataFrame, requests: tuple[Request, ...]) -> None:

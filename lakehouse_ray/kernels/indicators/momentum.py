@@ -16,7 +16,7 @@ def ups_and_downs(rows: Rows) -> tuple[Line, Line]:
     """What the close rose and fell by, each 0 where it did not."""
     change = rows.change(rows["close"])
     rise = derived("rise", np.maximum(change.values, 0.0), change)
-    return rise, derived("fall", np.maximum(-change.values, 0.0), change)
+    return rise, derived("fall", rise.values - change.values, change)
 
 
 def rsi(rows: Rows, period: int, *, exact: bool = False) -> Line:

@@ -6,6 +6,7 @@ the first hold nothing of use.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
@@ -21,6 +22,7 @@ Rows = NDArray[np.int64]
 _PIECES_MAX = 8
 # Weights up to 10^100 leave room for any price or volume, and for their sums.
 _WEIGHT_DECADES = 100
+_WEIGHTS_MAX = 1 << 12
 
 
 def exponential(values: Floats, begins: Rows, alpha: float) -> Floats:
@@ -47,7 +49,7 @@ def _without_nan(
     if begins.size == 0:
         return np.full(values.size, np.nan)
     found = work(values, begins, alpha)
-    last = np.append(begins[1:], values.size) - 1
+    last = np.concatenate([begins[1:], [values.size]]) - 1
     # A NaN would have stayed to the end, unless nothing is remembered at all.
     if alpha < 1 and not np.isnan(found[last]).any():
         return found
@@ -63,19 +65,27 @@ def _decaying(values: Floats, begins: Rows, alpha: float) -> Floats:
         return values
     found = np.empty(values.size)
     found[: begins[0]] = np.nan
-    length = min(int(_WEIGHT_DECADES / -np.log10(1 - alpha)), values.size)
-    decay = (1 - alpha) ** np.arange(length + 1)
-    weights = alpha / decay
+    decay, weights = _weights(alpha)
+    length = decay.size - 1
     for begin, end in _pieces(begins, values.size):
         state = values[begin]
         for start in range(begin, end, length):
             stop = min(start + length + 1, end)
             sums = values[start:stop] * weights[: stop - start]
             sums[0] = state
-            np.cumsum(sums, out=sums)
+            np.add.accumulate(sums, out=sums)
             np.multiply(sums, decay[: stop - start], out=found[start:stop])
             state = found[stop - 1]
     return found
+
+
+@functools.lru_cache(maxsize=32)
+def _weights(alpha: float) -> tuple[Floats, Floats]:
+    """Return (1 - alpha)^t and the weights that a running sum needs for it. A few 10 kB each."""
+    length = min(int(_WEIGHT_DECADES / -np.log10(1 - alpha)), _WEIGHTS_MAX)
+    decay: Floats = np.power(1 - alpha, np.arange(length + 1, dtype=np.float64))
+    weights: Floats = np.divide(alpha, decay)
+    return decay, weights
 
 
 def _exponential(values: Floats, begins: Rows, alpha: float) -> Floats:
@@ -85,7 +95,7 @@ def _exponential(values: Floats, begins: Rows, alpha: float) -> Floats:
     average = pl.col("x").ewm_mean(alpha=alpha, adjust=False)
     if begins.size <= _PIECES_MAX:
         for begin, end in _pieces(begins, values.size):
-            piece = pl.Series("x", values[begin:end]).to_frame().select(average)
+            piece = pl.Series("x", values[begin:end]).to_frame().select_seq(average)
             found[begin:end] = piece.to_series().to_numpy()
         return found
     group = np.zeros(values.size - first, dtype=np.int32)

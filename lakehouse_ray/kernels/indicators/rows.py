@@ -11,6 +11,7 @@ together then gives what one long run gives.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -100,6 +101,19 @@ class Tail:
     states: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What formulas ask for, whatever the rows.
+
+    asked: How often each line: when all have it, it is let go, and what is made next finds its
+        memory still in the cache.
+    reach: Of the line that reaches furthest.
+    """
+
+    asked: Mapping[str, int]
+    reach: int
+
+
 class Rows:
     """Rows without gaps inside of segments, every input a finite number."""
 
@@ -108,27 +122,35 @@ class Rows:
         open_time: Whole,
         inputs: Mapping[str, Floats],
         begins: Whole,
+        plan: Plan | None = None,
         age: int = 0,
         states: Mapping[str, float] | None = None,
     ) -> None:
         """open_time: In µs.
 
         begins: Rows with which segments begin, row 0 the first of them.
+        plan: Of the formulas that will work on these rows; None to make one.
         age: Of row 0 in its segment; above 0 where rows begin with a remembered tail.
         states: As remembered with the tail.
         """
         self.open_time = open_time
         self.begins = begins
-        self.ends = np.append(begins[1:], open_time.size)
+        self.ends = np.concatenate([begins[1:], [open_time.size]])
         ages = np.zeros(begins.size, dtype=np.int64)
         ages[:1] = age
         self._begin_ages = ages
-        self.age = np.arange(open_time.size) - np.repeat(begins - ages, self.ends - begins)
+        self._young: dict[int, Whole] = {}
         self._inputs = inputs
-        self._resumed = age > 0
         self._states = states or {}
         self._lines: dict[str, Line] = {}
-        self._recursive: dict[str, Line] = {}
+        self._plan = plan
+        self._asked: Counter[str] = Counter()
+        self._reach = 1
+        if plan is not None:
+            # Where the tail begins.
+            self._start = max(int(begins[-1]), open_time.size - plan.reach)
+            self._start_age = int(ages[-1]) + self._start - int(begins[-1])
+        self._found_states: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> Line:
         """An input column."""
@@ -138,11 +160,37 @@ class Rows:
     def size(self) -> int:
         return self.open_time.size
 
+    @property
+    def firsts(self) -> Whole:
+        """The first rows of segments."""
+        firsts: Whole = self.begins[self._begin_ages == 0]
+        return firsts
+
+    def younger(self, age: int) -> Whole:
+        """Rows that have not reached this age in their segment."""
+        if age not in self._young:
+            counts = np.minimum(np.maximum(age - self._begin_ages, 0), self.ends - self.begins)
+            before = np.cumsum(counts) - counts
+            self._young[age] = np.arange(counts.sum()) + np.repeat(self.begins - before, counts)
+        return self._young[age]
+
     def once(self, key: str, make: Callable[[str], Line]) -> Line:
         """Make a line that several indicators may want, the first time it is asked for."""
-        if key not in self._lines:
-            self._lines[key] = make(key)
-        return self._lines[key]
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = make(key)
+        self._asked[key] += 1
+        if self._plan is None:
+            self._reach = max(self._reach, line.reach)
+        else:
+            assert line.reach <= self._plan.reach
+            if self._asked[key] >= self._plan.asked.get(key, 0):
+                del self._lines[key]
+        return line
+
+    def plan(self) -> Plan:
+        """What was asked of these rows."""
+        return Plan(dict(self._asked), self._reach)
 
     # Over windows
 
@@ -150,7 +198,7 @@ class Rows:
         return self._window(f"lag({line.key},{n})", windows.lagged, line, n, n)
 
     def change(self, line: Line, n: int = 1) -> Line:
-        return line - self.lag(line, n)
+        return self._window(f"change({line.key},{n})", windows.changed, line, n, n)
 
     def total(self, line: Line, n: int) -> Line:
         return self._window(f"sum({line.key},{n})", windows.window_sum, line, n, n - 1)
@@ -303,23 +351,18 @@ class Rows:
             else:
                 ends = self.ends
             begins = np.concatenate([known, seeds[seeds < ends]])
-            return Line(key, work(begins, known, state or 0.0), first, reach)
+            values = work(begins, known, state or 0.0)
+            if self._plan is not None and self._start_age > 0:
+                row = reach - 1
+                if self._start_age + row >= first:
+                    self._found_states[key] = float(values[self._start + row])
+            return Line(key, values, first, reach)
 
-        line = self.once(key, make)
-        self._recursive[key] = line
-        return line
+        return self.once(key, make)
 
     def tail(self) -> Tail:
         """What to remember of these rows for the next ones."""
-        reach = max((line.reach for line in self._lines.values()), default=1)
-        begin = int(self.begins[-1])
-        start = max(begin, self.size - max(reach, 1))
-        age = int(self.age[start])
-        states = {}
-        if age > 0:
-            for key, line in self._recursive.items():
-                row = start + line.reach - 1
-                if self.age[row] >= line.first:
-                    states[key] = float(line.values[row])
-        inputs = {name: values[start:].copy() for name, values in self._inputs.items()}
-        return Tail(age, self.open_time[start:].copy(), inputs, states)
+        inputs = {name: values[self._start :].copy() for name, values in self._inputs.items()}
+        return Tail(
+            self._start_age, self.open_time[self._start :].copy(), inputs, self._found_states
+        )

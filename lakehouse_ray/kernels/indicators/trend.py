@@ -17,7 +17,7 @@ _HLC = ("high", "low", "close")
 def _movements(rows: Rows) -> tuple[Line, Line]:
     """What a bar reaches above and below the one before; the larger of the two counts."""
     up = rows.change(rows["high"])
-    down = rows.lag(rows["low"]) - rows["low"]
+    down = rows.change(rows["low"]) * -1
     plus = np.maximum(up.values, 0.0) * (up.values > down.values)
     minus = np.maximum(down.values, 0.0) * (down.values > up.values)
     return derived("plus_dm", plus, up, down), derived("minus_dm", minus, up, down)
@@ -55,7 +55,9 @@ def _dx(rows: Rows, period: int) -> tuple[Line, ...]:
 
 
 def _where_defined(line: Line, other: Line) -> Line:
-    return derived(line.key, np.where(np.isnan(other.values), np.nan, line.values), line, other)
+    # 0 where it is: faster than to choose row by row.
+    nothing = other.values - other.values
+    return derived(line.key, line.values + nothing, line, other)
 
 
 def _adx(rows: Rows, period: int) -> tuple[Line, ...]:

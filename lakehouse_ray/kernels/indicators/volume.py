@@ -25,7 +25,7 @@ def _vwap(rows: Rows, period: int | None) -> tuple[Line, ...]:
 def _obv(rows: Rows) -> tuple[Line, ...]:
     change = rows.change(rows["close"])
     signed = np.sign(change.values)
-    signed[rows.age == 0] = 1.0
+    signed[rows.firsts] = 1.0
     signed *= rows["volume"].values
     return (rows.running(Line("signed_volume", signed, 0, change.reach)),)
 

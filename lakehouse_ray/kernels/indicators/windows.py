@@ -19,49 +19,71 @@ Floats = NDArray[np.float64]
 W = TypeVar("W")
 
 # Rows that are worked on at once where every row of a window is visited: they stay in the cache.
-_BLOCK_ROWS = 1 << 14
+_BLOCK_ROWS = 1 << 15
 
 
 def lagged(values: Floats, n: int) -> Floats:
     """The value `n` rows earlier."""
-    return _padded(values[: max(values.size - n, 0)], min(n, values.size))
+    found, full = _room(values.size, n)
+    full[:] = values[: full.size]
+    return found
+
+
+def changed(values: Floats, n: int) -> Floats:
+    """The value less that `n` rows earlier."""
+    found, full = _room(values.size, n)
+    np.subtract(values[n:], values[: full.size], out=full)
+    return found
 
 
 def window_sum(values: Floats, n: int) -> Floats:
-    if values.size < n:
-        return np.full(values.size, np.nan)
+    found, full = _room(values.size, n - 1)
+    if full.size:
+        full[:] = _sums(values, n)
+    return found
 
+
+def window_mean(values: Floats, n: int) -> Floats:
+    found, full = _room(values.size, n - 1)
+    if full.size:
+        np.divide(_sums(values, n), n, out=full)
+    return found
+
+
+def _sums(values: Floats, n: int) -> Floats:
     def join(older: Floats, rows: int, newer: Floats, _: int) -> Floats:
         left, right = _overlap(older, rows, newer)
         return left + right
 
-    return _padded(_assembled(values, n, join), n - 1)
-
-
-def window_mean(values: Floats, n: int) -> Floats:
-    return window_sum(values, n) / n
+    return _assembled(values, n, join)
 
 
 def window_max(values: Floats, n: int) -> Floats:
-    if values.size < n:
-        return np.full(values.size, np.nan)
-    found, rows = values, 1
-    while rows * 2 <= n:
-        found = np.maximum(found[:-rows], found[rows:])
-        rows *= 2
-    if rows < n:  # two windows that overlap
-        found = np.maximum(found[: rows - n], found[n - rows :])
-    return _padded(found, n - 1)
+    return _extreme(np.maximum, values, n)
 
 
 def window_min(values: Floats, n: int) -> Floats:
-    return -window_max(-values, n)
+    return _extreme(np.minimum, values, n)
+
+
+def _extreme(higher: np.ufunc, values: Floats, n: int) -> Floats:
+    """The last two windows that are joined may overlap."""
+    found, full = _room(values.size, n - 1)
+    if full.size:
+        rows, block = 1, values
+        while rows < n:
+            more = min(rows, n - rows)
+            block = higher(block[:-more], block[more:])
+            rows += more
+        full[:] = block
+    return found
 
 
 def rows_since_max(values: Floats, n: int) -> Floats:
     """Rows from the highest value of the window to its last one; of equal ones the latest counts."""
-    if values.size < n:
-        return np.full(values.size, np.nan)
+    found, full = _room(values.size, n - 1)
+    if not full.size:
+        return found
 
     def join(
         older: tuple[Floats, Floats], rows: int, newer: tuple[Floats, Floats], _: int
@@ -73,7 +95,8 @@ def rows_since_max(values: Floats, n: int) -> Floats:
 
     order = np.arange(values.size, dtype=np.float64)
     _, where = _assembled((values, order), n, join)
-    return _padded(order[n - 1 :] - where, n - 1)
+    np.subtract(order[n - 1 :], where, out=full)
+    return found
 
 
 def rows_since_min(values: Floats, n: int) -> Floats:
@@ -82,8 +105,9 @@ def rows_since_min(values: Floats, n: int) -> Floats:
 
 def window_weighted_mean(values: Floats, n: int) -> Floats:
     """Mean with weights 1, 2, … n, the latest row weighing most."""
-    if values.size < n:
-        return np.full(values.size, np.nan)
+    found, full = _room(values.size, n - 1)
+    if not full.size:
+        return found
 
     def join(
         older: tuple[Floats, Floats], rows: int, newer: tuple[Floats, Floats], _: int
@@ -96,7 +120,8 @@ def window_weighted_mean(values: Floats, n: int) -> Floats:
         return sum_old + sum_new, weighted
 
     _, weighted = _assembled((values, values), n, join)
-    return _padded(weighted / (n * (n + 1) / 2), n - 1)
+    np.divide(weighted, n * (n + 1) / 2, out=full)
+    return found
 
 
 def window_variance(values: Floats, n: int) -> Floats:
@@ -105,44 +130,48 @@ def window_variance(values: Floats, n: int) -> Floats:
     Windows are joined by their sums of squared deviations (Chan, Golub, LeVeque 1983), so that
     nothing is lost where prices are high and move little, and equal values give exactly 0.
     """
-    if values.size < n:
-        return np.full(values.size, np.nan)
+    found, full = _room(values.size, n - 1)
+    if not full.size:
+        return found
 
     def join(
         older: tuple[Floats, Floats], rows: int, newer: tuple[Floats, Floats], more: int
     ) -> tuple[Floats, Floats]:
         sum_old, sum_new = _overlap(older[0], rows, newer[0])
         squares_old, squares_new = _overlap(older[1], rows, newer[1])
-        squares = _apart(sum_old, rows, sum_new, more)
+        squares, divisor = _apart(sum_old, rows, sum_new, more)
         squares *= squares
-        squares *= rows * more / (rows + more)
+        squares *= rows * more / (rows + more) / divisor**2
         squares += squares_old
         squares += squares_new
         return sum_old + sum_new, squares
 
     _, squares = _assembled((values, np.zeros_like(values)), n, join)
-    return _padded(squares / n, n - 1)
+    np.divide(squares, n, out=full)
+    return found
 
 
 def window_slope(values: Floats, n: int) -> Floats:
     """Slope of the least-squares line, per row."""
-    if values.size < n:
-        return np.full(values.size, np.nan)
+    found, full = _room(values.size, n - 1)
+    if not full.size:
+        return found
 
     def join(
         older: tuple[Floats, Floats], rows: int, newer: tuple[Floats, Floats], more: int
     ) -> tuple[Floats, Floats]:
         sum_old, sum_new = _overlap(older[0], rows, newer[0])
         products_old, products_new = _overlap(older[1], rows, newer[1])
-        products = _apart(sum_old, rows, sum_new, more)
+        products, divisor = _apart(sum_old, rows, sum_new, more)
         # The middles of the two windows are (rows + more) / 2 rows apart.
-        products *= rows * more / 2
+        products *= rows * more / 2 / divisor
         products += products_old
         products += products_new
         return sum_old + sum_new, products
 
     _, products = _assembled((values, np.zeros_like(values)), n, join)
-    return _padded(products / (n * (n * n - 1) / 12), n - 1)
+    np.divide(products, n * (n * n - 1) / 12, out=full)
+    return found
 
 
 def window_deviation(values: Floats, middle: Floats, n: int) -> Floats:
@@ -160,15 +189,16 @@ def window_deviation(values: Floats, middle: Floats, n: int) -> Floats:
     return found
 
 
-def _apart(older: Floats, rows: int, newer: Floats, more: int) -> Floats:
-    """Difference of the means of two windows, by their sums."""
+def _apart(older: Floats, rows: int, newer: Floats, more: int) -> tuple[Floats, int]:
+    """Difference of the means of two windows, by their sums, and what it is still to be divided by.
+
+    Windows of the same length have 1, 2, 4, … rows: the division can wait without a digit lost.
+    """
     if rows == more:
-        apart: Floats = newer - older
-        apart /= rows
-        return apart
+        return newer - older, rows
     apart = newer / more
     apart -= older / rows
-    return apart
+    return apart, 1
 
 
 def _assembled(one: W, n: int, join: Callable[[W, int, W, int], W]) -> W:
@@ -195,5 +225,8 @@ def _overlap(older: Floats, rows: int, newer: Floats) -> tuple[Floats, Floats]:
     return older[:both], newer[rows:]
 
 
-def _padded(values: Floats, rows: int) -> Floats:
-    return np.concatenate([np.full(rows, np.nan), values])
+def _room(size: int, rows: int) -> tuple[Floats, Floats]:
+    """Room for a value per row, NaN in the first `rows`, and the part of it that is to be filled."""
+    found = np.empty(size)
+    found[:rows] = np.nan
+    return found, found[rows:]
