@@ -10,7 +10,7 @@ import ipaddress
 import socket
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import DefaultResolver
+from aiohttp.resolver import ThreadedResolver
 
 from lakehouse_ray.errors import InvalidError
 
@@ -26,7 +26,9 @@ class GuardedResolver(AbstractResolver):
 
     def __init__(self, inner: AbstractResolver | None = None) -> None:
         """inner: Answers; the system's own by default. Make it in the running event loop."""
-        self._inner = inner or DefaultResolver()
+        # Not aiohttp's default: that is another one where aiodns is installed, which takes 0xA9FEA9FE
+        # for a name.
+        self._inner = inner or ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
