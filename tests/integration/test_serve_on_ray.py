@@ -89,11 +89,12 @@ def test_it_answers_as_the_sdk_does(running: Running) -> None:
 
 def test_only_this_machine_reaches_it(running: Running) -> None:
     """Proxy, its statistics and the replicas' own ports; Ray's are guarded by its token."""
-    proxies = running.named("haproxy.cfg")
-    assert proxies
-    for process in proxies:
-        addresses = {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"}
-        assert addresses == {"127.0.0.1"}
+    # A proxy that has handed over to its successor still ends its connections, and listens no more.
+    addresses: set[str] = set()
+    for process in running.named("haproxy.cfg"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            addresses |= {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"}
+    assert addresses == {"127.0.0.1"}
     replicas = running.named(REPLICA)
     assert len(replicas) == 2
     for process in replicas:
