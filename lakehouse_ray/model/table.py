@@ -17,6 +17,9 @@ class Column:
     type: `timestamp` is UTC microseconds.
     encoding: On disk. Deltas suit times, ids and counts; plain suits prices (measured: dictionaries
         of floats cost 20 % more bytes than zstd over plain ones).
+    zstd_level: On disk, chosen by what it saves (real bars and trades): prices at 1 take 3 % more
+        room than at 3 and 25 % less time, quantities at 2 0.5 % and 15 to 20 %; amounts in the quote
+        asset are 16 % larger at 1.
     """
 
     name: str
@@ -24,6 +27,7 @@ class Column:
     doc: str
     required: bool = False
     encoding: Encoding = "plain"
+    zstd_level: int = 3
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Writing a table's Parquet files, and describing them to the table.
 
 Workers write files and hand on their descriptions; the committer makes them visible. Encodings as
-measured on klines: zstd-3, plain floats, deltas for times and counts, dictionaries for names.
+measured on klines: zstd, plain floats, deltas for times and counts, dictionaries for names.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class TableWriter:
             self._sink,
             self._schema,
             compression="zstd",
-            compression_level=3,
+            compression_level={c.name: c.zstd_level for c in self._table.columns},
             use_dictionary=[c.name for c in self._table.columns if c.encoding == "dictionary"],
             column_encoding={
                 c.name: "DELTA_BINARY_PACKED" for c in self._table.columns if c.encoding == "delta"

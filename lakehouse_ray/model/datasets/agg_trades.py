@@ -11,8 +11,10 @@ AGG_TRADES = Dataset(
     doc="Trades that one taker order made at one price, joined.",
     columns=(
         Column("agg_trade_id", "long", "The exchange's number of the joined trade", True, "delta"),
-        Column("price", "double", "Price", True),
-        Column("quantity", "double", "Quantity in the base asset; cm: in contracts", True),
+        Column("price", "double", "Price", True, zstd_level=1),
+        Column(
+            "quantity", "double", "Quantity in the base asset; cm: in contracts", True, zstd_level=2
+        ),
         Column("first_trade_id", "long", "First trade in it", True, "delta"),
         Column("last_trade_id", "long", "Last trade in it", True, "delta"),
         Column("transact_time", "timestamp", "When it happened", True, "delta"),

@@ -12,18 +12,18 @@ COARSE_INTERVALS = (
 
 _PRICES = (
     Column("open_time", "timestamp", "When the bar begins", True, "delta"),
-    Column("open", "double", "First price", True),
-    Column("high", "double", "Highest price", True),
-    Column("low", "double", "Lowest price", True),
-    Column("close", "double", "Last price", True),
+    Column("open", "double", "First price", True, zstd_level=1),
+    Column("high", "double", "Highest price", True, zstd_level=1),
+    Column("low", "double", "Lowest price", True, zstd_level=1),
+    Column("close", "double", "Last price", True, zstd_level=1),
 )
 
 BAR_COLUMNS = (
     *_PRICES,
-    Column("volume", "double", "Volume in the base asset; cm: in contracts", True),
+    Column("volume", "double", "Volume in the base asset; cm: in contracts", True, zstd_level=2),
     Column("quote_volume", "double", "Volume in the quote asset; cm: in the base asset", True),
     Column("trades", "long", "Number of trades", True, "delta"),
-    Column("taker_buy_volume", "double", "Part of `volume` bought by takers", True),
+    Column("taker_buy_volume", "double", "Part of `volume` bought by takers", True, zstd_level=2),
     Column("taker_buy_quote_volume", "double", "Part of `quote_volume` bought by takers", True),
     Column("close_time", "timestamp", "When the bar ends, as the exchange wrote it", True, "delta"),
 )

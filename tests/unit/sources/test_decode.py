@@ -305,6 +305,17 @@ def test_what_is_written_is_read_back_whole_by_either_way(
     assert len(decoded.bad[0]) == int(glued)
 
 
+@pytest.mark.parametrize("ignored", ["0", "17928899.62484339", "nan", "9" * 400, "n/a", "é"])
+def test_whatever_stands_in_the_ignored_column_is_ignored(ignored: str) -> None:
+    rows = [row.rpartition(",")[0] + f",{ignored}" for row in bars(3)]
+    file = CsvFile("a.zip", "BTCUSDT", DAY, ("\n".join([*bars(2), *rows[2:]]) + "\n").encode())
+    ((layout, parts),) = module._runs(DATASETS["klines"], "um", [file])
+    quick = decode_quickly(DATASETS["klines"], layout, parts)
+    assert quick is not None
+    plain = read("klines", "um", ("\n".join(bars(3)) + "\n").encode())
+    assert quick.frame.equals(plain.frame)
+
+
 @pytest.mark.parametrize(("name", "market"), list(SAMPLES), ids=str)
 def test_the_careful_way_equals_the_quick_one_on_good_files(name: str, market: Market) -> None:
     _, template, _ = SAMPLES[name, market]
