@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +17,9 @@ from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import AsOf, FindTable
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.query.witnesses import Bytes
+from lakehouse_ray.serve.cache.answers import Answers
+from lakehouse_ray.serve.cache.level import Level
+from lakehouse_ray.serve.cache.memory import AnswerMemory
 from lakehouse_ray.serve.formats import Whole
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.problems import BusyError
@@ -45,59 +47,18 @@ class Source:
     files: Bytes | None = None
 
 
-@dataclass(frozen=True)
-class Stored:
-    """An answer that was given, as it can be given again."""
-
-    whole: Whole
-    headers: dict[str, str]
-
-
-class AnswerMemory:
-    """Answers by their ETag, the least lately used forgotten first.
-
-    An ETag names the question and the versions of its tables, so what is found is never stale.
-    """
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._kept: OrderedDict[str, Stored] = OrderedDict()
-        self.size = 0
-        self.hits = 0
-        self.misses = 0
-
-    def get(self, etag: str) -> Stored | None:
-        found = self._kept.get(etag)
-        if found is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._kept.move_to_end(etag)
-        return found
-
-    def put(self, etag: str, answer: Stored) -> None:
-        """Keep an answer, if it is in memory and is not most of what there may be."""
-        size = answer.whole.size
-        if answer.whole.data is None or size > self._bytes_max // 4:
-            return
-        if etag in self._kept:
-            self.size -= self._kept.pop(etag).whole.size
-        self._kept[etag] = answer
-        self.size += size
-        while self.size > self._bytes_max:
-            _, old = self._kept.popitem(last=False)
-            self.size -= old.whole.size
-
-
 @dataclass
 class Service:
+    """levels: Where answers are kept beyond this process, the nearest first."""
+
     source: Source
     limits: Limits
     clock: Clock = field(default_factory=SystemClock)
+    levels: Sequence[Level] = ()
 
     def __post_init__(self) -> None:
         self.workers = Workers(self.limits)
-        self.memory = AnswerMemory(self.limits.cache_bytes)
+        self.answers = Answers(AnswerMemory(self.limits.cache_bytes), self.levels)
         # Statements wait for their few processes in threads of their own.
         few = replace(self.limits, statements=max(self.limits.sql_statements, 1))
         self.sql_workers = Workers(few)

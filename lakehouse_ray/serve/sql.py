@@ -15,7 +15,8 @@ from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import files_sql, plan_files, quoted
 from lakehouse_ray.query.versions import FixedTables, spell_versions
 from lakehouse_ray.query.views import SCHEMAS, VIEWS, View, mentioned
-from lakehouse_ray.serve.answers import Written, respond, write_all
+from lakehouse_ray.serve.answers import respond, write_all
+from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.cursors import LENGTH_MAX
 from lakehouse_ray.serve.described import ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, rows_limit
