@@ -299,6 +299,11 @@ class ServeSettings(_Section):
         le=64,
         description="Processes that run statements of `/v1/sql`, one at a time each. 0: no SQL.",
     )
+    sql_unconfined: bool = Field(
+        False,
+        description="Take SQL also where the system has no Landlock to keep files and network from its "
+        "processes; DuckDB's own locks are left then.",
+    )
     waiting_max: int = Field(
         100, ge=0, description="Questions that wait for these; more are turned away with 503."
     )

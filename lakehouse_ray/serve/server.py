@@ -43,6 +43,7 @@ def limits_of(settings: Settings) -> Limits:
         body_bytes_max=serve.body_bytes_max,
         statements=serve.statements,
         sql_statements=serve.sql_statements,
+        sql_unconfined=serve.sql_unconfined,
         waiting_max=serve.waiting_max,
         cache_bytes=serve.cache_bytes,
         memory_bytes=serve.statement_memory_mb << 20,

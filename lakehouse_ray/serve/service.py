@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import structlog
 from fastapi import Request
 
 from lakehouse_ray.clock import Clock, SystemClock
@@ -18,6 +19,7 @@ from lakehouse_ray.query.pins import AsOf, FindTable
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.query.witnesses import Bytes
 from lakehouse_ray.serve.cache.answers import Answers
+from lakehouse_ray.serve.cache.edition import edition
 from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.cache.memory import AnswerMemory
 from lakehouse_ray.serve.formats import Whole
@@ -25,9 +27,12 @@ from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.problems import BusyError
 from lakehouse_ray.serve.quick import Quick
 from lakehouse_ray.serve.sandbox import Sandbox
+from lakehouse_ray.serve.sandbox_child import can_confine
 from lakehouse_ray.serve.work import StoppableEngine, Workers
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
+
+_log = structlog.get_logger()
 
 # Times the largest answer that may be.
 _ANSWERS_ON_DISK = 4
@@ -63,6 +68,7 @@ class Service:
         few = replace(self.limits, statements=max(self.limits.sql_statements, 1))
         self.sql_workers = Workers(few)
         self.sandbox: Sandbox | None = None
+        self.no_sql = "the service has not started"
         # Reentrant: what is let go may be so while the lock is held, by the garbage collector.
         self._making = threading.RLock()
         self._on_disk = 0
@@ -102,11 +108,32 @@ class Service:
     def open(self) -> None:
         """Start what must not be started by building the application."""
         limits = self.limits
-        # A process that may connect to a bucket has its credentials in reach.
-        if limits.sql_statements and "://" not in self.source.store.root:
-            self.sandbox = Sandbox(
-                limits.sql_statements, limits.memory_bytes, limits.statement_timeout_s
+        edition()  # of the code that was just loaded: it may be replaced while this process lives
+        self.no_sql = self._why_no_sql()
+        if self.no_sql:
+            return
+        if not can_confine():
+            _log.warning("statements of /v1/sql run unconfined", setting="serve.sql_unconfined")
+        self.sandbox = Sandbox(
+            limits.sql_statements,
+            limits.memory_bytes,
+            limits.statement_timeout_s,
+            must_confine=not limits.sql_unconfined,
+        )
+
+    def _why_no_sql(self) -> str:
+        """Why no SQL is taken; empty where it is."""
+        if not self.limits.sql_statements:
+            return "serve.sql_statements is 0"
+        if "://" in self.source.store.root:
+            # A process that may connect to a bucket has its credentials in reach.
+            return "the lake is in a bucket, where who may read its files may read all of them"
+        if not self.limits.sql_unconfined and not can_confine():
+            return (
+                "the server's system has no Landlock to keep files and network from statements; "
+                "its operator may allow them all the same by serve.sql_unconfined = true"
             )
+        return ""
 
     def close(self) -> None:
         self.workers.close()

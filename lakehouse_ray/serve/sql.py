@@ -86,8 +86,7 @@ async def _answer(request: Request, body: SqlBody, asked: Format | None) -> Resp
     if sandbox is None:
         raise NotFoundError(
             "this service takes no SQL",
-            "serve.sql_statements is 0, or the lake is in a bucket, where files can be read only "
-            "by who may read all of them; `lakehouse sql` asks it locally",
+            f"{service.no_sql}; `lakehouse sql` asks the lake locally",
         )
     views = mentioned(body.query)
     tables = await service.fix([t for view in views for t in view.tables], body.as_of)
