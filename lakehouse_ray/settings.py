@@ -299,15 +299,48 @@ class ServeSettings(_Section):
         le=64,
         description="Processes that run statements of `/v1/sql`, one at a time each. 0: no SQL.",
     )
+    sql_unconfined: bool = Field(
+        False,
+        description="Take SQL also where the system has no Landlock to keep files and network from its "
+        "processes; DuckDB's own locks are left then.",
+    )
     waiting_max: int = Field(
         100, ge=0, description="Questions that wait for these; more are turned away with 503."
     )
     cache_bytes: int = Field(
         64 << 20, ge=0, description="Memory for answers that may be asked for again."
     )
+    cache_store_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Room for large ones (over 1 MiB) in the lake's own store, below `cache/answers`, "
+        "of all processes together. 0: none are kept there.",
+    )
+    cache_ttl_s: int = Field(
+        86_400, ge=1, description="Answers in Redis and in the store are forgotten after so long."
+    )
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="A Redis in which processes share small answers: redis://, rediss:// or unix://. "
+        "May hold a password, so never printed. Empty: none.",
+    )
+    redis_timeout_s: float = Field(
+        0.05,
+        gt=0,
+        le=5,
+        description="Redis has so long to answer; then the service goes on without it.",
+    )
     statement_memory_mb: int = Field(
         1024, ge=64, description="Memory of one statement; beyond it, it spills to disk."
     )
+
+    @model_validator(mode="after")
+    def _redis_can_be_asked(self) -> ServeSettings:
+        url = self.redis_url.get_secret_value().strip()
+        if url and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("redis_url must be redis://…, rediss://… or unix://…")
+        object.__setattr__(self, "redis_url", SecretStr(url))
+        return self
 
 
 class ComputeSettings(_Section):

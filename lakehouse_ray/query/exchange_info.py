@@ -15,7 +15,7 @@ from lakehouse_ray.kernels.identities import NEVER_US
 from lakehouse_ray.model.instrument import contract_size_usd
 from lakehouse_ray.model.timespan import DAY_US, format_time, to_us
 from lakehouse_ray.model.venue import Market, parse_market
-from lakehouse_ray.query.identities import Named, identities, pin_identities
+from lakehouse_ray.query.identities import IDENTITY_TABLES, Named, identities, pin_identities
 from lakehouse_ray.query.pinned import Among, Pinned, Readable
 from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.views import VIEWS
@@ -38,26 +38,37 @@ def exchange_info(lake: Readable, market: str, as_of: AsOf = None) -> dict[str, 
     """
     chosen = parse_market(market)
     pinned = pin_identities(lake, as_of)
-    symbols, asked_us = _stored(pinned, chosen)
-    last: dict[str, Named] = {one.symbol: one for one in identities(pinned, chosen)}
-    ends = [life.row_end_us for one in last.values() for life in one.identity.lives]
-    latest_us = max(ends, default=0)
-    for symbol, one in last.items():
-        if symbol not in symbols:
-            symbols[symbol] = _derived(one, latest_us)
-        symbols[symbol][MARK] = symbols[symbol].get(MARK, {"derived": False}) | _extent(one)
-    if not symbols:
+    # As bytes: who asks may do with the document what he likes.
+    told = pinned.derive(
+        ("exchange_info", chosen), IDENTITY_TABLES, lambda: _records(pinned, chosen)
+    )
+    server_time, *records = map(orjson.loads, told)
+    if not records:
         raise NotFoundError(
             f"nothing is known of the symbols of {chosen}",
             f"`lakehouse ingest --market {chosen} --dataset instruments`, or bars of it",
         )
     return {
         "timezone": "UTC",
-        "serverTime": max(asked_us, latest_us) // 1000,
+        "serverTime": server_time,
         "rateLimits": [],
         "exchangeFilters": [],
-        "symbols": [symbols[name] for name in sorted(symbols)],
+        "symbols": records,
     }
+
+
+def _records(pinned: Pinned, market: Market) -> tuple[bytes, ...]:
+    """The document's time, and its records by symbol, each as JSON."""
+    symbols, asked_us = _stored(pinned, market)
+    last: dict[str, Named] = {one.symbol: one for one in identities(pinned, market)}
+    ends = [life.row_end_us for one in last.values() for life in one.identity.lives]
+    latest_us = max(ends, default=0)
+    for symbol, one in last.items():
+        if symbol not in symbols:
+            symbols[symbol] = _derived(one, latest_us)
+        symbols[symbol][MARK] = symbols[symbol].get(MARK, {"derived": False}) | _extent(one)
+    records = [symbols[name] for name in sorted(symbols)]
+    return tuple(map(orjson.dumps, (max(asked_us, latest_us) // 1000, *records)))
 
 
 def _stored(pinned: Pinned, market: Market) -> tuple[dict[str, dict[str, Any]], int]:

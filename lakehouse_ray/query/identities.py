@@ -119,18 +119,29 @@ class Named:
         }
 
 
+_VIEWS = (*VIEWS.values(), TRADED_ROWS)
+IDENTITY_TABLES = tuple({table.name: table for view in _VIEWS for table in view.tables}.values())
+
+
 def pin_identities(lake: Readable, as_of: AsOf = None) -> Pinned:
     """Pin what identities are found in."""
-    return Pinned(lake, [*VIEWS.values(), TRADED_ROWS], as_of)
+    return Pinned(lake, _VIEWS, as_of)
 
 
-def identities(pinned: Pinned, market: Market, symbols: Sequence[str] = ()) -> list[Named]:
+def identities(pinned: Pinned, market: Market, symbols: Sequence[str] = ()) -> Sequence[Named]:
     """Return every identity of a market's tickers (or of these), by symbol and time.
 
-    Reads the times of all their rows.
+    Reads the times of all their rows, unless what they tell is kept from an earlier question.
     """
-    lives = _lives(pinned, market, tuple(symbols))
-    listings = _listings(pinned, market, tuple(symbols))
+    chosen = tuple(symbols)
+    return pinned.derive(
+        ("identities", market, chosen), IDENTITY_TABLES, lambda: _find(pinned, market, chosen)
+    )
+
+
+def _find(pinned: Pinned, market: Market, symbols: tuple[str, ...]) -> tuple[Named, ...]:
+    lives = _lives(pinned, market, symbols)
+    listings = _listings(pinned, market, symbols)
     halts = _halts(pinned, market, lives)
     found: list[Named] = []
     for symbol in sorted({*lives, *listings}):
@@ -142,7 +153,7 @@ def identities(pinned: Pinned, market: Market, symbols: Sequence[str] = ()) -> l
         ]
         cuts = cut(lives.get(symbol, []), listings.get(symbol, []), halts[symbol], facts, expiry)
         found += [Named(market, symbol, _name(symbol, one), one) for one in cuts]
-    return _renamed(found)
+    return tuple(_renamed(found))
 
 
 def frame_of(found: Sequence[Named]) -> pl.DataFrame:
@@ -158,7 +169,11 @@ def _name(symbol: str, one: Identity) -> str:
 
 def _lives(pinned: Pinned, market: Market, symbols: tuple[str, ...]) -> dict[str, list[Life]]:
     found: dict[str, list[Life]] = defaultdict(list)
-    for row in runs(pinned, market, symbols).iter_rows(named=True):
+    # Most of the work, and of few tables: it holds on when other ones change.
+    stored = pinned.derive(
+        ("lives", market, symbols), TRADED_ROWS.tables, lambda: runs(pinned, market, symbols)
+    )
+    for row in stored.iter_rows(named=True):
         found[row["symbol"]].append(
             Life(
                 to_us(row["first_row"]), to_us(row["last_row"]), to_us(row["row_end"]),

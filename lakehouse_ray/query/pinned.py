@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import polars as pl
 from pyiceberg.expressions import And, BooleanExpression, In
@@ -21,6 +21,8 @@ from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View
 from lakehouse_ray.storage.files import Region, file_entry
 from lakehouse_ray.storage.objects import ObjectStore
+
+T = TypeVar("T", bound=Sized)
 
 # Rows that one question hands over at a time: with three columns some 25 MB.
 PIECE_ROWS = 500_000
@@ -133,6 +135,18 @@ class Pinned:
         """The files of a table that may hold wanted rows, by path."""
         files = plan_files(self._pins[table.name], where)
         return [file for file in files if file.file_path not in self._left_out]
+
+    def derive(self, what: Hashable, tables: Iterable[Table], make: Callable[[], T]) -> T:
+        """Return a small collection that `make` derives from these tables alone, kept from question
+        to question as long as none of them changes. Nobody may change it.
+
+        what: Names what it is, and for what.
+        """
+        kept = self._engine.kept
+        if kept is None or self._left_out:
+            return make()
+        versions = frozenset((table.name, self._pins[table.name].snapshot_id) for table in tables)
+        return kept.derived.get((what, versions), make, self._engine.check)
 
     def ask(self, query: str, view: View, where: Where, parameters: object = None) -> Result:
         """Run a statement over one view, opening only files that may hold wanted rows."""

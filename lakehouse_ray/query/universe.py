@@ -8,7 +8,7 @@ import polars as pl
 
 from lakehouse_ray.errors import InvalidError, NotFoundError
 from lakehouse_ray.kernels.identities import NEVER_US
-from lakehouse_ray.model.timespan import format_time
+from lakehouse_ray.model.timespan import format_time, from_us
 from lakehouse_ray.model.venue import Market, parse_market
 from lakehouse_ray.query.identities import (
     IDENTITIES,
@@ -19,9 +19,10 @@ from lakehouse_ray.query.identities import (
 )
 from lakehouse_ray.query.pinned import Among, Pinned, Readable
 from lakehouse_ray.query.pins import AsOf
-from lakehouse_ray.query.scan import timestamp
+from lakehouse_ray.query.scan import text, timestamp
 from lakehouse_ray.query.views import VIEWS
 
+_STATE = ("symbol", "status", "present", "valid_from", "seen_until")
 # After everything that can be stored.
 _END = "TIMESTAMPTZ '2200-01-01 00:00:00+00'"
 KINDS = ("spot", "perpetual", "delivery")
@@ -141,14 +142,15 @@ def _statuses(pinned: Pinned, market: Market, at_us: int) -> dict[str, tuple[str
     """Status of each symbol, and whether it was there, where answers before and after that moment
     agree on it, or one is of that moment."""
     view = VIEWS["silver.instrument_log"]
-    moment = timestamp(at_us)
-    rows = pinned.frame(
-        f"SELECT symbol, status, present FROM {view.name} "
-        f"WHERE valid_from <= {moment} AND {moment} <= seen_until",
-        view,
-        Among({"market": market}),
-    )
-    return {symbol: (status, present) for symbol, status, present in rows.iter_rows()}
+
+    def read() -> pl.DataFrame:
+        query = f"SELECT {', '.join(_STATE)} FROM {view.name} WHERE market = {text(market)}"
+        return pinned.frame(query, view, Among({"market": market}))
+
+    states = pinned.derive(("states", market), view.tables, read)
+    moment = pl.lit(from_us(at_us), pl.Datetime("us", "UTC"))
+    then = states.filter(moment.is_between("valid_from", "seen_until"))
+    return {symbol: (status, there) for symbol, status, there, *_ in then.iter_rows()}
 
 
 def states_at(

@@ -83,6 +83,11 @@ class FixedTables:
     def find(self, name: str) -> IcebergTable | None:
         return self._tables[name]
 
+    def identities(self) -> list[str]:
+        """What tells these tables from those of any other lake, by name."""
+        named = sorted(self._tables.items())
+        return ["-" if table is None else str(table.metadata.table_uuid) for _, table in named]
+
 
 def _as_it_was(
     name: str, table: IcebergTable | None, snapshot_id: int | None

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import io
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import IO
 
 import polars as pl
 import pyarrow as pa
@@ -19,11 +15,15 @@ from lakehouse_ray.query.conversions import BATCH_ROWS
 from lakehouse_ray.query.indicators import Answer
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.versions import FixedTables, spell_versions
-from lakehouse_ray.serve.cursors import fingerprint
+from lakehouse_ray.serve.cache.edition import edition
+from lakehouse_ray.serve.cache.flights import Gone
+from lakehouse_ray.serve.cache.in_store import pieces
+from lakehouse_ray.serve.cache.stored import Written
+from lakehouse_ray.serve.cursors import canonical
 from lakehouse_ray.serve.formats import Format, Whole, content_type, encode, rows_limit
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.problems import TooLargeError
-from lakehouse_ray.serve.service import Service, Stored, hung_up
+from lakehouse_ray.serve.service import Service, hung_up
 
 # What a question at one version of its tables answers never changes. Not longer than a day: a
 # newer release may spell it otherwise.
@@ -31,15 +31,6 @@ _PINNED = "private, max-age=86400, immutable"
 # What is now may be something else soon: rows of any day may come late or be published again.
 _NOW = "private, no-cache"
 _CHUNK_BYTES = 256 << 10
-_RELEASE = importlib.metadata.version("lakehouse-ray")
-
-
-@dataclass(frozen=True)
-class Written:
-    """following: Cursor of the next page; None: this was the last."""
-
-    whole: Whole
-    following: str | None = None
 
 
 async def reply(
@@ -51,13 +42,16 @@ async def reply(
     produce: Callable[[Lake], Written],
     *,
     pinned: bool = False,
+    remembered: bool = True,
 ) -> Response:
     """Answer a question, by what the client has, what is remembered, or by work.
 
-    question: All that the answer depends on, but for versions and format.
+    question: All that the answer depends on, but for versions and format; nothing of who asks.
     pinned: Whether the request itself names the versions, so that its answer never changes.
+    remembered: False where the answer depends on more than the tables.
     """
-    etag = _etag(form, tables, question)
+    key = key_of(form, tables, question, service.limits)
+    etag = f'"{key}"'
     headers = {
         "ETag": etag,
         "Cache-Control": _PINNED if pinned else _NOW,
@@ -66,16 +60,23 @@ async def reply(
     }
     if _has(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
-    stored = service.memory.get(etag)
-    if stored is None:
+
+    async def work(gone: Gone) -> Written:
         engine = service.engine()
-        written = await service.workers.run(
-            engine, lambda: produce(service.lake(tables, engine)), hung_up(request)
+        return await service.workers.run(
+            engine, lambda: produce(service.lake(tables, engine)), gone
         )
+
+    def hold(written: Written) -> None:
         service.hold(written.whole)
-        stored = Stored(written.whole, _about(request, written))
-        service.memory.put(etag, stored)
-    return respond(stored.whole, headers | stored.headers)
+
+    gone = hung_up(request)
+    if remembered:
+        written = await service.answers.get(key, form, work, hold, gone)
+    else:
+        written = await work(gone)
+        hold(written)
+    return respond(written.whole, headers | _about(request, written))
 
 
 def respond(whole: Whole, headers: dict[str, str]) -> Response:
@@ -84,16 +85,14 @@ def respond(whole: Whole, headers: dict[str, str]) -> Response:
     if whole.data is not None and whole.size <= _CHUNK_BYTES:
         return Response(whole.data, headers=headers, media_type=kind)
     # In pieces, so that the server hears after each whether the client takes them.
-    file = whole.file if whole.file is not None else io.BytesIO(whole.data or b"")
     length = {"Content-Length": str(whole.size)}
-    return StreamingResponse(_chunks(file), headers=headers | length, media_type=kind)
+    return StreamingResponse(_chunks(whole), headers=headers | length, media_type=kind)
 
 
-async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
-    with file:
-        # The file was just written: what is read is in the system's memory.
-        while chunk := file.read(_CHUNK_BYTES):
-            yield chunk
+async def _chunks(whole: Whole) -> AsyncIterator[bytes]:
+    # The file was just written: what is read is in the system's memory.
+    for piece in pieces(whole, _CHUNK_BYTES):
+        yield piece
 
 
 def _about(request: Request, written: Written) -> dict[str, str]:
@@ -102,15 +101,28 @@ def _about(request: Request, written: Written) -> dict[str, str]:
     if whole.rows is not None:
         headers["Lakehouse-Rows"] = str(whole.rows)
     if written.following is not None:
+        # As this client spelled its question: another one may have asked for it otherwise.
         url = request.url.include_query_params(cursor=written.following)
         headers["Lakehouse-Next"] = written.following
         headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
     return headers
 
 
-def _etag(form: Format, tables: FixedTables, question: Mapping[str, object]) -> str:
-    parts = (_RELEASE, form, spell_versions(tables.versions), fingerprint(question))
-    return f'"{hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]}"'
+def key_of(
+    form: Format, tables: FixedTables, question: Mapping[str, object], limits: Limits
+) -> str:
+    """Name all that an answer depends on: question and format, the tables and their versions, how
+    many rows there may be, and the code that answers. Equal keys mean equal bytes, anywhere."""
+    parts = (
+        edition(),
+        form,
+        str(rows_limit(limits, form)),
+        spell_versions(tables.versions),
+        # Versions alone say nothing of which lake they are of.
+        ",".join(tables.identities()),
+    )
+    spelled = "|".join(parts).encode() + b"|" + canonical(question)
+    return hashlib.sha256(spelled).hexdigest()[:32]
 
 
 def _has(if_none_match: str, etag: str) -> bool:

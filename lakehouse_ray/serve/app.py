@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -18,6 +18,7 @@ from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.serve import facts, rows, sql, symbols
 from lakehouse_ray.serve.binance import routes as binance
 from lakehouse_ray.serve.border import Border, KeyCheck
+from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.described import described
 from lakehouse_ray.serve.docs_page import CSP, page
 from lakehouse_ray.serve.limits import Limits
@@ -47,15 +48,17 @@ def create_app(
     hosts: Collection[str] | None = None,
     clock: Clock | None = None,
     tells_id: bool = True,
+    levels: Sequence[Level] = (),
 ) -> FastAPI:
     """Build the application over one lake.
 
     keys: Who may ask; None: whoever can connect. hosts: Names it answers to; None: any.
     tells_id: Whether answers get the header X-Request-Id here, not from what runs the application.
+    levels: Where answers are kept beyond this process, the nearest first.
     """
     limits = limits or Limits()
     clock = clock or SystemClock()
-    service = Service(source, limits, clock)
+    service = Service(source, limits, clock, levels)
     measures = Measures(service)
 
     @asynccontextmanager
@@ -63,6 +66,7 @@ def create_app(
         service.open()
         yield
         service.close()
+        await service.answers.close()
 
     app = FastAPI(
         title="lakehouse_ray",

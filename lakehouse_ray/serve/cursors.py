@@ -53,11 +53,14 @@ def order_of(table: Table) -> tuple[str, ...]:
     return order
 
 
-def fingerprint(question: Mapping[str, object]) -> str:
+def canonical(question: Mapping[str, object]) -> bytes:
     """The same for the same question, whatever the order of its parameters."""
-    return hashlib.sha256(orjson.dumps(dict(question), option=orjson.OPT_SORT_KEYS)).hexdigest()[
-        :16
-    ]
+    return orjson.dumps(dict(question), option=orjson.OPT_SORT_KEYS)
+
+
+def fingerprint(question: Mapping[str, object]) -> str:
+    """The same, short."""
+    return hashlib.sha256(canonical(question)).hexdigest()[:16]
 
 
 def spell_cursor(cursor: Cursor) -> str:

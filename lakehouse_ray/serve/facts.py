@@ -22,7 +22,8 @@ from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.lake_facts import quality_sql, snapshots_of_tables, table_names
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.query.views import TABLES, VIEWS
-from lakehouse_ray.serve.answers import Written, reply, write_all, write_frame
+from lakehouse_ray.serve.answers import reply, write_all, write_frame
+from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.described import PROBLEMS, ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, hold_bytes
 from lakehouse_ray.serve.rows import AnswerQuery, span_of

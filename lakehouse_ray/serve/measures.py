@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterator
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lakehouse_ray.serve.cache.answers import Answers
+from lakehouse_ray.serve.cache.level import Counts
 from lakehouse_ray.serve.service import Service
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -22,17 +28,10 @@ class Measures:
             "lakehouse_request_seconds", "From the request to the end of its answer.", ["route"],
             buckets=_BUCKETS_S, registry=self._registry,
         )  # fmt: skip
-        for name, doc, read in (
-            ("lakehouse_questions_in_flight", "Worked on or waiting.",
-             lambda: service.workers.in_flight + service.sql_workers.in_flight),
-            ("lakehouse_answers_remembered_bytes", "Memory of answers.",
-             lambda: service.memory.size),
-            ("lakehouse_answers_remembered_hits", "Questions answered from memory.",
-             lambda: service.memory.hits),
-            ("lakehouse_answers_remembered_misses", "Questions that had to be worked on.",
-             lambda: service.memory.misses),
-        ):  # fmt: skip
-            Gauge(name, doc, registry=self._registry).set_function(read)
+        Gauge(
+            "lakehouse_questions_in_flight", "Worked on or waiting.", registry=self._registry
+        ).set_function(lambda: service.workers.in_flight + service.sql_workers.in_flight)
+        self._registry.register(_Remembered(service.answers))
 
     def __call__(self, route: str, method: str, status: int, seconds: float) -> None:
         # A method may be any word; only known ones become labels.
@@ -42,3 +41,54 @@ class Measures:
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
+
+
+_COUNTED = (
+    ("hits", "Questions answered from this level."),
+    ("misses", "Questions whose answer this level did not have."),
+    ("skipped", "Times this level was not asked, being down or busy."),
+    ("errors", "Times this level failed or was too slow."),
+    ("damaged", "Values of this level that were no answers; they are misses too."),
+    ("read_bytes", "Bytes of answers read from this level."),
+    ("written_bytes", "Bytes of answers written to this level."),
+)
+
+
+class _Remembered(Collector):
+    """Remembered answers, by level: memory, redis, store."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def collect(self) -> Iterator[Metric]:
+        answers = self._answers
+        levels: list[tuple[str, Counts]] = [("memory", answers.memory.counts)]
+        levels += [(level.name, level.counts) for level in answers.levels]
+        for field, doc in _COUNTED:
+            family = CounterMetricFamily(
+                f"lakehouse_answers_remembered_{field}", doc, labels=["level"]
+            )
+            for name, counts in levels:
+                family.add_metric([name], getattr(counts, field))
+            yield family
+        up = GaugeMetricFamily(
+            "lakehouse_answers_remembered_up",
+            "Whether a level answered when it was last asked.",
+            labels=["level"],
+        )
+        for level in answers.levels:
+            up.add_metric([level.name], float(level.up))
+        yield up
+        yield GaugeMetricFamily(
+            "lakehouse_answers_remembered_bytes", "Memory of answers.", answers.memory.size
+        )
+        yield CounterMetricFamily(
+            "lakehouse_answers_shared",
+            "Questions answered by the work of an equal one at the same time.",
+            answers.flights.joined,
+        )
+        yield CounterMetricFamily(
+            "lakehouse_answers_unkept",
+            "Answers kept in memory alone, as too many waited to be written.",
+            answers.unkept,
+        )

@@ -26,14 +26,8 @@ from lakehouse_ray.query.straight import straight
 from lakehouse_ray.query.symbol_rows import identity
 from lakehouse_ray.query.versions import spell_versions
 from lakehouse_ray.query.views import VIEWS, View
-from lakehouse_ray.serve.answers import (
-    Rows,
-    Written,
-    reply,
-    too_many_rows,
-    write_all,
-    write_frame,
-)
+from lakehouse_ray.serve.answers import Rows, reply, too_many_rows, write_all, write_frame
+from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.cursors import (
     LENGTH_MAX,
     Cursor,

@@ -102,8 +102,14 @@ class _Child:
 class Sandbox:
     """Some processes that wait for a statement each; safe for several threads."""
 
-    def __init__(self, size: int, memory_bytes: int, timeout_s: float) -> None:
-        """size: Statements at once. memory_bytes, timeout_s: of one."""
+    def __init__(
+        self, size: int, memory_bytes: int, timeout_s: float, *, must_confine: bool = True
+    ) -> None:
+        """size: Statements at once. memory_bytes, timeout_s: of one.
+
+        must_confine: Whether a statement fails where the system cannot confine its process.
+        """
+        self._must_confine = must_confine
         self._memory_bytes = memory_bytes
         self._timeout_s = timeout_s
         self._warm: queue.Queue[_Child] = queue.Queue()
@@ -140,7 +146,7 @@ class Sandbox:
                 "address_bytes": 2 * self._memory_bytes + _ADDRESSES_BESIDE,
                 "timeout_s": self._timeout_s,
                 "cpu_s": round(self._timeout_s * _THREADS) + 5,
-                "must_confine": False,
+                "must_confine": self._must_confine,
             }
             while not child.began(document):
                 # It had died while it waited, and has seen nothing of the job.

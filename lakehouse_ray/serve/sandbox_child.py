@@ -53,17 +53,28 @@ class _Beneath(ctypes.Structure):
     _fields_ = (("rights", ctypes.c_uint64), ("descriptor", ctypes.c_int32))
 
 
+def _landlock_version() -> int:
+    """Of the system's Landlock; below 1: it has none."""
+    if sys.platform != "linux":
+        return 0
+    version: int = ctypes.CDLL(None, use_errno=True).syscall(_LANDLOCK_CREATE, None, 0, 1)
+    return version
+
+
+def can_confine() -> bool:
+    """Whether the system can keep files and network from a process: Linux with Landlock."""
+    return _landlock_version() >= 1
+
+
 def confine(paths: list[str]) -> bool:
     """Let this thread and those it starts read these files alone, write none, connect nowhere.
 
-    Returns whether the system could: Linux with Landlock.
+    Returns whether the system could.
     """
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
+    version = _landlock_version()
     if version < 1:
         return False
+    libc = ctypes.CDLL(None, use_errno=True)
     net = _TCP_BIND | _TCP_CONNECT if version >= 4 else 0
     known = _RIGHTS_KNOWN.get(version, _RIGHTS_KNOWN_LATER)
     rules = _Ruleset((1 << known) - 1, net)

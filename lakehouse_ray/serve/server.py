@@ -17,6 +17,9 @@ from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.errors import ConflictError, DeniedError, InvalidError
 from lakehouse_ray.serve.app import create_app
+from lakehouse_ray.serve.cache.in_redis import RedisLevel
+from lakehouse_ray.serve.cache.in_store import StoreLevel
+from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.service import Source
 from lakehouse_ray.settings import Settings
@@ -40,6 +43,7 @@ def limits_of(settings: Settings) -> Limits:
         body_bytes_max=serve.body_bytes_max,
         statements=serve.statements,
         sql_statements=serve.sql_statements,
+        sql_unconfined=serve.sql_unconfined,
         waiting_max=serve.waiting_max,
         cache_bytes=serve.cache_bytes,
         memory_bytes=serve.statement_memory_mb << 20,
@@ -65,7 +69,27 @@ def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
         hosts=hosts,
         clock=reader.clock,
         tells_id=tells_id,
+        levels=_levels(settings, reader),
     )
+
+
+def _levels(settings: Settings, reader: Reader) -> list[Level]:
+    """Where answers are kept beyond one process, as far as they are set."""
+    serve = settings.serve
+    levels: list[Level] = []
+    url = serve.redis_url.get_secret_value()
+    if url:
+        levels.append(
+            RedisLevel(url, reader.clock, timeout_s=serve.redis_timeout_s, ttl_s=serve.cache_ttl_s)
+        )
+    if serve.cache_store_bytes:
+        levels.append(
+            StoreLevel(
+                reader.store, settings.home / "tmp", reader.clock,
+                bytes_max=serve.cache_store_bytes, ttl_s=serve.cache_ttl_s,
+            )
+        )  # fmt: skip
+    return levels
 
 
 def needs_keys(settings: Settings) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import structlog
 from fastapi import Request
 
 from lakehouse_ray.clock import Clock, SystemClock
@@ -18,14 +18,21 @@ from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import AsOf, FindTable
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.query.witnesses import Bytes
+from lakehouse_ray.serve.cache.answers import Answers
+from lakehouse_ray.serve.cache.edition import edition
+from lakehouse_ray.serve.cache.level import Level
+from lakehouse_ray.serve.cache.memory import AnswerMemory
 from lakehouse_ray.serve.formats import Whole
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.problems import BusyError
 from lakehouse_ray.serve.quick import Quick
 from lakehouse_ray.serve.sandbox import Sandbox
+from lakehouse_ray.serve.sandbox_child import can_confine
 from lakehouse_ray.serve.work import StoppableEngine, Workers
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
+
+_log = structlog.get_logger()
 
 # Times the largest answer that may be.
 _ANSWERS_ON_DISK = 4
@@ -45,63 +52,23 @@ class Source:
     files: Bytes | None = None
 
 
-@dataclass(frozen=True)
-class Stored:
-    """An answer that was given, as it can be given again."""
-
-    whole: Whole
-    headers: dict[str, str]
-
-
-class AnswerMemory:
-    """Answers by their ETag, the least lately used forgotten first.
-
-    An ETag names the question and the versions of its tables, so what is found is never stale.
-    """
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._kept: OrderedDict[str, Stored] = OrderedDict()
-        self.size = 0
-        self.hits = 0
-        self.misses = 0
-
-    def get(self, etag: str) -> Stored | None:
-        found = self._kept.get(etag)
-        if found is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._kept.move_to_end(etag)
-        return found
-
-    def put(self, etag: str, answer: Stored) -> None:
-        """Keep an answer, if it is in memory and is not most of what there may be."""
-        size = answer.whole.size
-        if answer.whole.data is None or size > self._bytes_max // 4:
-            return
-        if etag in self._kept:
-            self.size -= self._kept.pop(etag).whole.size
-        self._kept[etag] = answer
-        self.size += size
-        while self.size > self._bytes_max:
-            _, old = self._kept.popitem(last=False)
-            self.size -= old.whole.size
-
-
 @dataclass
 class Service:
+    """levels: Where answers are kept beyond this process, the nearest first."""
+
     source: Source
     limits: Limits
     clock: Clock = field(default_factory=SystemClock)
+    levels: Sequence[Level] = ()
 
     def __post_init__(self) -> None:
         self.workers = Workers(self.limits)
-        self.memory = AnswerMemory(self.limits.cache_bytes)
+        self.answers = Answers(AnswerMemory(self.limits.cache_bytes), self.levels)
         # Statements wait for their few processes in threads of their own.
         few = replace(self.limits, statements=max(self.limits.sql_statements, 1))
         self.sql_workers = Workers(few)
         self.sandbox: Sandbox | None = None
+        self.no_sql = "the service has not started"
         # Reentrant: what is let go may be so while the lock is held, by the garbage collector.
         self._making = threading.RLock()
         self._on_disk = 0
@@ -141,11 +108,32 @@ class Service:
     def open(self) -> None:
         """Start what must not be started by building the application."""
         limits = self.limits
-        # A process that may connect to a bucket has its credentials in reach.
-        if limits.sql_statements and "://" not in self.source.store.root:
-            self.sandbox = Sandbox(
-                limits.sql_statements, limits.memory_bytes, limits.statement_timeout_s
+        edition()  # of the code that was just loaded: it may be replaced while this process lives
+        self.no_sql = self._why_no_sql()
+        if self.no_sql:
+            return
+        if not can_confine():
+            _log.warning("statements of /v1/sql run unconfined", setting="serve.sql_unconfined")
+        self.sandbox = Sandbox(
+            limits.sql_statements,
+            limits.memory_bytes,
+            limits.statement_timeout_s,
+            must_confine=not limits.sql_unconfined,
+        )
+
+    def _why_no_sql(self) -> str:
+        """Why no SQL is taken; empty where it is."""
+        if not self.limits.sql_statements:
+            return "serve.sql_statements is 0"
+        if "://" in self.source.store.root:
+            # A process that may connect to a bucket has its credentials in reach.
+            return "the lake is in a bucket, where who may read its files may read all of them"
+        if not self.limits.sql_unconfined and not can_confine():
+            return (
+                "the server's system has no Landlock to keep files and network from statements; "
+                "its operator may allow them all the same by serve.sql_unconfined = true"
             )
+        return ""
 
     def close(self) -> None:
         self.workers.close()

@@ -15,7 +15,8 @@ from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import files_sql, plan_files, quoted
 from lakehouse_ray.query.versions import FixedTables, spell_versions
 from lakehouse_ray.query.views import SCHEMAS, VIEWS, View, mentioned
-from lakehouse_ray.serve.answers import Written, respond, write_all
+from lakehouse_ray.serve.answers import respond, write_all
+from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.cursors import LENGTH_MAX
 from lakehouse_ray.serve.described import ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, rows_limit
@@ -85,8 +86,7 @@ async def _answer(request: Request, body: SqlBody, asked: Format | None) -> Resp
     if sandbox is None:
         raise NotFoundError(
             "this service takes no SQL",
-            "serve.sql_statements is 0, or the lake is in a bucket, where files can be read only "
-            "by who may read all of them; `lakehouse sql` asks it locally",
+            f"{service.no_sql}; `lakehouse sql` asks the lake locally",
         )
     views = mentioned(body.query)
     tables = await service.fix([t for view in views for t in view.tables], body.as_of)

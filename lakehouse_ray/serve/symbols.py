@@ -15,7 +15,8 @@ from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.timespan import from_us, parse_time
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.views import TABLES
-from lakehouse_ray.serve.answers import Written, reply, write_frame
+from lakehouse_ray.serve.answers import reply, write_frame
+from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.cursors import LENGTH_MAX
 from lakehouse_ray.serve.described import PROBLEMS, ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, hold_bytes
@@ -135,6 +136,7 @@ async def why(request: Request, query: Annotated[WhyQuery, Query()]) -> Response
         lambda lake: lake.why(
             query.symbol, at, query.interval, query.market, query.dataset, gold=query.gold
         ),
+        remembered=False,  # it reads raw files too, which may be lost and come back
     )
 
 
@@ -162,7 +164,12 @@ async def _rows(
 
 
 async def _document(
-    request: Request, query: DocumentQuery, of: str, find: Callable[[Lake], dict[str, Any]]
+    request: Request,
+    query: DocumentQuery,
+    of: str,
+    find: Callable[[Lake], dict[str, Any]],
+    *,
+    remembered: bool = True,
 ) -> Response:
     service = service_of(request)
     tables = await service.fix(TABLES.values(), query.as_of)
@@ -172,5 +179,6 @@ async def _document(
 
     question = query.model_dump(mode="json") | {"of": of}
     return await reply(
-        request, service, Format.JSON, tables, question, produce, pinned=tables.exact
-    )
+        request, service, Format.JSON, tables, question, produce, pinned=tables.exact,
+        remembered=remembered,
+    )  # fmt: skip

@@ -98,7 +98,7 @@ class Workers:
         self,
         engine: StoppableEngine,
         work: Callable[[], T],
-        gone: Callable[[], Awaitable[None]],
+        gone: Callable[[], Awaitable[object]],
     ) -> T:
         """Do work in a thread.
 

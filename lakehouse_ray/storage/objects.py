@@ -126,6 +126,7 @@ class LocalStore:
                 os.close(file)
             os.replace(aside, target)
         except OSError as error:
+            self._made.discard(folder)
             with contextlib.suppress(OSError):
                 os.unlink(aside)
             raise explain(error, f"writing {target}") from error
@@ -137,6 +138,7 @@ class LocalStore:
             shutil.move(file, aside)  # a copy where it comes from another file system
             os.replace(aside, target)
         except OSError as error:
+            self._made.discard(str(target.parent))
             aside.unlink(missing_ok=True)
             raise explain(error, f"writing {target}") from error
 

@@ -3,6 +3,7 @@
 bronze/<venue>/<key of the object, without .zip>@<sha256>.zip
 bronze/<venue>/<api|fapi|dapi>/<route>@<sha256>.json        answers of REST
 tables/<schema>/<table>/{data,metadata}/…       kept by the table format
+cache/answers/<key>                             large answers of the service, given again
 tmp/                                            written aside, then moved
 """
 
@@ -15,10 +16,13 @@ from lakehouse_ray.errors import InvalidError
 
 TABLES = "tables"
 BRONZE = "bronze"
+# Nothing of the lake: may be removed at any time.
+ANSWERS = "cache/answers"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Unicode symbols are real (币安人生USDT); separators, dots alone and control characters are not.
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f@]{1,200}")
+_ANSWER = re.compile(r"[0-9a-f]{32,64}", re.ASCII)
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 # Routes of REST; no key of the archive begins so.
 _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
@@ -27,6 +31,16 @@ _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
 def marker_path(run_id: str) -> str:
     """Where a run leaves something for its workers to see."""
     return f"tmp/run-{run_id}"
+
+
+def answer_path(key: str) -> str:
+    """Where an answer of the service is kept. key: Hexadecimal.
+
+    Raises InvalidError for anything else.
+    """
+    if not _ANSWER.fullmatch(key):
+        raise InvalidError(f"not the key of an answer: {key!r}")
+    return f"{ANSWERS}/{key}"
 
 
 def validate_key(key: str) -> str:

@@ -191,7 +191,10 @@ def test_a_remembered_answer_is_the_same_and_never_stale(tmp_path: Path) -> None
         assert first.body == second.body
         for name in ("ETag", "Lakehouse-Rows", "Lakehouse-Next", "Content-Digest", "Link"):
             assert first.headers[name] == second.headers[name]
-        assert b"lakehouse_answers_remembered_hits 1.0" in served.get("/metrics").body
+        assert (
+            b'lakehouse_answers_remembered_hits_total{level="memory"} 1.0'
+            in served.get("/metrics").body
+        )
         lake.put(bars("BTCUSDT", "2023-12-31", 1, seed=2))
         third = served.get("/v1/klines", **BTC, limit=9)
         assert third.json["rows"][0]["open_time"].startswith("2023-12-31")

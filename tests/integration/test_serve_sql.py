@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 import psutil
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 from support.bars import BarLake, bars
+from support.commands import LAKEHOUSE, environment
 from support.served import Reply, Served, serving
 
 import lakehouse_ray as lh
@@ -191,17 +193,18 @@ _WITHOUT_CONFINEMENT = (
 
 
 def run_child(
-    without: str, query: str, paths: list[str]
+    without: str, query: str, paths: list[str], *, must_confine: bool = False
 ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     script = f"import lakehouse_ray.serve.sandbox_child as c; {without}; c.main()"
     job: dict[str, Any] = {
         "query": query, "parameters": None, "schemas": ["silver"], "views": [], "tables": [],
         "paths": paths, "rows_max": 1000, "threads": 1, "memory_bytes": 256 << 20,
-        "address_bytes": 4 << 30, "timeout_s": 10, "cpu_s": 20, "must_confine": False,
+        "address_bytes": 4 << 30, "timeout_s": 10, "cpu_s": 20, "must_confine": must_confine,
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", script], input=json.dumps(job).encode() + b"\n",
         capture_output=True, timeout=60, check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )  # fmt: skip
     frames, rest = [], done.stdout
     while rest:
@@ -254,3 +257,48 @@ def test_there_is_no_sql_where_it_is_turned_off(home: Path) -> None:
     with serving(home, Limits(sql_statements=0)) as served:
         reply = ask(served, "select 1")
         assert (reply.status, "sql_statements" in reply.json["hint"]) == (404, True)
+
+
+@contextmanager
+def without_landlock(home: Path, **settings: object) -> Iterator[tuple[Served, IO[str]]]:
+    """The command on a kernel that does not know Landlock's calls; and what it says."""
+    env = environment(HOME=home, LOG__FORMAT="json", **settings)
+    env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "support.no_landlock", LAKEHOUSE, "serve", "--no-ray", "--port", "0",
+         "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            yield Served(json.loads(process.stdout.readline())["url"]), process.stderr
+        finally:
+            process.kill()
+
+
+def test_without_landlock_there_is_no_sql(home: Path) -> None:
+    with without_landlock(home) as (served, _):
+        reply = ask(served, "select 1 as one")
+        assert (reply.status, reply.json["code"]) == (404, "not_found")
+        assert "serve.sql_unconfined = true" in reply.json["hint"]
+        assert served.get("/v1/klines", symbol="BTCUSDT", interval="1h").status == 200
+
+
+def test_without_landlock_an_operator_may_allow_sql(home: Path) -> None:
+    with without_landlock(home, SERVE__SQL_UNCONFINED="true") as (served, said):
+        assert any("unconfined" in line for line in iter(said.readline, ""))
+        rows = ask(served, "select count(*) > 0 as some from silver.klines").json["rows"]
+        assert rows == [{"some": True}]
+        # What is left keeps files out of reach.
+        for query in (f"select * from read_csv('{home}/secret.csv')", f"from '{home}/secret.csv'"):
+            reply = ask(served, query)
+            assert reply.status == 422
+            assert CANARY.encode() not in reply.body
+
+
+def test_a_process_that_has_to_be_confined_and_cannot_answers_nothing() -> None:
+    forbid = "from support.no_landlock import forbid_landlock; forbid_landlock()"
+    for must, kind in ((True, b"E"), (False, b"D")):
+        _, frames = run_child(f"{_WITHOUT_GATE}; {forbid}", "select 1", [], must_confine=must)
+        assert frames[-1][0] == kind, frames

@@ -15,12 +15,13 @@ from lakehouse_ray.model.timespan import TimeRange, month_of, month_ordinal
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.scan import Where, quoted
 from lakehouse_ray.query.views import VIEWS
-from lakehouse_ray.serve.answers import Written, reply
+from lakehouse_ray.serve.answers import reply
 from lakehouse_ray.serve.binance.bodies import Row, shape_of, write_all
 from lakehouse_ray.serve.binance.exchange_info import ExchangeInfos
 from lakehouse_ray.serve.binance.numbers import SPOT, Decimals, of_instrument
 from lakehouse_ray.serve.binance.parameters import Parameters
 from lakehouse_ray.serve.binance.questions import PREFIXES, ROUTES, Question, Route, near_span, read
+from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.exchange_errors import BAD_INTERVAL, BAD_SYMBOL, ExchangeError
 from lakehouse_ray.serve.formats import Format, hold_rows
 from lakehouse_ray.serve.service import Service, service_of

@@ -1,4 +1,4 @@
-"""What a service keeps: answers in memory within bounds, answers on disk counted until let go."""
+"""What a service keeps: answers on disk, counted until they are let go."""
 
 from __future__ import annotations
 
@@ -10,33 +10,8 @@ import pytest
 from lakehouse_ray.serve.formats import Format, Whole
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.problems import BusyError
-from lakehouse_ray.serve.service import AnswerMemory, Service, Source, Stored
+from lakehouse_ray.serve.service import Service, Source
 from lakehouse_ray.storage.objects import LocalStore
-
-
-def stored(size: int) -> Stored:
-    return Stored(Whole(Format.JSON, 1, size, b"", b"x" * size, None), {})
-
-
-def test_the_least_lately_used_is_forgotten_first() -> None:
-    memory = AnswerMemory(100)
-    for name in "abcd":
-        memory.put(name, stored(25))
-    assert memory.get("a") is not None
-    memory.put("e", stored(25))
-    assert [name for name in "abcde" if memory.get(name)] == ["a", "c", "d", "e"]
-    assert memory.size == 100
-
-
-def test_what_is_put_twice_counts_once_and_what_is_too_large_not_at_all() -> None:
-    memory = AnswerMemory(100)
-    memory.put("a", stored(20))
-    memory.put("a", stored(25))
-    memory.put("b", stored(26))
-    assert (memory.size, memory.get("b")) == (25, None)
-    nothing = AnswerMemory(0)
-    nothing.put("a", stored(1))
-    assert nothing.get("a") is None
 
 
 def on_disk(size: int) -> Whole:

@@ -1,0 +1,1 @@
+"""Answers that are given again: in memory, in Redis, in the lake's own store."""
