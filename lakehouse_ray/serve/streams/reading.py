@@ -49,7 +49,7 @@ async def windows(
                 width_us = max((until_us - at_us) // 8, 1)
                 continue
             at_us = until_us
-            if len(found) < rows_max // 8:
+            if 4 * len(found) <= rows_max:
                 width_us *= 4
             if found:
                 return found
