@@ -70,6 +70,7 @@ def create_app(
         service.open()
         yield
         await hub.end()
+        hub.close()
         service.close()
 
     app = FastAPI(

@@ -13,9 +13,11 @@ from typing import Any
 import orjson
 from pyiceberg.manifest import DataFile
 
+from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange
-from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.query.pins import FindTable, Pin
 from lakehouse_ray.query.scan import Where, plan_files
+from lakehouse_ray.query.versions import FixedTables, spell_versions
 from lakehouse_ray.serve.streams.events import Event, Row, Series
 from lakehouse_ray.serve.streams.reading import read_rows, rows_of, select
 from lakehouse_ray.serve.work import StoppableEngine
@@ -27,7 +29,7 @@ _LATEST_US = 230 * 366 * 86_400_000_000
 
 @dataclass
 class Change:
-    """A table at two versions. committed_ms: When the later one was."""
+    """A table at two versions. committed_ms: When the later one was; 0: it has no rows."""
 
     before: Pin
     after: Pin
@@ -71,6 +73,20 @@ class Change:
                         )
             self._last_us[name] = last_us
         return shape.moment(row) <= self._last_us[name]
+
+
+def change_of(find: FindTable, shape: Table, before: int | None, after: int | None) -> Change:
+    """A table between two versions of it; None: it had no rows.
+
+    Raises ExpiredError for one that is not kept any more.
+    """
+    pins = []
+    for version in (before, after):
+        fixed = FixedTables(find, [shape], spell_versions({shape.name: version}))
+        pins.append(Pin(shape, fixed.find(shape.name), version))
+    table = pins[1].table
+    snapshot = table.current_snapshot() if table is not None else None
+    return Change(pins[0], pins[1], snapshot.timestamp_ms if snapshot is not None else 0)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ _log = structlog.get_logger()
 NORMAL, GOING_AWAY, POLICY, TOO_BIG, INTERNAL = 1000, 1001, 1008, 1009, 1011
 SLOW, GONE = 4008, 4010
 _HOLDS_EVERY_S = 2.0
+# Messages that wait for the answer to the one before.
+_WAITING_MAX = 100
 _CLOSE_TIMEOUT_S = 1.0
 
 
@@ -53,8 +55,9 @@ class Connection:
         self._hub = hub
         self._options = options
         self._combined = combined
-        self._feed = Feed(hub.service, hub.watchers, options, self._send_event)
+        self._feed = Feed(hub, options, self._send_event)
         self._heard_s: deque[float] = deque()
+        self._said: asyncio.Queue[bytes] = asyncio.Queue(_WAITING_MAX)
         self._prefixes: dict[str, bytes] = {}
         # Until it is known: the connection was lost.
         self._code = 1006
@@ -66,7 +69,8 @@ class Connection:
         """
         ending = asyncio.ensure_future(self._hub.ending.wait())
         feeding = asyncio.ensure_future(self._feed.run())
-        tasks: list[asyncio.Future[Any]] = [ending, feeding, asyncio.ensure_future(self._listen())]
+        tasks: list[asyncio.Future[Any]] = [ending, feeding]
+        tasks += [asyncio.ensure_future(work()) for work in (self._listen, self._answer_all)]
         if holds is not None:
             tasks.append(asyncio.ensure_future(_lost(holds)))
         try:
@@ -116,9 +120,14 @@ class Connection:
             self._heard_s.append(now_s)
             while now_s - self._heard_s[0] >= 1:
                 self._heard_s.popleft()
-            if len(self._heard_s) > limits.messages_per_s:
+            # Heard at once, so that nothing of a flood is kept, and answered one by one.
+            if len(self._heard_s) > limits.messages_per_s or self._said.full():
                 raise ClosedError(POLICY, "Too many requests")
-            await self._answer(data)
+            self._said.put_nowait(data)
+
+    async def _answer_all(self) -> None:
+        while True:
+            await self._answer(await self._said.get())
 
     async def _answer(self, data: bytes) -> None:
         try:

@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar
 
 import orjson
 from pyiceberg.table import Table as IcebergTable
@@ -22,30 +21,23 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import Pin
-from lakehouse_ray.query.scan import Where
-from lakehouse_ray.query.versions import FixedTables, parse_versions, spell_versions
-from lakehouse_ray.serve.binance.decimals import stored_decimals
-from lakehouse_ray.serve.exchange_errors import BAD_SYMBOL
-from lakehouse_ray.serve.problems import BusyError
-from lakehouse_ray.serve.service import Service
-from lakehouse_ray.serve.streams.changes import Change, Touched, changes, touched
-from lakehouse_ray.serve.streams.events import Event, Place, Series, series_of
+from lakehouse_ray.query.versions import spell_versions
+from lakehouse_ray.serve.streams.changes import Change, Touched, change_of, changes, touched
+from lakehouse_ray.serve.streams.events import Event, Place, Series
 from lakehouse_ray.serve.streams.history import gaps_of, history
-from lakehouse_ray.serve.streams.names import KINDS, Stream, parse_stream
+from lakehouse_ray.serve.streams.hub import Hub
+from lakehouse_ray.serve.streams.names import Stream, parse_stream
 from lakehouse_ray.serve.streams.options import LATEST_US, Options
-from lakehouse_ray.serve.streams.protocol import ProtocolError
-from lakehouse_ray.serve.streams.reading import ReadWindow, select, windows
+from lakehouse_ray.serve.streams.reading import ReadWindow, windows
+from lakehouse_ray.serve.streams.tables import TABLES, open_stream, pinned_tables
 from lakehouse_ray.serve.streams.tokens import Token
-from lakehouse_ray.serve.streams.watchers import Watcher, Watchers, snapshot_of
+from lakehouse_ray.serve.streams.watchers import Watcher, snapshot_of
 from lakehouse_ray.serve.work import StoppableEngine
-
-T = TypeVar("T")
 
 # Sends a frame: the stream, its JSON, the number of the event and where to go on.
 Send = Callable[[str, bytes, int, Callable[[], Token]], Awaitable[None]]
 # Of a step, spent waiting for the client.
 _SLOW_S = 5.0
-_BUSY_PAUSE_S = 1.0
 # Events sent without a look at anything else.
 _AT_ONCE = 64
 # Notices are of no stream.
@@ -55,10 +47,10 @@ NOTICES = "lakehouse"
 class Feed:
     """Not for several tasks, but for `prepare`, `add` and `remove`."""
 
-    def __init__(self, service: Service, watchers: Watchers, options: Options, send: Send) -> None:
+    def __init__(self, hub: Hub, options: Options, send: Send) -> None:
         token = options.resume or Token(live=not options.replays, seq=0)
-        self._service = service
-        self._watchers = watchers
+        self._hub = hub
+        self._service = hub.service
         self._options = options
         self._send = send
         self.streams: dict[str, Series] = {}
@@ -86,7 +78,7 @@ class Feed:
         ]
         for stream in wanted:
             await self._open(stream.table)
-        return await self._work(partial(self._series, wanted)) if wanted else []
+        return await self._hub.work(partial(self._series, wanted)) if wanted else []
 
     def add(self, series: Sequence[Series]) -> None:
         self.streams.update((one.stream.name, one) for one in series)
@@ -142,7 +134,7 @@ class Feed:
         for series in streams:
             if series.stream.name not in self._gaps:
                 find = partial(self._find_gaps, series, options.start_us, options.end_us)
-                self._gaps[series.stream.name] = await self._work(find)
+                self._gaps[series.stream.name] = await self._hub.work(find)
         chosen = (self._gaps[series.stream.name] for series in streams)
         return list(itertools.chain.from_iterable(chosen))
 
@@ -190,12 +182,17 @@ class Feed:
         """Tell what a table has in a version beyond the one that was told of."""
         behind = self._watching[name].commits
         self._blocked_s = 0.0
-        shape = next(table for table in _TABLES if table.name == name)
-        change = await asyncio.to_thread(self._change, shape, self._versions.get(name), snapshot_id)
+        change = await asyncio.to_thread(
+            change_of,
+            self._service.source.find,
+            next(table for table in TABLES if table.name == name),
+            self._versions.get(name),
+            snapshot_id,
+        )
         while True:
             generation = self._generation
             streams = [s for s in self.streams.values() if s.stream.table.name == name]
-            found, span = await self._work(partial(_touched, change=change, streams=streams))
+            found, span = await self._hub.work(partial(_touched, change=change, streams=streams))
             span = None if span is None else self._left(span)
             read = self._reader(
                 lambda engine, due, most: changes(engine, change, found, due, most)  # noqa: B023
@@ -210,20 +207,6 @@ class Feed:
                 waitedMs=round(self._blocked_s * 1000),
                 commitsBehind=self._watching[name].commits - behind,
             )
-
-    def _change(self, shape: Table, before: int | None, after: int | None) -> Change:
-        find = self._service.source.find
-        tables = [
-            FixedTables(find, [shape], spell_versions({shape.name: version})).find(shape.name)
-            for version in (before, after)
-        ]
-        snapshot = tables[1].current_snapshot() if tables[1] is not None else None
-        now_ms = self._service.clock.now_us() // 1000
-        return Change(
-            Pin(shape, tables[0], before),
-            Pin(shape, tables[1], after),
-            snapshot.timestamp_ms if snapshot is not None else now_ms,
-        )
 
     # Both
 
@@ -311,23 +294,9 @@ class Feed:
         self, read: Callable[[StoppableEngine, TimeRange, int | None], list[Event] | None]
     ) -> ReadWindow:
         async def window(due: TimeRange, rows_max: int | None) -> list[Event] | None:
-            return await self._work(lambda engine: read(engine, due, rows_max))
+            return await self._hub.work(lambda engine: read(engine, due, rows_max))
 
         return window
-
-    async def _work(self, work: Callable[[StoppableEngine], T]) -> T:
-        """Do work in a thread of the questions; waits where too many wait."""
-        forever = asyncio.Event()
-
-        async def gone() -> None:
-            await forever.wait()
-
-        while True:
-            engine = self._service.engine()
-            try:
-                return await self._service.workers.run(engine, partial(work, engine), gone)
-            except BusyError:
-                await asyncio.sleep(_BUSY_PAUSE_S)
 
     # Tables
 
@@ -340,24 +309,10 @@ class Feed:
 
     def _pin(self, table: Table) -> None:
         """Pin all tables that a stream can have at once: one state of the lake."""
-        find, as_of = self._service.source.find, self._options.as_of
-        resumed = [shape for shape in _TABLES if shape.name in self._versions]
-        others = [shape for shape in _TABLES if shape.name not in self._versions]
-        exact = parse_versions(as_of) if as_of is not None and as_of.isascii() else None
-        if exact is not None:
-            others = [shape for shape in others if shape.name in exact]
-        fixed = [
-            (shape, FixedTables(find, [shape], spell_versions({shape.name: version})))
-            for shape in resumed
-            for version in [self._versions[shape.name]]
-        ]
-        if others:
-            rest = FixedTables(find, others, as_of)
-            fixed += [(shape, rest) for shape in others]
-        for shape, tables in fixed:
-            self._pinned[shape.name] = tables.find(shape.name)
-            self._versions[shape.name] = snapshot_of(self._pinned[shape.name])
-        if table.name not in self._pinned:
+        found = pinned_tables(self._service.source.find, self._versions, self._options.as_of)
+        self._pinned.update(found)
+        self._versions |= {name: snapshot_of(one) for name, one in found.items()}
+        if table.name not in found:
             raise InvalidError(
                 f"these versions say nothing of {table.name}", "a time as as_of names all tables"
             )
@@ -377,44 +332,20 @@ class Feed:
     async def _listen(self, table: Table) -> None:
         if table.name in self._watching:
             return
-        watcher = self._watchers.of(table.name)
+        watcher = self._hub.watchers.of(table.name)
         await watcher.listen(self._woken.set)
         self._watching[table.name] = watcher
         self._versions.setdefault(table.name, watcher.snapshot_id)
 
     def _series(self, streams: Sequence[Stream], engine: StoppableEngine) -> list[Series]:
-        lake = Lake(self._service.source.find, engine)
-        made = []
-        for stream in streams:
-            decimals = stored_decimals(self._service, lake, stream.market, stream.symbol)
-            series = series_of(stream, decimals, micro=self._options.micro)
-            table = self._pinned.get(stream.table.name)
-            if self._live:
-                table = self._service.source.find(stream.table.name)
-            pin = Pin(stream.table, table, snapshot_of(table))
-            with select(engine, series, pin, Where(stream.equal), 1) as found:
-                if not any(batch.num_rows for batch in found.fetch_batches()):
-                    what = " ".join(filter(None, (stream.dataset.name, stream.interval)))
-                    raise ProtocolError(
-                        BAD_SYMBOL,
-                        f"Invalid symbol. The lake has no {what} of {stream.symbol} on "
-                        f"{stream.market}.",
-                    )
-            made.append(series)
-        return made
+        find = self._service.source.find if self._live else self._pinned.__getitem__
+        return [
+            open_stream(self._service, engine, find, stream, micro=self._options.micro)
+            for stream in streams
+        ]
 
 
 def _touched(
     engine: StoppableEngine, change: Change, streams: Sequence[Series]
 ) -> tuple[list[Touched], TimeRange | None]:
     return touched(engine, change, streams)
-
-
-def _tables_of_streams() -> list[Table]:
-    found: dict[str, Any] = {}
-    for dataset in KINDS.values():
-        found.update((table.name, table) for table in dataset.tables)
-    return [found[name] for name in sorted(found)]
-
-
-_TABLES = _tables_of_streams()

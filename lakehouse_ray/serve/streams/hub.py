@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
+
+import structlog
 
 from lakehouse_ray.serve.service import Service
 from lakehouse_ray.serve.streams.watchers import Watchers
+from lakehouse_ray.serve.work import StoppableEngine, Workers
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
 
 _END_S = 3.0
 
@@ -53,6 +61,10 @@ class Hub:
         self.limits = limits
         self.told = told
         self.watchers = Watchers(service.source.find, limits.poll_s)
+        # Apart from questions, which are not to wait for replays; who waits here waits for its turn.
+        threads = max(service.limits.statements // 2, 1)
+        self._workers = Workers(replace(service.limits, statements=threads))
+        self._turn = asyncio.Semaphore(threads)
         self.connections = 0
         self.ending = asyncio.Event()
         self._none = asyncio.Event()
@@ -61,6 +73,17 @@ class Hub:
     @property
     def full(self) -> bool:
         return self.connections >= self.limits.connections_max
+
+    async def work(self, work: Callable[[StoppableEngine], T]) -> T:
+        """Do work in a thread. Raises DeadlineError, or what the work raises."""
+        forever = asyncio.Event()
+
+        async def gone() -> None:
+            await forever.wait()
+
+        async with self._turn:
+            engine = self.service.engine()
+            return await self._workers.run(engine, partial(work, engine), gone)
 
     @contextmanager
     def connected(self) -> Iterator[None]:
@@ -80,7 +103,10 @@ class Hub:
             async with asyncio.timeout(_END_S):
                 await self._none.wait()
         except TimeoutError:
-            return
+            _log.warning("websockets are still open", connections=self.connections)
+
+    def close(self) -> None:
+        self._workers.close()
 
 
 Holds = Callable[[], bool]

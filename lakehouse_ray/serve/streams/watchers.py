@@ -8,7 +8,6 @@ from collections.abc import Callable
 import structlog
 from pyiceberg.table import Table as IcebergTable
 
-from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.query.pins import FindTable
 
 _log = structlog.get_logger()
@@ -39,8 +38,10 @@ class Watcher:
         Raises LakehouseError where it cannot be.
         """
         if self._looking is None:
-            self.snapshot_id = await asyncio.to_thread(self._look)
+            seen = await asyncio.to_thread(self._look)
+            # Another one may have been quicker, and knows what it saw.
             if self._looking is None:
+                self.snapshot_id = seen
                 self._looking = asyncio.ensure_future(self._watch())
         self._listeners.append(told)
 
@@ -55,7 +56,7 @@ class Watcher:
             await asyncio.sleep(self._every_s)
             try:
                 now = await asyncio.to_thread(self._look)
-            except LakehouseError as error:
+            except Exception as error:  # noqa: BLE001 - the next look may find it well again
                 _log.warning("a table cannot be watched", table=self._name, reason=str(error))
                 continue
             if now != self.snapshot_id:
