@@ -260,6 +260,20 @@ def test_what_is_new_is_told_from_what_was_corrected(lake: BarLake, served: Serv
     assert [(one["seq"], one["data"]) for one in inside] == [(6, found[6]["data"])]
 
 
+def test_who_comes_back_to_a_stream_begins_with_what_is_then(lake: BarLake, served: Served) -> None:
+    async def talk() -> list[int]:
+        async with connect(address(served, "/ws")) as client:
+            for method in ("SUBSCRIBE", "UNSUBSCRIBE"):
+                await ask(client, method, ["btcusdt@kline_1h"])
+            await asyncio.to_thread(lake.put, bars("BTCUSDT", "2024-01-04", 0.1, holes=0))
+            await asyncio.sleep(0.3)
+            await ask(client, "SUBSCRIBE", ["btcusdt@kline_1h"])
+            await asyncio.to_thread(lake.put, bars("BTCUSDT", "2024-01-05", 0.1, holes=0))
+            return [json.loads(await client.recv())["k"]["t"] for _ in range(2)]
+
+    assert told(talk) == [1704412800000, 1704416400000]
+
+
 def test_a_version_that_is_gone_is_said_to_be(served: Served) -> None:
     token = Token(True, 9, {COARSE: 12345}).spell()
 

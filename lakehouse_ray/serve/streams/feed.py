@@ -40,6 +40,8 @@ Send = Callable[[str, bytes, int, Callable[[], Token]], Awaitable[None]]
 _SLOW_S = 5.0
 # Events sent without a look at anything else.
 _AT_ONCE = 64
+# Streams that one piece of work opens: each looks for its decimals and for a row.
+_OPENED_AT_ONCE = 64
 # Notices are of no stream.
 NOTICES = "lakehouse"
 
@@ -78,7 +80,11 @@ class Feed:
         ]
         for stream in wanted:
             await self._open(stream.table)
-        return await self._hub.work(partial(self._series, wanted)) if wanted else []
+        found: list[Series] = []
+        for first in range(0, len(wanted), _OPENED_AT_ONCE):
+            some = wanted[first : first + _OPENED_AT_ONCE]
+            found += await self._hub.work(partial(self._series, some))
+        return found
 
     def add(self, series: Sequence[Series]) -> None:
         self.streams.update((one.stream.name, one) for one in series)
@@ -87,6 +93,10 @@ class Feed:
     def remove(self, names: Sequence[str]) -> None:
         for name in names:
             self.streams.pop(name, None)
+        if self._live:
+            # Who comes back to a table begins with what it is then.
+            kept = self._told_of()
+            self._versions = {name: v for name, v in self._versions.items() if name in kept}
         self._touch()
 
     def _touch(self) -> None:
@@ -269,7 +279,7 @@ class Feed:
 
     def _token(self) -> Token:
         options, replay = self._options, not self._live
-        names = self._tables() | ({self._step[0]} if self._step is not None else set())
+        names = self._told_of()
         # What ends with a version ends when it is resumed too.
         end_us = LATEST_US if options.ends and options.end_us is None else options.end_us
         return Token(
@@ -284,6 +294,10 @@ class Feed:
 
     def _tables(self) -> set[str]:
         return {series.stream.table.name for series in self.streams.values()}
+
+    def _told_of(self) -> set[str]:
+        """Tables of streams, and the one whose rows are being told."""
+        return self._tables() | ({self._step[0]} if self._step is not None else set())
 
     async def _until_streams(self) -> None:
         while not self.streams:
@@ -330,12 +344,11 @@ class Feed:
             await self._listen(series.stream.table)
 
     async def _listen(self, table: Table) -> None:
-        if table.name in self._watching:
-            return
-        watcher = self._hub.watchers.of(table.name)
-        await watcher.listen(self._woken.set)
-        self._watching[table.name] = watcher
-        self._versions.setdefault(table.name, watcher.snapshot_id)
+        if table.name not in self._watching:
+            watcher = self._hub.watchers.of(table.name)
+            await watcher.listen(self._woken.set)
+            self._watching[table.name] = watcher
+        self._versions.setdefault(table.name, self._watching[table.name].snapshot_id)
 
     def _series(self, streams: Sequence[Stream], engine: StoppableEngine) -> list[Series]:
         find = self._service.source.find if self._live else self._pinned.__getitem__
