@@ -333,6 +333,23 @@ class ServeSettings(_Section):
     statement_memory_mb: int = Field(
         1024, ge=64, description="Memory of one statement; beyond it, it spills to disk."
     )
+    stream_connections_max: int = Field(
+        200, ge=0, description="Websockets open at once; more are turned away with 503."
+    )
+    streams_max: int = Field(
+        1024, ge=1, le=10_000, description="Streams of one websocket, as at the exchange."
+    )
+    stream_poll_s: float = Field(
+        1.0, ge=0.05, description="Between two looks at a table for what was committed."
+    )
+    stream_messages_per_s: int = Field(
+        10, ge=1, description="Messages that a websocket's client may send in a second."
+    )
+    origins: str = Field(
+        "",
+        description="Web pages of other places that may open a websocket, with commas, such as "
+        "`https://charts.example`. A page of the service's own address always may.",
+    )
 
     @model_validator(mode="after")
     def _redis_can_be_asked(self) -> ServeSettings:

@@ -25,6 +25,8 @@ from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.measures import Measures
 from lakehouse_ray.serve.problems import install, problem_of, respond
 from lakehouse_ray.serve.service import Service, Source, service_of
+from lakehouse_ray.serve.streams.hub import Hub, StreamLimits
+from lakehouse_ray.serve.streams.routes import router as streams_router
 
 _log = structlog.get_logger()
 
@@ -49,22 +51,29 @@ def create_app(
     clock: Clock | None = None,
     tells_id: bool = True,
     levels: Sequence[Level] = (),
+    origins: Collection[str] = (),
+    streams: StreamLimits | None = None,
 ) -> FastAPI:
     """Build the application over one lake.
 
     keys: Who may ask; None: whoever can connect. hosts: Names it answers to; None: any.
     tells_id: Whether answers get the header X-Request-Id here, not from what runs the application.
     levels: Where answers are kept beyond this process, the nearest first.
+    origins: Pages of other places that may open a websocket. streams: What websockets may cost.
     """
     limits = limits or Limits()
     clock = clock or SystemClock()
     service = Service(source, limits, clock, levels)
     measures = Measures(service)
+    hub = Hub(service, streams or StreamLimits(), measures)
+    measures.watch(hub)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.open()
         yield
+        await hub.end()
+        hub.close()
         service.close()
         await service.answers.close()
 
@@ -78,18 +87,21 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = service
+    app.state.hub = hub
     made = app.openapi
     app.openapi = lambda: app.openapi_schema or described(made())  # type: ignore[method-assign]
     install(app)
     app.add_middleware(
-        Border, limits=limits, clock=clock, keys=keys, hosts=hosts, seen=measures, tells_id=tells_id
-    )
+        Border, limits=limits, clock=clock, keys=keys, hosts=hosts, seen=measures,
+        tells_id=tells_id, origins=origins,
+    )  # fmt: skip
     _add_state(app, service, measures)
     app.include_router(facts.routes)
     app.include_router(symbols.routes)
     app.include_router(sql.routes)
     app.include_router(rows.router())
     app.include_router(binance.router())
+    app.include_router(streams_router(hub))
     return app
 
 

@@ -13,9 +13,12 @@ from urllib.parse import parse_qsl
 import structlog
 from fastapi import Request
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lakehouse_ray.clock import Clock
+from lakehouse_ray.serve.exchange_errors import spell_problem
+from lakehouse_ray.serve.handshake import HOLDS, is_foreign, key_offered, refuse
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.problems import Problem, respond
 
@@ -56,12 +59,14 @@ class Border:
         hosts: Collection[str] | None,
         seen: Seen,
         tells_id: bool = True,
+        origins: Collection[str] = (),
     ) -> None:
         """keys: None: whoever can connect may ask.
 
         hosts: Names by which the server may be called; None: any. On loopback without keys a web
             page could else reach it through a name of its own that leads to this machine.
         tells_id: Whether answers get the header X-Request-Id here; Ray Serve adds its own.
+        origins: Pages of other places that may open a websocket, such as https://charts.example.
         """
         self._app = app
         self._limits = limits
@@ -70,16 +75,18 @@ class Border:
         self._hosts = hosts
         self._seen = seen
         self._tells_id = tells_id
+        self._origins = frozenset(origin.lower() for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._open(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began_s = self._clock.monotonic_s()
         request = Request(scope, receive)
-        given = request.headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope["lakehouse.request_id"] = request_id
+        request_id = _name(scope, request)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             told = request_id if self._tells_id else None
             outgoing = _Outgoing(send, told, self._limits.send_timeout_s)
@@ -97,6 +104,37 @@ class Border:
                     status=outgoing.status,
                     bytes=outgoing.size,
                     ms=round(seconds * 1000, 1),
+                    key=scope.get("lakehouse.key"),
+                )
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A websocket, from its handshake to its end."""
+        began_s = self._clock.monotonic_s()
+        connection = HTTPConnection(scope)
+        sent = _Frames(send)
+        with structlog.contextvars.bound_contextvars(request_id=_name(scope, connection)):
+            try:
+                refusal = self._refusal(scope, connection)
+                if refusal is None and is_foreign(connection, self._origins):
+                    refusal = Problem(
+                        403, "wrong_origin", "a page of another place may not connect"
+                    )
+                if refusal is not None:
+                    path = scope["path"]
+                    body = spell_problem(refusal.code, refusal.status, refusal.detail, "GET", path)
+                    await refuse(scope, sent, refusal.status, body, refusal.headers)
+                else:
+                    await self._app(scope, receive, sent)
+            finally:
+                # Not what was asked with: a token of some kilobytes, or what is no parameter.
+                _log.info(
+                    "websocket",
+                    path=scope["path"][:500],
+                    status=sent.status,
+                    code=sent.code,
+                    frames=sent.count,
+                    bytes=sent.size,
+                    seconds=round(self._clock.monotonic_s() - began_s, 3),
                     key=scope.get("lakehouse.key"),
                 )
 
@@ -121,7 +159,7 @@ class Border:
             )
             await respond(request, problem)(scope, receive, outgoing)
 
-    def _refusal(self, scope: Scope, request: Request) -> Problem | None:
+    def _refusal(self, scope: Scope, request: HTTPConnection) -> Problem | None:
         """Why a request is turned away before it is looked at."""
         if self._hosts is not None and _host(request) not in self._hosts:
             return Problem(
@@ -129,7 +167,8 @@ class Border:
                 f"call it {' or '.join(sorted(self._hosts))}",
             )  # fmt: skip
         if self._keys is not None and scope["path"] not in OPEN_PATHS:
-            holder = self._keys.holder(_key(request))
+            key, keys = _key(request), self._keys
+            holder = keys.holder(key)
             if holder is None:
                 return Problem(
                     401, "key_needed", "a valid API key is needed",
@@ -137,6 +176,8 @@ class Border:
                     headers={"WWW-Authenticate": "Bearer"},
                 )  # fmt: skip
             scope["lakehouse.key"] = holder
+            # For what goes on for longer than a request.
+            scope[HOLDS] = lambda: keys.holder(key) == holder
         length = request.headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self._limits.body_bytes_max:
             return _too_large(self._limits.body_bytes_max)
@@ -170,18 +211,27 @@ def _bounded(receive: Receive, bytes_max: int) -> Receive:
     return bounded
 
 
-def _host(request: Request) -> str:
+def _name(scope: Scope, request: HTTPConnection) -> str:
+    """The id of a request: the client's own, if it may be one."""
+    given = request.headers.get("x-request-id", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    scope["lakehouse.request_id"] = request_id
+    return request_id
+
+
+def _host(request: HTTPConnection) -> str:
     host = request.headers.get("host", "").lower()
     bare, _, port = host.rpartition(":")
     return bare if port.isdigit() and bare else host
 
 
-def _key(request: Request) -> str:
+def _key(request: HTTPConnection) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
     # Clients of the exchange send theirs in a header of the exchange's name.
-    return request.headers.get("x-api-key") or request.headers.get("x-mbx-apikey", "")
+    named = request.headers.get("x-api-key") or request.headers.get("x-mbx-apikey")
+    return named or key_offered(request.scope)
 
 
 class _Outgoing:
@@ -207,3 +257,28 @@ class _Outgoing:
             self.size += len(message.get("body", b""))
         async with asyncio.timeout(self._timeout_s):
             await self._send(message)
+
+
+class _Frames:
+    """The way to a websocket's client. status: Of the handshake. code: With which it was closed."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        self.code: int | None = None
+        self.count = 0
+        self.size = 0
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self.status = 101
+        elif kind == "websocket.http.response.start":
+            self.status = message["status"]
+        elif kind == "websocket.close":
+            self.status = self.status or 403
+            self.code = message.get("code", 1000)
+        elif kind == "websocket.send":
+            self.count += 1
+            self.size += len(message.get("text") or message.get("bytes") or "")
+        await self._send(message)

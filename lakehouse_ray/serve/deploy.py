@@ -25,9 +25,10 @@ from fastapi import FastAPI
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.runtime.pool import default_worker_env
 from lakehouse_ray.runtime.session import connect
-from lakehouse_ray.serve.scaling import CPU, MEMORY, WAITING
+from lakehouse_ray.serve.scaling import CPU, MEMORY, OPEN, WAITING
 from lakehouse_ray.serve.server import app_of
 from lakehouse_ray.serve.service import Service
+from lakehouse_ray.serve.streams.hub import Hub
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.telemetry.logs import configure
 
@@ -159,7 +160,10 @@ def deployed(settings: Settings, port: int, *, own: bool) -> Iterator[None]:
     try:
         lake = serve.deployment(
             name=DEPLOYMENT,
-            max_ongoing_requests=serving.statements + serving.waiting_max + _BESIDE,
+            max_ongoing_requests=serving.statements
+            + serving.waiting_max
+            + serving.stream_connections_max
+            + _BESIDE,
             ray_actor_options={"num_cpus": serving.replica_cpus},
             health_check_period_s=_HEALTH_EVERY_S,
             health_check_timeout_s=_HEALTH_TIMEOUT_S,
@@ -194,11 +198,13 @@ def replica_of(settings: Settings) -> Any:
     from ray import serve
 
     built: list[Service] = []
+    hubs: list[Hub] = []
 
     def build() -> FastAPI:
         configure(settings.log.level, settings.log.format)
         app = app_of(settings, tells_id=False)  # Ray Serve does
         built.append(app.state.service)
+        hubs.append(app.state.hub)
         return app
 
     class Lake:
@@ -209,6 +215,7 @@ def replica_of(settings: Settings) -> Any:
                 CPU: psutil.cpu_percent(None) / 100,
                 MEMORY: psutil.virtual_memory().percent / 100,
                 WAITING: float(waiting),
+                OPEN: float(sum(hub.connections for hub in hubs)),
             }
 
     return serve.ingress(build)(Lake)

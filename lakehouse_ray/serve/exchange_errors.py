@@ -33,6 +33,7 @@ NO_SUCH_PATH = -5000
 
 # By the codes of our own problems.
 _OF_PROBLEM: Mapping[str, tuple[int, str]] = {
+    "wrong_origin": (KEY_REJECTED, "A page of another place may not connect."),
     "key_needed": (KEY_REJECTED, "Invalid API-key, IP, or permissions for action."),
     "busy": (OVERLOADED, "Server is currently overloaded with other requests. Please try again in a few minutes."),
     "unavailable": (OVERLOADED, "The lake cannot be read for now. Please try again in a few minutes."),

@@ -11,7 +11,10 @@ from prometheus_client.registry import Collector
 from lakehouse_ray.serve.cache.answers import Answers
 from lakehouse_ray.serve.cache.level import Counts
 from lakehouse_ray.serve.service import Service
+from lakehouse_ray.serve.streams.hub import Hub
 
+# Of the standard, and our own.
+_CODES = (1000, 1001, 1005, 1006, 1008, 1009, 1011, 1012, 4008, 4010)
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -32,6 +35,31 @@ class Measures:
             "lakehouse_questions_in_flight", "Worked on or waiting.", registry=self._registry
         ).set_function(lambda: service.workers.in_flight + service.sql_workers.in_flight)
         self._registry.register(_Remembered(service.answers))
+
+        self._events = Counter(
+            "lakehouse_stream_events", "Events sent to websockets.", ["stream"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._closed = Counter(
+            "lakehouse_stream_connections_closed", "Websockets that ended, by code.", ["code"],
+            registry=self._registry,
+        )  # fmt: skip
+
+    def watch(self, hub: Hub) -> None:
+        """Also tell of the open websockets of a hub."""
+        for name, doc, read in (
+            ("lakehouse_stream_connections", "Open websockets.", lambda: hub.connections),
+            ("lakehouse_stream_tables_watched", "Tables looked at for commits.",
+             lambda: hub.watchers.watching),
+        ):  # fmt: skip
+            Gauge(name, doc, registry=self._registry).set_function(read)
+
+    def event(self, kind: str) -> None:
+        self._events.labels(kind).inc()
+
+    def closed(self, code: int) -> None:
+        # A client may close with any number; only known ones become labels.
+        self._closed.labels(str(code) if code in _CODES else "other").inc()
 
     def __call__(self, route: str, method: str, status: int, seconds: float) -> None:
         # A method may be any word; only known ones become labels.

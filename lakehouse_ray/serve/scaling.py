@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # What each replica tells of itself; Ray Serve asks for it by `record_autoscaling_stats`.
-CPU, MEMORY, WAITING = "cpu_share", "memory_share", "waiting"
+CPU, MEMORY, WAITING, OPEN = "cpu_share", "memory_share", "waiting", "open_websockets"
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ def load_of(metrics: Mapping[str, Mapping[Any, float]], ongoing: float, at_work_
     at_work_max: How many of these can be worked on.
     """
     told = sum(_values(metrics, WAITING))
+    # A websocket is a request that goes on and waits for nothing.
+    ongoing -= sum(_values(metrics, OPEN))
     return Load(
         max(_values(metrics, CPU), default=0.0),
         max(_values(metrics, MEMORY), default=0.0),

@@ -22,10 +22,13 @@ from lakehouse_ray.serve.cache.in_store import StoreLevel
 from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.service import Source
+from lakehouse_ray.serve.streams.hub import Hub, StreamLimits
 from lakehouse_ray.settings import Settings
 
 # Connections that wait to be accepted.
 _BACKLOG = 2048
+# As the exchange's spot market does: a ping so often, and so long to answer it.
+_PING_EVERY_S, _PONG_WITHIN_S = 20.0, 60.0
 # Of requests in progress when the service is told to stop.
 _DRAIN_S = 10
 # A zip that `/v1/why` reads again; nothing stops it on the way.
@@ -50,6 +53,17 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
+def stream_limits_of(settings: Settings) -> StreamLimits:
+    serve = settings.serve
+    return StreamLimits(
+        connections_max=serve.stream_connections_max,
+        streams_max=serve.streams_max,
+        poll_s=serve.stream_poll_s,
+        messages_per_s=serve.stream_messages_per_s,
+        send_timeout_s=serve.send_timeout_s,
+    )
+
+
 def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
     """The application over the lake of the settings.
 
@@ -70,6 +84,8 @@ def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
         clock=reader.clock,
         tells_id=tells_id,
         levels=_levels(settings, reader),
+        origins=[name.strip() for name in settings.serve.origins.split(",") if name.strip()],
+        streams=stream_limits_of(settings),
     )
 
 
@@ -151,11 +167,33 @@ def url_of(found: socket.socket) -> str:
 
 def run_here(settings: Settings, found: socket.socket) -> None:
     """Serve in this process until it is told to stop; questions in progress are answered first."""
+    server_of(app_of(settings)).run(sockets=[found])
+
+
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """What speaks HTTP and websocket for an application of `create_app`."""
     config = uvicorn.Config(
-        app_of(settings),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_S,
+        ws_ping_interval=_PING_EVERY_S,
+        ws_ping_timeout=_PONG_WITHIN_S,
+        ws_max_size=app.state.hub.limits.message_bytes_max,
+        # Events are small and many: to compress them costs more time than it saves.
+        ws_per_message_deflate=False,
     )
-    uvicorn.Server(config).run(sockets=[found])
+    return _Server(config, app.state.hub)
+
+
+class _Server(uvicorn.Server):
+    """Says goodbye to websockets first: by itself it would say that the service restarts (1012)."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._hub.end()
+        await super().shutdown(sockets)

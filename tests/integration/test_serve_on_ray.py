@@ -24,6 +24,9 @@ import pytest
 from support.bars import BarLake, bars
 from support.commands import LAKEHOUSE, environment
 from support.served import Served
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 import lakehouse_ray as lh
 
@@ -85,6 +88,30 @@ def test_it_answers_as_the_sdk_does(running: Running) -> None:
     wrong = running.served.get("/v1/klines", symbol="BTCUSDT", interval="7m")
     assert (wrong.status, wrong.json["code"]) == (422, "invalid")
     assert running.served.get("/v1/sql", query="select 42 as x").json["rows"] == [{"x": 42}]
+
+
+def test_websockets_pass_the_proxy(running: Running) -> None:
+    """A replay, rows as they are committed, and who is turned away: as in one process."""
+    address = running.served.url.replace("http://", "ws://")
+    asked = "streams=btcusdt@kline_1h&start=2024-01-02&end=2024-01-03&events=true"
+    with connect(f"{address}/stream?{asked}") as client:
+        found = [json.loads(message)["data"] for message in client]
+        assert client.protocol.close_code == 1000
+    stored = lh.connect(running.home).klines("BTCUSDT", "1h", "2024-01-02", "2024-01-03").collect()
+    bars_told = [float(one["k"]["c"]) for one in found if one["e"] == "kline"]
+    assert bars_told == stored["close"].to_list()
+    assert sum(one["missing"] for one in found if one["e"] == "gap") == 24 - stored.height
+    assert found[-1]["e"] == "endOfReplay"
+    with connect(f"{address}/ws/btcusdt@kline_1h?events=true") as client:
+        assert json.loads(client.recv(timeout=20))["data"]["e"] == "live"
+        assert client.ping().wait(20)
+        BarLake(running.home).put(bars("BTCUSDT", "2024-02-01", 0.1, holes=0))
+        new = [json.loads(client.recv(timeout=20))["data"]["k"]["t"] for _ in range(2)]
+        assert new == [1706745600000, 1706749200000]
+    elsewhere = connect(f"{address}/ws", origin=Origin("https://evil.example"))
+    with pytest.raises(InvalidStatus) as caught, elsewhere:
+        pass
+    assert caught.value.response.status_code == 403
 
 
 def test_only_this_machine_reaches_it(running: Running) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ccxt
+import ccxt.pro
 import pytest
 from binance import AsyncClient, Client
 
@@ -59,7 +60,22 @@ def point_ccxt(exchange: Any, url: str) -> Any:
     """Every address that the client knows becomes ours, with the path it had."""
     for kind in ("api", "test", "demo"):
         known = exchange.urls.get(kind, {})
-        exchange.urls[kind] = {name: url + urlsplit(was).path for name, was in known.items()}
+        exchange.urls[kind] = {
+            name: url + urlsplit(was).path for name, was in known.items() if isinstance(was, str)
+        }
+    return exchange
+
+
+def ccxt_pro_at(url: str, query: str = "") -> Any:
+    """Its websockets too. query: Of their addresses; ccxt itself puts /0, /1, … behind them."""
+    exchange = point_ccxt(ccxt.pro.binance({"enableRateLimit": False, "newUpdates": True}), url)
+    socket_url = url.replace("http://", "ws://")
+    asked = f"?{query}&streams=" if query else ""
+    exchange.urls["api"]["ws"] = {
+        "spot": f"{socket_url}/ws{asked}",
+        "future": f"{socket_url}/fapi/ws{asked}",
+        "delivery": f"{socket_url}/dapi/ws{asked}",
+    }
     return exchange
 
 

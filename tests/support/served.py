@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import uvicorn
 from fastapi import FastAPI
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.serve.app import create_app
 from lakehouse_ray.serve.limits import Limits
-from lakehouse_ray.serve.server import listening, url_of
+from lakehouse_ray.serve.server import listening, server_of, url_of
 from lakehouse_ray.serve.service import Source
 from lakehouse_ray.settings import load_settings
 
@@ -71,7 +70,7 @@ def source_at(home: Path) -> Source:
 @contextmanager
 def running(app: FastAPI) -> Iterator[Served]:
     """The application under uvicorn, in a thread of this process."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    server = server_of(app)
     with listening("127.0.0.1", 0) as found:
         thread = threading.Thread(target=server.run, args=([found],), daemon=True)
         thread.start()

@@ -10,15 +10,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from lakehouse_ray.model.dataset import Dataset
-from lakehouse_ray.model.instruments import INSTRUMENT_STATES
 from lakehouse_ray.model.timespan import TimeRange, month_of, month_ordinal
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.scan import Where, quoted
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.serve.answers import reply
 from lakehouse_ray.serve.binance.bodies import Row, shape_of, write_all
+from lakehouse_ray.serve.binance.decimals import STATES, stored_decimals
 from lakehouse_ray.serve.binance.exchange_info import ExchangeInfos
-from lakehouse_ray.serve.binance.numbers import SPOT, Decimals, of_instrument
+from lakehouse_ray.serve.binance.numbers import SPOT, Decimals
 from lakehouse_ray.serve.binance.parameters import Parameters
 from lakehouse_ray.serve.binance.questions import PREFIXES, ROUTES, Question, Route, near_span, read
 from lakehouse_ray.serve.cache.stored import Written
@@ -26,8 +26,6 @@ from lakehouse_ray.serve.exchange_errors import BAD_INTERVAL, BAD_SYMBOL, Exchan
 from lakehouse_ray.serve.formats import Format, hold_rows
 from lakehouse_ray.serve.service import Service, service_of
 from lakehouse_ray.serve.work import StoppableEngine
-
-_STATES = VIEWS[INSTRUMENT_STATES.name]
 
 
 def router() -> APIRouter:
@@ -67,7 +65,7 @@ async def _answer(request: Request, route: Route) -> Response:
     question = read(route, parameters, request.headers.get("x-mbx-time-unit", ""))
     view = VIEWS[f"silver.{question.dataset.view}"]
     contract = route.market != "spot"
-    tables = await service.fix((*view.tables, *(_STATES.tables if contract else ())), None)
+    tables = await service.fix((*view.tables, *(STATES.tables if contract else ())), None)
 
     def produce(lake: Lake) -> Written:
         asker = _Asker(service, lake)
@@ -124,19 +122,9 @@ class _Asker:
         return found[::-1] if question.newest else found
 
     def decimals(self, question: Question) -> Decimals:
-        """As the last stored answer of exchangeInfo that had the symbol says."""
         if question.symbol is None:
             return Decimals()
-        where = Where({"market": question.market, "symbol": question.symbol})
-        statement = (
-            f"SELECT raw FROM {{view}} WHERE {where.sql(INSTRUMENT_STATES)} AND raw IS NOT NULL "
-            "ORDER BY observed_at DESC LIMIT 1"
-        )
-        found = self._run(_STATES.name, where, statement)
-        record = orjson.loads(found[0][0]) if found else {}
-        return of_instrument(
-            question.market, record.get("pricePrecision"), record.get("quantityPrecision")
-        )
+        return stored_decimals(self._service, self._lake, question.market, question.symbol)
 
     def refuse_unknown(self, question: Question) -> None:
         """No rows are an answer for a symbol that is stored, and an error for one that is not."""

@@ -51,7 +51,7 @@ def test_more_load_never_wants_fewer(now: int, cpu: float, memory: float, waitin
         assert wanted_replicas(now, 1, 200, worse, RULES) >= wanted
 
 
-def context(cpu: float, waiting: float, requests: float) -> SimpleNamespace:
+def context(cpu: float, waiting: float, requests: float, websockets: float = 0) -> SimpleNamespace:
     return SimpleNamespace(
         target_num_replicas=2,
         current_num_replicas=2,
@@ -62,6 +62,7 @@ def context(cpu: float, waiting: float, requests: float) -> SimpleNamespace:
             "cpu_share": {"a": cpu, "b": 0.1},
             "memory_share": {"a": 0.2},
             "waiting": {"a": waiting, "b": 0.0},
+            "open_websockets": {"a": websockets},
         },
     )
 
@@ -81,3 +82,7 @@ def test_a_replica_that_tells_nothing_is_no_reason_to_grow() -> None:
     silent = context(0, 0, 8)
     silent.aggregated_metrics = None
     assert ScalingPolicy(4)(silent)[0] == 1
+
+
+def test_open_websockets_wait_for_nothing() -> None:
+    assert ScalingPolicy(4)(context(0.1, 0, 8 + 101, websockets=101))[0] == 1

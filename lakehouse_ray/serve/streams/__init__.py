@@ -1,0 +1,1 @@
+"""The websocket: rows of the lake as the streams of the exchange."""

@@ -1,0 +1,364 @@
+"""The events of one connection: a replay of what is stored, then rows as they are committed.
+
+It is pulled: the next window is read when the client has taken the one before. A slow client costs
+no memory, loses nothing, and hears that it is slow; what it has not taken is in the tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+
+import orjson
+from pyiceberg.table import Table as IcebergTable
+
+from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import TimeRange
+from lakehouse_ray.query.lake import Lake
+from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.query.versions import spell_versions
+from lakehouse_ray.serve.streams.changes import Change, Touched, change_of, changes, touched
+from lakehouse_ray.serve.streams.events import Event, Place, Series
+from lakehouse_ray.serve.streams.history import gaps_of, history
+from lakehouse_ray.serve.streams.hub import Hub
+from lakehouse_ray.serve.streams.names import Stream, parse_stream
+from lakehouse_ray.serve.streams.options import LATEST_US, Options
+from lakehouse_ray.serve.streams.reading import ReadWindow, windows
+from lakehouse_ray.serve.streams.tables import TABLES, open_stream, pinned_tables
+from lakehouse_ray.serve.streams.tokens import Token
+from lakehouse_ray.serve.streams.watchers import Watcher, snapshot_of
+from lakehouse_ray.serve.work import StoppableEngine
+
+# Sends a frame: the stream, its JSON, the number of the event and where to go on.
+Send = Callable[[str, bytes, int, Callable[[], Token]], Awaitable[None]]
+# Of a step, spent waiting for the client.
+_SLOW_S = 5.0
+# Events sent without a look at anything else.
+_AT_ONCE = 64
+# Streams that one piece of work opens: each looks for its decimals and for a row.
+_OPENED_AT_ONCE = 64
+# Notices are of no stream.
+NOTICES = "lakehouse"
+
+
+class Feed:
+    """Not for several tasks, but for `prepare`, `add` and `remove`."""
+
+    def __init__(self, hub: Hub, options: Options, send: Send) -> None:
+        token = options.resume or Token(live=not options.replays, seq=0)
+        self._hub = hub
+        self._service = hub.service
+        self._options = options
+        self._send = send
+        self.streams: dict[str, Series] = {}
+        # Changes with the streams; what is read for others is read again.
+        self._generation = 0
+        self._woken = asyncio.Event()
+        self._live = token.live
+        self._seq = token.seq
+        self._place: Place | None = token.place
+        self._step = token.step
+        self._versions: dict[str, int | None] = dict(token.versions)
+        self._pinned: dict[str, IcebergTable | None] = {}
+        self._watching: dict[str, Watcher] = {}
+        self._gaps: dict[str, list[Event]] = {}
+        self._pace_from: tuple[float, int] | None = None
+        self._blocked_s = 0.0
+
+    async def prepare(self, names: Sequence[str]) -> list[Series]:
+        """The streams of these names, so that `add` can begin to tell of them.
+
+        Raises ProtocolError for what is no stream, or one that the lake has no rows of.
+        """
+        wanted = [
+            parse_stream(name, self._options.market) for name in names if name not in self.streams
+        ]
+        for stream in wanted:
+            await self._open(stream.table)
+        found: list[Series] = []
+        for first in range(0, len(wanted), _OPENED_AT_ONCE):
+            some = wanted[first : first + _OPENED_AT_ONCE]
+            found += await self._hub.work(partial(self._series, some))
+        return found
+
+    def add(self, series: Sequence[Series]) -> None:
+        self.streams.update((one.stream.name, one) for one in series)
+        self._touch()
+
+    def remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.streams.pop(name, None)
+        if self._live:
+            # Who comes back to a table begins with what it is then.
+            kept = self._told_of()
+            self._versions = {name: v for name, v in self._versions.items() if name in kept}
+        self._touch()
+
+    def _touch(self) -> None:
+        self._generation += 1
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Send events until a replay with an end is over.
+
+        Raises LakehouseError where it cannot go on.
+        """
+        try:
+            if not self._live:
+                await self._replay()
+                if self._options.ends:
+                    await self._notice("endOfReplay")
+                    return
+                self._live, self._place = True, None
+            await self._follow()
+        finally:
+            for watcher in self._watching.values():
+                watcher.leave(self._woken.set)
+
+    # What is stored
+
+    async def _replay(self) -> None:
+        within = self._options.within
+        while True:
+            await self._until_streams()
+            generation, streams = self._generation, list(self.streams.values())
+            gaps = await self._gaps_of(streams)
+            reach_us = max(series.shape.reach_us for series in streams)
+            span = self._left(TimeRange(within.start_us, within.end_us + reach_us + 1))
+            pins = self._pins(streams)
+            read = self._reader(lambda engine, due, most: history(
+                engine, streams, pins, gaps, within, due, most  # noqa: B023 - read before the next turn
+            ))  # fmt: skip
+            if span is None or await self._tell(read, span, generation, self._options.speed):
+                return
+
+    async def _gaps_of(self, streams: Sequence[Series]) -> list[Event]:
+        if not self._options.events:
+            return []
+        options = self._options
+        for series in streams:
+            if series.stream.name not in self._gaps:
+                find = partial(self._find_gaps, series, options.start_us, options.end_us)
+                self._gaps[series.stream.name] = await self._hub.work(find)
+        chosen = (self._gaps[series.stream.name] for series in streams)
+        return list(itertools.chain.from_iterable(chosen))
+
+    def _find_gaps(
+        self, series: Series, start_us: int | None, end_us: int | None, engine: StoppableEngine
+    ) -> list[Event]:
+        def find(name: str) -> IcebergTable | None:
+            return self._pinned[name] if name in self._pinned else self._service.source.find(name)
+
+        return gaps_of(Lake(find, engine), series, start_us, end_us)
+
+    def _left(self, span: TimeRange) -> TimeRange | None:
+        """The part of a range after the last event; None: nothing of it."""
+        start_us = span.start_us if self._place is None else max(span.start_us, self._place[0])
+        return TimeRange(start_us, span.end_us) if start_us < span.end_us else None
+
+    # What is committed
+
+    async def _follow(self) -> None:
+        await self._until_streams()
+        await self._listen_to_all()
+        await self._notice("live")
+        if self._step is not None and self._step[0] in self._tables():
+            await self._tell_step(*self._step)
+        self._step = self._place = None
+        while True:
+            self._woken.clear()
+            await self._listen_to_all()
+            moved = self._moved()
+            if moved is None:
+                await self._woken.wait()
+                continue
+            self._step = moved
+            await self._tell_step(*moved)
+
+    def _moved(self) -> tuple[str, int | None] | None:
+        """A table of which there is a version that was not told of."""
+        for name in sorted({series.stream.table.name for series in self.streams.values()}):
+            now = self._watching[name].snapshot_id
+            if now != self._versions[name]:
+                return name, now
+        return None
+
+    async def _tell_step(self, name: str, snapshot_id: int | None) -> None:
+        """Tell what a table has in a version beyond the one that was told of."""
+        behind = self._watching[name].commits
+        self._blocked_s = 0.0
+        change = await asyncio.to_thread(
+            change_of,
+            self._service.source.find,
+            next(table for table in TABLES if table.name == name),
+            self._versions.get(name),
+            snapshot_id,
+        )
+        while True:
+            generation = self._generation
+            streams = [s for s in self.streams.values() if s.stream.table.name == name]
+            found, span = await self._hub.work(partial(_touched, change=change, streams=streams))
+            span = None if span is None else self._left(span)
+            read = self._reader(
+                lambda engine, due, most: changes(engine, change, found, due, most)  # noqa: B023
+            )
+            if span is None or await self._tell(read, span, generation, None):
+                break
+        self._versions[name] = snapshot_id
+        self._step = self._place = None
+        if self._blocked_s > _SLOW_S:
+            await self._notice(
+                "slowConsumer",
+                waitedMs=round(self._blocked_s * 1000),
+                commitsBehind=self._watching[name].commits - behind,
+            )
+
+    # Both
+
+    async def _tell(
+        self, read: ReadWindow, span: TimeRange, generation: int, speed: float | None
+    ) -> bool:
+        """Send the events of a range; False: others were subscribed to meanwhile."""
+        async with aclosing(windows(read, span)) as found:
+            async for events in found:
+                for number, event in enumerate(events):
+                    if generation != self._generation:
+                        return False
+                    if self._is_told(event) or (event.extra and not self._options.events):
+                        continue
+                    if speed is not None and not await self._pace(event, generation, speed):
+                        return False
+                    self._seq += 1
+                    self._place = event.place
+                    await self._timed(event.stream, event.body)
+                    if number % _AT_ONCE == 0:
+                        await asyncio.sleep(0)
+        return generation == self._generation
+
+    def _is_told(self, event: Event) -> bool:
+        try:
+            return self._place is not None and event.place <= self._place
+        except TypeError as error:
+            raise InvalidError("resume is of other streams", "begin without it") from error
+
+    async def _pace(self, event: Event, generation: int, speed: float) -> bool:
+        """Wait until an event is due; False: others were subscribed to meanwhile."""
+        clock, due_us = self._service.clock, event.place[0]
+        if self._pace_from is None:
+            self._pace_from = clock.monotonic_s(), due_us
+        began_s, first_us = self._pace_from
+        while generation == self._generation:
+            wait_s = began_s + (due_us - first_us) / 1e6 / speed - clock.monotonic_s()
+            if wait_s <= 0:
+                return True
+            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._woken.wait()
+        return False
+
+    async def _timed(self, stream: str, body: bytes) -> None:
+        began_s = self._service.clock.monotonic_s()
+        await self._send(stream, body, self._seq, self._token)
+        self._blocked_s += self._service.clock.monotonic_s() - began_s
+
+    async def _notice(self, kind: str, **more: object) -> None:
+        if not self._options.events:
+            return
+        told = {name: self._versions[name] for name in self._tables()}
+        body = {
+            "e": kind, "E": self._service.clock.now_us() // 1000,
+            "snapshots": spell_versions(told), **more,
+        }  # fmt: skip
+        await self._timed(NOTICES, orjson.dumps(body))
+
+    def _token(self) -> Token:
+        options, replay = self._options, not self._live
+        names = self._told_of()
+        # What ends with a version ends when it is resumed too.
+        end_us = LATEST_US if options.ends and options.end_us is None else options.end_us
+        return Token(
+            self._live,
+            self._seq,
+            {name: self._versions[name] for name in names if name in self._versions},
+            self._step,
+            self._place,
+            options.start_us if replay else None,
+            end_us if replay else None,
+        )
+
+    def _tables(self) -> set[str]:
+        return {series.stream.table.name for series in self.streams.values()}
+
+    def _told_of(self) -> set[str]:
+        """Tables of streams, and the one whose rows are being told."""
+        return self._tables() | ({self._step[0]} if self._step is not None else set())
+
+    async def _until_streams(self) -> None:
+        while not self.streams:
+            self._woken.clear()
+            await self._woken.wait()
+
+    def _reader(
+        self, read: Callable[[StoppableEngine, TimeRange, int | None], list[Event] | None]
+    ) -> ReadWindow:
+        async def window(due: TimeRange, rows_max: int | None) -> list[Event] | None:
+            return await self._hub.work(lambda engine: read(engine, due, rows_max))
+
+        return window
+
+    # Tables
+
+    async def _open(self, table: Table) -> None:
+        """Fix the version of a table from which its streams begin."""
+        if self._live:
+            await self._listen(table)
+        elif table.name not in self._pinned:
+            await asyncio.to_thread(self._pin, table)
+
+    def _pin(self, table: Table) -> None:
+        """Pin all tables that a stream can have at once: one state of the lake."""
+        found = pinned_tables(self._service.source.find, self._versions, self._options.as_of)
+        self._pinned.update(found)
+        self._versions |= {name: snapshot_of(one) for name, one in found.items()}
+        if table.name not in found:
+            raise InvalidError(
+                f"these versions say nothing of {table.name}", "a time as as_of names all tables"
+            )
+
+    def _pins(self, streams: Sequence[Series]) -> Mapping[str, Pin]:
+        return {
+            table.name: Pin(table, self._pinned[table.name], self._versions[table.name])
+            for table in {
+                series.stream.table.name: series.stream.table for series in streams
+            }.values()
+        }
+
+    async def _listen_to_all(self) -> None:
+        for series in list(self.streams.values()):
+            await self._listen(series.stream.table)
+
+    async def _listen(self, table: Table) -> None:
+        if table.name not in self._watching:
+            watcher = self._hub.watchers.of(table.name)
+            await watcher.listen(self._woken.set)
+            self._watching[table.name] = watcher
+        self._versions.setdefault(table.name, self._watching[table.name].snapshot_id)
+
+    def _series(self, streams: Sequence[Stream], engine: StoppableEngine) -> list[Series]:
+        find = self._service.source.find if self._live else self._pinned.__getitem__
+        return [
+            open_stream(self._service, engine, find, stream, micro=self._options.micro)
+            for stream in streams
+        ]
+
+
+def _touched(
+    engine: StoppableEngine, change: Change, streams: Sequence[Series]
+) -> tuple[list[Touched], TimeRange | None]:
+    return touched(engine, change, streams)

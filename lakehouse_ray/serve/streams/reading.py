@@ -1,0 +1,139 @@
+"""The rows of streams within a window of time, from pinned tables; and which window comes next.
+
+Memory: a window has at most `WINDOW_ROWS` rows, however long the range and however many streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+import pyarrow as pa
+from pyiceberg.manifest import DataFile
+
+from lakehouse_ray.model.timespan import DAY_US, TimeRange
+from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.query.scan import Where, empty_sql, files_sql, plan_files, quoted
+from lakehouse_ray.query.statement import Result
+from lakehouse_ray.query.straight import straight
+from lakehouse_ray.query.views import VIEWS
+from lakehouse_ray.serve.streams.events import Event, Row, Series
+from lakehouse_ray.serve.work import StoppableEngine
+
+# As events of 350 bytes some 2 MB; two windows are in memory for each connection.
+WINDOW_ROWS = 5_000
+_FIRST_WINDOW_US = DAY_US
+
+# The events due within a window, in order; None: more than so many rows. None as the limit: all.
+ReadWindow = Callable[[TimeRange, int | None], Awaitable[list[Event] | None]]
+
+
+async def windows(
+    read: ReadWindow, span: TimeRange, rows_max: int = WINDOW_ROWS
+) -> AsyncGenerator[list[Event], None]:
+    """The events of a range, window by window; the next is read while one is used.
+
+    Windows grow where there is little in them and shrink where there is too much.
+    """
+    at_us, width_us = span.start_us, _FIRST_WINDOW_US
+
+    async def following() -> list[Event]:
+        nonlocal at_us, width_us
+        while at_us < span.end_us:
+            until_us = min(at_us + width_us, span.end_us)
+            # Nothing is shorter than a microsecond: all of one is read, whatever it has.
+            limit = rows_max if until_us - at_us > 1 else None
+            found = await read(TimeRange(at_us, until_us), limit)
+            if found is None:
+                width_us = max((until_us - at_us) // 8, 1)
+                continue
+            at_us = until_us
+            if 4 * len(found) <= rows_max:
+                width_us *= 4
+            if found:
+                return found
+        return []
+
+    ahead = asyncio.ensure_future(following())
+    try:
+        while found := await ahead:
+            ahead = asyncio.ensure_future(following())
+            yield found
+    finally:
+        ahead.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await ahead
+
+
+def read_rows(
+    engine: StoppableEngine,
+    series: Series,
+    pin: Pin,
+    due: TimeRange,
+    rows_max: int | None,
+    *,
+    files: Sequence[DataFile] | None = None,
+    within: TimeRange | None = None,
+) -> list[Row] | None:
+    """The rows whose events may be due in a range, in order of their time; None: more than rows_max.
+
+    files: Of the pinned table, the ones to read; None: all that may hold wanted rows.
+    within: Only rows of these times.
+    """
+    shape = series.shape
+    start_us, end_us = due.start_us - shape.reach_us, due.end_us
+    if within is not None:
+        start_us, end_us = max(start_us, within.start_us), min(end_us, within.end_us)
+    start_us = max(start_us, 0)
+    if start_us >= end_us:
+        return []
+    where = Where(series.stream.equal, TimeRange(start_us, end_us))
+    found: list[Row] = []
+    most = None if rows_max is None else rows_max + 1
+    with select(engine, series, pin, where, most, files) as result:
+        for batch in result.fetch_batches():
+            found += rows_of(batch)
+    return None if most is not None and len(found) >= most else found
+
+
+def select(
+    engine: StoppableEngine,
+    series: Series,
+    pin: Pin,
+    where: Where,
+    rows_max: int | None,
+    files: Sequence[DataFile] | None = None,
+) -> Result:
+    """The columns of a stream's shape, rows in order of their time."""
+    stream, columns = series.stream, list(series.shape.columns)
+    view, table = VIEWS[f"silver.{stream.dataset.view}"], stream.table
+    if files is None:
+        manifests = engine.kept.manifests if engine.kept is not None else None
+        files = plan_files(pin, where, manifests)
+    pins = {pin.shape.name: pin}
+    found = straight(engine, view, pins, [(pin, files)], where, columns, rows_max)
+    if found is not None:
+        return found
+    order = ", ".join(quoted(name) for name in table.sort if name != "symbol")
+    query = (
+        f"SELECT {', '.join(map(quoted, columns))} FROM {view.name} "
+        f"WHERE {where.sql(table)} ORDER BY {order}"
+    )
+    if rows_max is not None:
+        query += f" LIMIT {rows_max}"
+    sources = {one.name: empty_sql(one) for one in view.tables}
+    sources[table.name] = files_sql(table, files)
+    return engine.run(query, [view], sources, None, {pin.shape.name: pin.snapshot_id})
+
+
+def rows_of(batch: pa.RecordBatch) -> list[Row]:
+    """Rows as tuples, times as microseconds."""
+    return list(zip(*(_values(column) for column in batch.columns), strict=True))
+
+
+def _values(column: pa.Array) -> list[object]:
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    found: list[object] = column.to_pylist()
+    return found
