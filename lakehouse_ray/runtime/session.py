@@ -16,7 +16,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ OBJECT_STORE_BYTES = 128 << 20
 # Set by Ray in the environment of a job's entrypoint, with the job's runtime environment in it.
 _JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _ADDRESS = "RAY_ADDRESS"
+_API_SERVER_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _AUTH_MODE = "RAY_AUTH_MODE"
 _AUTH_TOKEN = "RAY_AUTH_TOKEN"
 _AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
@@ -274,6 +275,11 @@ def _node_view(node: Mapping[str, Any]) -> NodeView:
         ip=str(node["NodeManagerAddress"]),
         object_store_bytes=int(resources.get("object_store_memory", 0)),
     )
+
+
+def without_address() -> AbstractContextManager[None]:
+    """Hide the variables that decide which cluster Ray's clients ask, whatever they are told."""
+    return _environment({_ADDRESS: None, _API_SERVER_ADDRESS: None})
 
 
 @contextmanager

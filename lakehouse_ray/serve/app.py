@@ -15,11 +15,12 @@ from orjson import dumps
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError, UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.serve import facts, rows, sql, symbols
+from lakehouse_ray.serve import facts, jobs, rows, sql, symbols
 from lakehouse_ray.serve.binance import routes as binance
 from lakehouse_ray.serve.border import Border, KeyCheck
 from lakehouse_ray.serve.described import described
 from lakehouse_ray.serve.docs_page import CSP, page
+from lakehouse_ray.serve.job_desk import JobDesk
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.measures import Measures
 from lakehouse_ray.serve.problems import install, problem_of, respond
@@ -47,11 +48,13 @@ def create_app(
     hosts: Collection[str] | None = None,
     clock: Clock | None = None,
     tells_id: bool = True,
+    desk: JobDesk | str = "it only reads",
 ) -> FastAPI:
     """Build the application over one lake.
 
     keys: Who may ask; None: whoever can connect. hosts: Names it answers to; None: any.
     tells_id: Whether answers get the header X-Request-Id here, not from what runs the application.
+    desk: What takes jobs; or why there are none.
     """
     limits = limits or Limits()
     clock = clock or SystemClock()
@@ -63,6 +66,8 @@ def create_app(
         service.open()
         yield
         service.close()
+        if isinstance(desk, JobDesk):
+            desk.close()
 
     app = FastAPI(
         title="lakehouse_ray",
@@ -74,6 +79,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = service
+    app.state.jobs = desk
     made = app.openapi
     app.openapi = lambda: app.openapi_schema or described(made())  # type: ignore[method-assign]
     install(app)
@@ -84,6 +90,7 @@ def create_app(
     app.include_router(facts.routes)
     app.include_router(symbols.routes)
     app.include_router(sql.routes)
+    app.include_router(jobs.routes)
     app.include_router(rows.router())
     app.include_router(binance.router())
     return app

@@ -8,13 +8,14 @@ import uuid
 from collections import Counter as Tally
 from collections.abc import Collection
 from typing import Protocol
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lakehouse_ray.access.keys import Holder
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.problems import Problem, respond
@@ -24,6 +25,7 @@ _log = structlog.get_logger()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 # Probes carry no key. They say nothing of what is stored.
 OPEN_PATHS = ("/health", "/ready")
+_READING = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -34,8 +36,8 @@ _HEADERS = (
 class KeyCheck(Protocol):
     """Says whose a key is."""
 
-    def holder(self, key: str) -> str | None:
-        """The id of a key that holds now, or None; takes as long for one as for the other."""
+    def holder(self, key: str) -> Holder | None:
+        """Who has a key that holds now, or None; takes as long for one as for the other."""
 
 
 class Seen(Protocol):
@@ -128,6 +130,13 @@ class Border:
                 421, "wrong_host", "this server does not answer to that name",
                 f"call it {' or '.join(sorted(self._hosts))}",
             )  # fmt: skip
+        # Without keys, whatever runs on this machine may ask: so may a web page that its browser
+        # shows, though not read the answer. It cannot hide where it is from.
+        if self._keys is None and scope["method"] not in _READING and _is_of_elsewhere(request):
+            return Problem(
+                403, "cross_origin", "a web page of elsewhere may not ask this",
+                "programs send no header Origin",
+            )  # fmt: skip
         if self._keys is not None and scope["path"] not in OPEN_PATHS:
             holder = self._keys.holder(_key(request))
             if holder is None:
@@ -136,7 +145,7 @@ class Border:
                     "send Authorization: Bearer lk_…; `lakehouse keys create` makes one",
                     headers={"WWW-Authenticate": "Bearer"},
                 )  # fmt: skip
-            scope["lakehouse.key"] = holder
+            scope["lakehouse.key"], scope["lakehouse.may"] = holder.id, holder.may
         length = request.headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self._limits.body_bytes_max:
             return _too_large(self._limits.body_bytes_max)
@@ -174,6 +183,17 @@ def _host(request: Request) -> str:
     host = request.headers.get("host", "").lower()
     bare, _, port = host.rpartition(":")
     return bare if port.isdigit() and bare else host
+
+
+def _is_of_elsewhere(request: Request) -> bool:
+    """Whether a web page that is not of this server sent the request."""
+    origin = request.headers.get("origin")
+    if origin is None:
+        return False
+    try:
+        return urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
+    except ValueError:
+        return True
 
 
 def _key(request: Request) -> str:

@@ -22,7 +22,7 @@ code, pre { font-family: ui-monospace, monospace; font-size: .85rem; }
 pre { overflow-x: auto; background: #8881; padding: .6rem; border-radius: .3rem; }
 nav a { margin-right: 1rem; white-space: nowrap; } summary { cursor: pointer; }
 """
-_BY_TAG = ("rows", "facts", "symbols", "sql", "state")
+_BY_TAG = ("rows", "facts", "symbols", "sql", "jobs", "state")
 
 
 def page(document: Mapping[str, Any]) -> str:
