@@ -111,17 +111,21 @@ class RayJobs:
     def log(self, job_id: str) -> Iterator[str]:
         """In pieces: Ray's client would have all of it in memory."""
         with _told():
-            url = f"{self._connected().get_address()}/api/v0/logs/file"
+            client = self._connected()
+            # Ray (2.60) takes a submission's id here, and then asks for the node all the same.
+            node_id = client.get_job_info(job_id).driver_node_id
+            if node_id is None:
+                return  # nothing has begun that could say something
             with requests.get(
-                url,
-                params={"submission_id": job_id, "lines": -1},
+                f"{client.get_address()}/api/v0/logs/file",
+                params={"node_id": node_id, "filename": f"job-driver-{job_id}.log", "lines": -1},
                 headers=get_auth_headers_if_auth_enabled({}),
                 stream=True,
                 timeout=_TIMEOUT_S,
             ) as answer:
-                if answer.status_code == 404:
-                    return
                 if answer.status_code != 200:
+                    if "not found" in answer.text:
+                        return
                     raise _StatusError(answer.status_code, str(answer.text))
                 yield from _lines(answer.iter_content(64 << 10))
 

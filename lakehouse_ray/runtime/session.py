@@ -7,6 +7,7 @@ argument for.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -144,7 +145,7 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
         try:
             # Whatever is in the environment while Ray starts, its workers inherit. The process
             # itself gets its own back: Polars, for one, must not be narrowed here.
-            with _environment(worker_env), _kept_sigterm():
+            with _environment(worker_env), _kept_sigterm(), _agent_at_any_port():
                 ray.init(
                     address="local",
                     _temp_dir=str(temp_dir),
@@ -318,6 +319,21 @@ def _stdout_left_alone() -> Iterator[None]:
         yield
     finally:
         ray._private.worker.print_to_stdstream = original
+
+
+@contextmanager
+def _agent_at_any_port() -> Iterator[None]:
+    """Let the node's agent take a free port for HTTP, which ray.init (2.60) cannot be told.
+
+    It takes 52365 else, and where another Ray of this machine has that, goes on without; jobs, which
+    it starts, are then refused.
+    """
+    original = ray._private.parameter.RayParams
+    ray._private.parameter.RayParams = functools.partial(original, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        ray._private.parameter.RayParams = original
 
 
 @contextmanager

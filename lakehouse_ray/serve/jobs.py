@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import APIRouter, Body, Header, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -86,6 +86,15 @@ class _LogQuery(BaseModel):
         if self.tail is not None and self.offset is not None:
             raise InvalidError("tail and offset exclude each other")
         return self
+
+
+JobId = Annotated[
+    str,
+    Path(
+        description="As it was told when it was submitted.",
+        examples=["ingest-spot-klines-1m-20260105T120000-5f0c9a21"],
+    ),
+]
 
 
 class _Nothing(BaseModel):
@@ -172,7 +181,7 @@ async def list_jobs(request: Request, query: Annotated[_JobsQuery, Query()]) -> 
     summary="One job",
     response_class=Response,
 )
-async def get_job(request: Request, job_id: str, _: Annotated[_Nothing, Query()]) -> Response:
+async def get_job(request: Request, job_id: JobId, _: Annotated[_Nothing, Query()]) -> Response:
     desk = _desk(request)
     return _json(desk.document(await desk.run(lambda: desk.find(job_id))))
 
@@ -183,7 +192,9 @@ async def get_job(request: Request, job_id: str, _: Annotated[_Nothing, Query()]
     summary="What a job says",
     response_class=Response,
 )
-async def get_log(request: Request, job_id: str, query: Annotated[_LogQuery, Query()]) -> Response:
+async def get_log(
+    request: Request, job_id: JobId, query: Annotated[_LogQuery, Query()]
+) -> Response:
     desk = _desk(request)
     # Its state first: where that is an end, nothing more is said after these lines.
     job = await desk.run(lambda: desk.find(job_id))
@@ -207,7 +218,7 @@ async def get_log(request: Request, job_id: str, query: Annotated[_LogQuery, Que
     summary="End a job",
     response_class=Response,
 )
-async def stop_job(request: Request, job_id: str, _: Annotated[_Nothing, Query()]) -> Response:
+async def stop_job(request: Request, job_id: JobId, _: Annotated[_Nothing, Query()]) -> Response:
     """What it has committed stays, and running it again goes on from there."""
     desk = _desk(request)
     return _json(desk.document(await desk.run(lambda: desk.stop(job_id))), 202)

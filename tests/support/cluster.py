@@ -88,7 +88,13 @@ def cluster(
         "RAY_USAGE_STATS_ENABLED": "0",
         **(extra or {}),
     }
-    common = ["--block", f"--num-cpus={cpus}", "--object-store-memory=100000000"]
+    # Nodes share this machine, and it perhaps with other clusters: each agent has a port of its own.
+    common = [
+        "--block",
+        "--dashboard-agent-listen-port=0",
+        f"--num-cpus={cpus}",
+        "--object-store-memory=100000000",
+    ]
     head = [
         str(BIN / "ray"), "start", "--head", *common, f"--port={gcs}", f"--temp-dir={folder}/r",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
