@@ -37,6 +37,11 @@ class JobFacts(TypedDict):
     links: dict[str, str]
 
 
+# Inside of these classes `list` is a method.
+Listed = list[JobFacts]
+Lines = list[str]
+
+
 class AsyncRemoteJobs:
     """`AsyncRemoteLake.jobs`: methods to be awaited.
 
@@ -64,12 +69,12 @@ class AsyncRemoteJobs:
 
     async def list(
         self, workflow: WorkflowName | None = None, state: str | None = None, limit: int = 50
-    ) -> list[JobFacts]:
+    ) -> Listed:
         """The latest jobs that the cluster remembers, the latest first; 500 at most."""
         told = {"workflow": workflow, "state": state, "limit": str(limit)}
         params = {name: value for name, value in told.items() if value is not None}
         found = read_document(await self._ask(Question("/v1/jobs", params)))
-        return cast("list[JobFacts]", found["jobs"])
+        return cast(Listed, found["jobs"])
 
     async def get(self, job_id: str) -> JobFacts:
         return _facts(await self._ask(Question(_path(job_id))))
@@ -78,13 +83,13 @@ class AsyncRemoteJobs:
         """Ask a job to end. What it has committed stays."""
         return _facts(await self._ask(Question(f"{_path(job_id)}/stop", body={})))
 
-    async def log(self, job_id: str, tail: int | None = None) -> list[str]:
+    async def log(self, job_id: str, tail: int | None = None) -> Lines:
         """The lines of what it has said so far, or the last ones; secrets are hidden."""
         path = f"{_path(job_id)}/logs"
         if tail is not None:
             found = read_document(await self._ask(Question(path, {"tail": str(tail)})))
-            return list(found["lines"])
-        lines: list[str] = []
+            return [str(line) for line in found["lines"]]
+        lines: Lines = []
         while True:
             params = {"offset": str(len(lines)), "limit": str(_PAGE)}
             found = read_document(await self._ask(Question(path, params)))
@@ -120,8 +125,8 @@ class RemoteJobs:
 
     def list(
         self, workflow: WorkflowName | None = None, state: str | None = None, limit: int = 50
-    ) -> list[JobFacts]:
-        return cast("list[JobFacts]", self._run(self._jobs.list(workflow, state, limit)))
+    ) -> Listed:
+        return cast(Listed, self._run(self._jobs.list(workflow, state, limit)))
 
     def get(self, job_id: str) -> JobFacts:
         return cast(JobFacts, self._run(self._jobs.get(job_id)))
@@ -129,8 +134,8 @@ class RemoteJobs:
     def stop(self, job_id: str) -> JobFacts:
         return cast(JobFacts, self._run(self._jobs.stop(job_id)))
 
-    def log(self, job_id: str, tail: int | None = None) -> list[str]:
-        return cast("list[str]", self._run(self._jobs.log(job_id, tail)))
+    def log(self, job_id: str, tail: int | None = None) -> Lines:
+        return cast(Lines, self._run(self._jobs.log(job_id, tail)))
 
     def wait(
         self, job_id: str, *, timeout_s: float | None = None, every_s: float = _EVERY_S

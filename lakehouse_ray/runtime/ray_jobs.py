@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-import requests  # type: ignore[import-untyped]
+import requests
 from ray._private.authentication.http_token_authentication import (
     get_auth_headers_if_auth_enabled,
 )
@@ -118,7 +118,7 @@ class RayJobs:
                 return  # nothing has begun that could say something
             with requests.get(
                 f"{client.get_address()}/api/v0/logs/file",
-                params={"node_id": node_id, "filename": f"job-driver-{job_id}.log", "lines": -1},
+                params={"node_id": node_id, "filename": f"job-driver-{job_id}.log", "lines": "-1"},
                 headers=get_auth_headers_if_auth_enabled({}),
                 stream=True,
                 timeout=_TIMEOUT_S,

@@ -329,11 +329,12 @@ def _agent_at_any_port() -> Iterator[None]:
     it starts, are then refused.
     """
     original = ray._private.parameter.RayParams
-    ray._private.parameter.RayParams = functools.partial(original, dashboard_agent_listen_port=0)
+    with_any = functools.partial(original, dashboard_agent_listen_port=0)
+    ray._private.parameter.RayParams = with_any  # type: ignore[assignment, misc]
     try:
         yield
     finally:
-        ray._private.parameter.RayParams = original
+        ray._private.parameter.RayParams = original  # type: ignore[misc]
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def deployed(settings: Settings, port: int, *, own: bool) -> Iterator[str]:
     )
     begun = own
     try:
-        client = _get_global_client()  # type: ignore[no-untyped-call]
+        client = _get_global_client()
         assert client is not None
         listens = client.http_config
         host, port = listens.host or "0.0.0.0", listens.port
