@@ -1,5 +1,5 @@
 """`/v1/jobs` over HTTP: what is submitted, what is refused, what is told of it. Ray itself: see
-test_serve_jobs."""
+test_serve_on_ray."""
 
 from __future__ import annotations
 
