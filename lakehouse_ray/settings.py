@@ -6,6 +6,8 @@ read once, in `assembly`, and components are made from them.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -27,6 +29,9 @@ ENV_PREFIX = "LAKEHOUSE_"
 CONFIG_FILE = "lakehouse.toml"
 REAL_ARCHIVE_URL = "https://data.binance.vision"
 REAL_LISTING_URL = "https://s3-ap-northeast-1.amazonaws.com/data.binance.vision"
+
+# Addresses that may have a password in them.
+MAYBE_SECRET = ("catalog.uri", "telemetry.pushgateway_url")
 
 ProfileName = Literal["small", "medium", "large", "xlarge"]
 
@@ -268,6 +273,11 @@ class ServeSettings(_Section):
     require_keys: bool = Field(
         False, description="Ask for a key on loopback too; at any other address it is always asked."
     )
+    jobs: bool = Field(
+        False,
+        description="Take jobs at `/v1/jobs` (docs/serving.md); on Ray alone. Of keys, those that "
+        "were created with `--may jobs` may submit them.",
+    )
     replicas_min: int = Field(1, ge=1, description="Processes that answer, on Ray.")
     replicas_max: int = Field(
         4,
@@ -468,6 +478,41 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidError(f"{CONFIG_FILE} is not valid TOML: {error}") from error
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """Every value that must not be read in a log, the longest part of it."""
+    found: list[str] = []
+    for name, value in flatten(settings).items():
+        if isinstance(value, SecretStr):
+            found.append(value.get_secret_value())
+        elif name in MAYBE_SECRET:
+            with contextlib.suppress(ValueError):
+                found.append(urlsplit(value).password or "")
+    return [secret for secret in found if secret]
+
+
+def spell_environment(settings: Settings, *, secrets: bool) -> dict[str, str]:
+    """The variables by which another process has these settings, of those that are no default.
+
+    settings: With an absolute home. secrets: Give those too that are, or may hold, one.
+    """
+    told = {f"{ENV_PREFIX}HOME": str(settings.home)}
+    defaults = flatten(Settings.model_construct())
+    for name, value in flatten(settings).items():
+        is_secret = isinstance(value, SecretStr) or (
+            name in MAYBE_SECRET and urlsplit(value).password is not None
+        )
+        if name == "home" or value == defaults[name] or (is_secret and not secrets):
+            continue
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        elif name == "storage.root" and "://" not in value:
+            value = str(Path(value).absolute())
+        elif not isinstance(value, str):
+            value = json.dumps(value)
+        told[ENV_PREFIX + name.replace(".", "__").upper()] = value
+    return told
 
 
 def flatten(model: BaseModel, prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ import secrets
 import stat
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +33,8 @@ from lakehouse_ray.model.timespan import DAY_US
 _log = structlog.get_logger()
 
 VERSION = 1
+# What a key may be allowed beyond questions.
+PERMISSIONS = ("jobs",)
 _ID = re.compile(r"[a-z2-7]{10}", re.ASCII)
 _KEY = re.compile(r"lk_([a-z2-7]{10})_([A-Za-z0-9_-]{43})_([0-9a-f]{8})", re.ASCII)
 _ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
@@ -47,7 +49,7 @@ _NOBODY = hashlib.sha256(b"").hexdigest()
 class Key:
     """What the file has of a key. Times in microseconds; None: never.
 
-    name: Whose it is, in words.
+    name: Whose it is, in words. may: What it allows beyond questions, of `PERMISSIONS`.
     """
 
     id: str
@@ -56,6 +58,7 @@ class Key:
     created_us: int
     expires_us: int | None = None
     revoked_us: int | None = None
+    may: tuple[str, ...] = ()
 
     def state(self, now_us: int) -> str:
         if self.revoked_us is not None:
@@ -63,6 +66,14 @@ class Key:
         if self.expires_us is not None and self.expires_us <= now_us:
             return "expired"
         return "active"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Whose a key is, by its id, and what it allows beyond questions."""
+
+    id: str
+    may: tuple[str, ...] = ()
 
 
 class KeyFile:
@@ -76,11 +87,18 @@ class KeyFile:
         """All keys, the oldest first. Raises DeniedError where others may read the file."""
         return read_keys(self._path)
 
-    def create(self, name: str, days: int | None) -> tuple[Key, str]:
+    def create(self, name: str, days: int | None, may: Iterable[str] = ()) -> tuple[Key, str]:
         """Make a key. Returns what the file has of it, and the key itself, which nothing keeps.
 
-        days: Until it expires; None: never.
+        days: Until it expires; None: never. may: What it allows beyond questions.
         """
+        allowed = tuple(sorted(set(may)))
+        unknown = [one for one in allowed if one not in PERMISSIONS]
+        if unknown:
+            raise InvalidError(
+                f"no key may be allowed {', '.join(map(repr, unknown))}",
+                f"only {', '.join(PERMISSIONS)}",
+            )
         if not name.strip() or len(name) > _NAME_LENGTH_MAX or not name.isprintable():
             raise InvalidError(
                 "a key needs a name that can be printed", f"up to {_NAME_LENGTH_MAX} letters"
@@ -91,7 +109,7 @@ class KeyFile:
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         now_us = self._clock.now_us()
         expires_us = None if days is None else now_us + days * DAY_US
-        made = Key(key_id, name.strip(), _hash(secret), now_us, expires_us)
+        made = Key(key_id, name.strip(), _hash(secret), now_us, expires_us, may=allowed)
         with self._changing() as keys:
             keys.append(made)
         return made, spell_key(key_id, secret)
@@ -178,22 +196,29 @@ def read_keys(path: Path) -> Sequence[Key]:
 
 
 def _key_of(fields: dict[str, Any]) -> Key:
-    key = Key(**fields)
+    key = Key(**{**fields, "may": tuple(fields.get("may", ()))})
     whole = (key.created_us, key.expires_us, key.revoked_us)
     if not (
         _ID.fullmatch(key.id)
         and re.fullmatch(r"[0-9a-f]{64}", key.sha256)
         and isinstance(key.name, str)
+        and all(isinstance(one, str) for one in key.may)
         and all(value is None or type(value) is int for value in whole)
     ):
         raise ValueError(f"key {key.id!r}")
     return key
 
 
+def _spelled(key: Key) -> dict[str, Any]:
+    """A key without a permission is spelled as ever, so that an older release reads it."""
+    fields = asdict(key)
+    return fields if key.may else {k: v for k, v in fields.items() if k != "may"}
+
+
 def _write(path: Path, keys: Sequence[Key]) -> None:
     """Put a whole new file in the place of the old one, on disk before it is seen."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    document = {"v": VERSION, "keys": [asdict(key) for key in keys]}
+    document = {"v": VERSION, "keys": [_spelled(key) for key in keys]}
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
@@ -221,15 +246,17 @@ class KeyRing:
         self._seen: tuple[int, int, int] | None = None
         self._keys: dict[str, Key] = {}
 
-    def holder(self, key: str) -> str | None:
-        """The id of a key that holds now, or None. Where the file cannot be read, no key holds."""
+    def holder(self, key: str) -> Holder | None:
+        """Who has a key that holds now, or None. Where the file cannot be read, no key holds."""
         parsed = parse_key(key)
         key_id, secret = parsed or ("", "")
         known = self._current().get(key_id)
         same = hmac.compare_digest(_hash(secret), known.sha256 if known is not None else _NOBODY)
         if parsed is None or known is None or not same:
             return None
-        return known.id if known.state(self._clock.now_us()) == "active" else None
+        if known.state(self._clock.now_us()) != "active":
+            return None
+        return Holder(known.id, known.may)
 
     def _current(self) -> dict[str, Key]:
         with self._lock:

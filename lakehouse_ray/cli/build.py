@@ -20,16 +20,15 @@ from lakehouse_ray.cli.options import (
 from lakehouse_ray.cli.progress import BuildProgress
 from lakehouse_ray.gold.plan import BuildScope, ProductPlan
 from lakehouse_ray.model.products.registry import find_products
-from lakehouse_ray.model.timespan import TimeRange, parse_time
+from lakehouse_ray.model.timespan import parse_span
 from lakehouse_ray.model.venue import parse_interval, parse_market
+from lakehouse_ray.model.workflows import STORED_SPAN
 from lakehouse_ray.pipeline import gold
 from lakehouse_ray.pipeline.gold import BuildRequest
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.runtime.allocator import Allocation
 from lakehouse_ray.runtime.cluster import this_machine
 
-# Before and after everything that can be stored.
-_EARLIEST, _LATEST = "1970", "2200"
 # Of the units of a plan, so many are named.
 _NAMED_MAX = 100
 
@@ -87,14 +86,11 @@ def build(
 
 
 def _scope(market: str, symbols: str, interval: str, start: str, end: str) -> BuildScope:
-    span = None
-    if start or end:
-        span = TimeRange(parse_time(start or _EARLIEST), parse_time(end or _LATEST))
     return BuildScope(
         tuple(parse_market(name) for name in _listed(market)),
         _listed(symbols),
         tuple(parse_interval(name) for name in _listed(interval)),
-        span,
+        parse_span(start, end, *STORED_SPAN),
     )
 
 

@@ -22,20 +22,17 @@ from lakehouse_ray.cli.options import (
 )
 from lakehouse_ray.cli.progress import IngestProgress
 from lakehouse_ray.errors import InvalidError
-from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.instruments import INSTRUMENTS
-from lakehouse_ray.model.timespan import TimeRange, parse_time
-from lakehouse_ray.model.venue import parse_interval, parse_market
+from lakehouse_ray.model.timespan import parse_span
+from lakehouse_ray.model.venue import parse_market
+from lakehouse_ray.model.workflows import LISTED_SPAN, interval_of
 from lakehouse_ray.pipeline import bulk_ingestion
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.allocator import Allocation
 from lakehouse_ray.runtime.cluster import this_machine
 from lakehouse_ray.sources.source import Selection
-
-# Where the data begins, and a time after everything that can be listed.
-_EARLIEST, _LATEST = "2017-01", "2100-01"
 
 
 def ingest(
@@ -119,30 +116,17 @@ def _selection(
     chosen = parse_market(market)
     if contract not in ("", "spot", "perpetual", "delivery"):
         raise InvalidError(f"unknown contract {contract!r}", "perpetual or delivery")
-    span = None
-    if start or end:
-        span = TimeRange(parse_time(start or _EARLIEST), parse_time(end or _LATEST))
     return Selection(
         found,
         chosen,
-        _interval(found, interval),
+        interval_of(found, interval),
         tuple(dict.fromkeys(s.strip() for s in symbols.split(",") if s.strip())),
         quote or None,
         leverage_tokens,
         stable_pairs,
         contract or None,
-        span,
+        parse_span(start, end, *LISTED_SPAN),
     )
-
-
-def _interval(dataset: Dataset, interval: str) -> str | None:
-    if not dataset.bars:
-        if interval:
-            raise InvalidError(f"{dataset.name} has no intervals", "leave --interval away")
-        return None
-    if not interval:
-        raise InvalidError(f"{dataset.name} needs --interval", "such as --interval 1m")
-    return parse_interval(interval)
 
 
 def _freq(text: str) -> FreqPolicy:

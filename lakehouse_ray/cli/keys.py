@@ -26,6 +26,9 @@ def keys(
         str, typer.Argument(help="create: whose key it is, in words. revoke: its id.")
     ] = "",
     days: Annotated[int, typer.Option(help="create: days until it expires; 0: never.")] = DAYS,
+    may: Annotated[
+        str, typer.Option(help="create: what it allows beyond questions: jobs, to submit them.")
+    ] = "",
     home: HomeOption = "",
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -44,7 +47,9 @@ def keys(
     file = KeyFile(settings_of(home=home).keys_path, clock)
     now_us = clock.now_us()
     if action == "create":
-        made, key = file.create(name, days or None)
+        made, key = file.create(
+            name, days or None, [one.strip() for one in may.split(",") if one.strip()]
+        )
         if json_:
             typer.echo(json.dumps({**_facts(made, now_us), "key": key}))
         else:
@@ -56,8 +61,14 @@ def keys(
         if json_:
             typer.echo(json.dumps({"keys": [_facts(key, now_us) for key in found]}))
         else:
-            columns = ("id", "name", "state", "created", "expires")
-            rows = [tuple(_facts(key, now_us)[name] or "" for name in columns) for key in found]
+            columns = ("id", "name", "state", "may", "created", "expires")
+            rows = [
+                tuple(
+                    ",".join(value) if isinstance(value, list) else value or ""
+                    for value in map(_facts(key, now_us).get, columns)
+                )
+                for key in found
+            ]
             typer.echo("\n".join(aligned(columns, rows)) if rows else "there are no keys yet")
     elif action == "revoke":
         revoked = file.revoke(name)
@@ -78,6 +89,7 @@ def _facts(key: Key, now_us: int) -> dict[str, Any]:
         "id": key.id,
         "name": key.name,
         "state": key.state(now_us),
+        "may": list(key.may),
         "created": told(key.created_us),
         "expires": told(key.expires_us),
         "revoked": told(key.revoked_us),

@@ -64,6 +64,16 @@ def parse_time(text: str) -> int:
     return to_us(moment)
 
 
+def parse_span(start: str, end: str, earliest: str, latest: str) -> TimeRange | None:
+    """Return the range of two texts as `parse_time` reads them; None where both are empty.
+
+    earliest, latest: Stand for one that is empty.
+    """
+    if not start and not end:
+        return None
+    return TimeRange(parse_time(start or earliest), parse_time(end or latest))
+
+
 def format_time(us: int) -> str:
     """Return ISO 8601 with Z, with a fraction only where there is one."""
     text = from_us(us).strftime("%Y-%m-%dT%H:%M:%S")

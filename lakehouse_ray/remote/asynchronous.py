@@ -17,6 +17,7 @@ from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.remote import questions
 from lakehouse_ray.remote.answers import PAGE_ROWS, RemoteResult, Walk
 from lakehouse_ray.remote.async_facts import AsyncRemoteFacts
+from lakehouse_ray.remote.jobs import AsyncRemoteJobs
 from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.reply import Reply
 from lakehouse_ray.remote.shapes import Asked, computed, of_rows, with_indicators
@@ -53,6 +54,11 @@ class AsyncRemoteLake(AsyncRemoteFacts, LakeDatasets[Coroutine[Any, Any, LakeFra
     async def close(self) -> None:
         """End the connections; the next question makes new ones."""
         await self._transport.close()
+
+    @property
+    def jobs(self) -> AsyncRemoteJobs:
+        """The lake's workflows as jobs of the cluster behind the service."""
+        return AsyncRemoteJobs(self._ask)
 
     async def klines(
         self,

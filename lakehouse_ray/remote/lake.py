@@ -20,6 +20,7 @@ from lakehouse_ray.remote import questions
 from lakehouse_ray.remote.answers import PAGE_ROWS, Probed, RemoteResult, Walk, chosen, probe
 from lakehouse_ray.remote.background import BACKGROUND
 from lakehouse_ray.remote.facts import RemoteFacts
+from lakehouse_ray.remote.jobs import AsyncRemoteJobs, RemoteJobs
 from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.reply import Reply
 from lakehouse_ray.remote.shapes import Asked, computed, of_rows, with_indicators
@@ -182,6 +183,11 @@ class RemoteLake(RemoteFacts, LakeDatasets[LakeFrame]):
         Raises InvalidError for a statement that cannot be right, or that the server does not allow.
         """
         return RemoteResult.held(self._ask(questions.sql(query, parameters, as_of)))
+
+    @property
+    def jobs(self) -> RemoteJobs:
+        """The lake's workflows as jobs of the cluster behind the service."""
+        return RemoteJobs(AsyncRemoteJobs(self._transport.ask), self._run)
 
     def _frame(self, asked: Asked) -> LakeFrame:
         probed = self._run(probe(self._transport, asked.probe))

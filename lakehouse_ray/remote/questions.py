@@ -28,11 +28,12 @@ Names = str | Iterable[str] | None
 
 @dataclass(frozen=True)
 class Question:
-    """body: Sent by POST, as JSON; None: GET."""
+    """body: Sent by POST, as JSON; None: GET. headers: Beside those of every question."""
 
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def with_params(self, **params: object) -> Question:
         return replace(self, params={**self.params, **_spelled(params)})

@@ -23,7 +23,7 @@ _RETRY_AFTER_MAX_S = 3600.0
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> LakehouseError:
-    """The error that an answer other than 200 means; by what a problem says, else by its status."""
+    """The error that an answer of another status than 2xx means; by what a problem says, else by its status."""
     told = _document(headers, body)
     detail = _text(told, "detail") or f"the server answered {status} {_phrase(status)}"
     hint = _text(told, "hint")

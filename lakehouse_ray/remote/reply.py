@@ -62,7 +62,7 @@ class Body:
 
 
 class Reply:
-    """A whole answer with status 200: its bytes are those that its header says."""
+    """A whole answer that is no error: its bytes are those that its header says."""
 
     def __init__(self, url: str, headers: Mapping[str, str], body: Body) -> None:
         """Raises BadDataError for bytes that are others than the server sent."""

@@ -1,7 +1,7 @@
 """Questions to the service and whole answers back, over one connection pool.
 
-Tried again is only what the server asks to be tried again: 503 with Retry-After. Everything asked
-here only reads. The key goes to the one server that was named, and into no message.
+Tried again is only what the server asks to be tried again: 503 with Retry-After. What is asked here
+only reads, or bears a name by which it is done once. The key goes to the one server that was named, and into no message.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ class Transport:
                 url,
                 params=question.params,
                 data=body,
-                headers={"Content-Type": JSON} if body is not None else None,
+                headers={
+                    **({"Content-Type": JSON} if body is not None else {}),
+                    **question.headers,
+                },
                 allow_redirects=False,
             ) as answer:
                 if 300 <= answer.status < 400:
@@ -119,7 +122,7 @@ class Transport:
                         f"{self.address.url} sends its callers elsewhere, and a key does not follow",
                         "connect to the address where the service itself is",
                     )
-                if answer.status != 200:
+                if not 200 <= answer.status < 300:
                     told = await _first(answer, _ERROR_BYTES_MAX)
                     raise error_of(answer.status, answer.headers, told)
                 return Reply(str(answer.url), answer.headers.copy(), await _read(answer))

@@ -7,6 +7,7 @@ argument for.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ OBJECT_STORE_BYTES = 128 << 20
 # Set by Ray in the environment of a job's entrypoint, with the job's runtime environment in it.
 _JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _ADDRESS = "RAY_ADDRESS"
+_API_SERVER_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _AUTH_MODE = "RAY_AUTH_MODE"
 _AUTH_TOKEN = "RAY_AUTH_TOKEN"
 _AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
@@ -143,7 +145,7 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
         try:
             # Whatever is in the environment while Ray starts, its workers inherit. The process
             # itself gets its own back: Polars, for one, must not be narrowed here.
-            with _environment(worker_env), _kept_sigterm():
+            with _environment(worker_env), _kept_sigterm(), _agent_at_any_port():
                 ray.init(
                     address="local",
                     _temp_dir=str(temp_dir),
@@ -276,6 +278,11 @@ def _node_view(node: Mapping[str, Any]) -> NodeView:
     )
 
 
+def without_address() -> AbstractContextManager[None]:
+    """Hide the variables that decide which cluster Ray's clients ask, whatever they are told."""
+    return _environment({_ADDRESS: None, _API_SERVER_ADDRESS: None})
+
+
 @contextmanager
 def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
     """Set (None: remove) environment variables and put back what was there."""
@@ -312,6 +319,22 @@ def _stdout_left_alone() -> Iterator[None]:
         yield
     finally:
         ray._private.worker.print_to_stdstream = original
+
+
+@contextmanager
+def _agent_at_any_port() -> Iterator[None]:
+    """Let the node's agent take a free port for HTTP, which ray.init (2.60) cannot be told.
+
+    It takes 52365 else, and where another Ray of this machine has that, goes on without; jobs, which
+    it starts, are then refused.
+    """
+    original = ray._private.parameter.RayParams
+    with_any = functools.partial(original, dashboard_agent_listen_port=0)
+    ray._private.parameter.RayParams = with_any  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        ray._private.parameter.RayParams = original  # type: ignore[misc]
 
 
 @contextmanager

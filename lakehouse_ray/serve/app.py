@@ -15,12 +15,13 @@ from orjson import dumps
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError, UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.serve import facts, rows, sql, symbols
+from lakehouse_ray.serve import facts, jobs, rows, sql, symbols
 from lakehouse_ray.serve.binance import routes as binance
 from lakehouse_ray.serve.border import Border, KeyCheck
 from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.described import described
 from lakehouse_ray.serve.docs_page import CSP, page
+from lakehouse_ray.serve.job_desk import JobDesk
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.measures import Measures
 from lakehouse_ray.serve.problems import install, problem_of, respond
@@ -53,6 +54,7 @@ def create_app(
     levels: Sequence[Level] = (),
     origins: Collection[str] = (),
     streams: StreamLimits | None = None,
+    desk: JobDesk | str = "it only reads",
 ) -> FastAPI:
     """Build the application over one lake.
 
@@ -60,6 +62,7 @@ def create_app(
     tells_id: Whether answers get the header X-Request-Id here, not from what runs the application.
     levels: Where answers are kept beyond this process, the nearest first.
     origins: Pages of other places that may open a websocket. streams: What websockets may cost.
+    desk: What takes jobs; or why there are none.
     """
     limits = limits or Limits()
     clock = clock or SystemClock()
@@ -76,6 +79,8 @@ def create_app(
         hub.close()
         service.close()
         await service.answers.close()
+        if isinstance(desk, JobDesk):
+            desk.close()
 
     app = FastAPI(
         title="lakehouse_ray",
@@ -88,6 +93,7 @@ def create_app(
     )
     app.state.service = service
     app.state.hub = hub
+    app.state.jobs = desk
     made = app.openapi
     app.openapi = lambda: app.openapi_schema or described(made())  # type: ignore[method-assign]
     install(app)
@@ -99,6 +105,7 @@ def create_app(
     app.include_router(facts.routes)
     app.include_router(symbols.routes)
     app.include_router(sql.routes)
+    app.include_router(jobs.routes)
     app.include_router(rows.router())
     app.include_router(binance.router())
     app.include_router(streams_router(hub))

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lakehouse_ray.access.keys import Holder
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.serve.exchange_errors import spell_problem
 from lakehouse_ray.serve.handshake import HOLDS, is_foreign, key_offered, refuse
@@ -27,6 +28,7 @@ _log = structlog.get_logger()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 # Probes carry no key. They say nothing of what is stored.
 OPEN_PATHS = ("/health", "/ready")
+_READING = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -37,8 +39,8 @@ _HEADERS = (
 class KeyCheck(Protocol):
     """Says whose a key is."""
 
-    def holder(self, key: str) -> str | None:
-        """The id of a key that holds now, or None; takes as long for one as for the other."""
+    def holder(self, key: str) -> Holder | None:
+        """Who has a key that holds now, or None; takes as long for one as for the other."""
 
 
 class Seen(Protocol):
@@ -166,6 +168,13 @@ class Border:
                 421, "wrong_host", "this server does not answer to that name",
                 f"call it {' or '.join(sorted(self._hosts))}",
             )  # fmt: skip
+        # Without keys, whatever runs on this machine may ask: so may a web page that its browser
+        # shows, though not read the answer. It cannot hide where it is from.
+        if self._keys is None and _changes(scope) and is_foreign(request, ()):
+            return Problem(
+                403, "cross_origin", "a web page of elsewhere may not ask this",
+                "programs send no header Origin",
+            )  # fmt: skip
         if self._keys is not None and scope["path"] not in OPEN_PATHS:
             key, keys = _key(request), self._keys
             holder = keys.holder(key)
@@ -175,7 +184,7 @@ class Border:
                     "send Authorization: Bearer lk_…; `lakehouse keys create` makes one",
                     headers={"WWW-Authenticate": "Bearer"},
                 )  # fmt: skip
-            scope["lakehouse.key"] = holder
+            scope["lakehouse.key"], scope["lakehouse.may"] = holder.id, holder.may
             # For what goes on for longer than a request.
             scope[HOLDS] = lambda: keys.holder(key) == holder
         length = request.headers.get("content-length", "0")
@@ -223,6 +232,11 @@ def _host(request: HTTPConnection) -> str:
     host = request.headers.get("host", "").lower()
     bare, _, port = host.rpartition(":")
     return bare if port.isdigit() and bare else host
+
+
+def _changes(scope: Scope) -> bool:
+    """Whether a request may change something; a websocket only asks."""
+    return scope["type"] == "http" and scope["method"] not in _READING
 
 
 def _key(request: HTTPConnection) -> str:

@@ -22,17 +22,19 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from fastapi import FastAPI
 
-from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.errors import ConflictError, InvalidError, UnavailableError
+from lakehouse_ray.runtime.cluster import this_machine
 from lakehouse_ray.runtime.pool import default_worker_env
+from lakehouse_ray.runtime.ray_jobs import RayJobs
 from lakehouse_ray.runtime.session import connect
+from lakehouse_ray.serve.configuration import APPLICATION
 from lakehouse_ray.serve.scaling import CPU, MEMORY, OPEN, WAITING
-from lakehouse_ray.serve.server import app_of
+from lakehouse_ray.serve.server import app_of, check_address, url_at
 from lakehouse_ray.serve.service import Service
 from lakehouse_ray.serve.streams.hub import Hub
-from lakehouse_ray.settings import Settings
+from lakehouse_ray.settings import Settings, load_settings, spell_environment
 from lakehouse_ray.telemetry.logs import configure
 
-APPLICATION = "lakehouse"
 DEPLOYMENT = "Lake"
 # Requests that a replica takes beyond those that it lets wait: probes, metrics, cached answers.
 _BESIDE = 50
@@ -42,7 +44,8 @@ _HEALTH_EVERY_S, _HEALTH_TIMEOUT_S = 5.0, 30.0
 _POLL_S = 0.5
 
 # HAProxy binds its page of statistics, with every backend on it, to all interfaces, and Ray (2.60)
-# has no setting for it. This stands in for the program, mends the file it is given, and becomes it.
+# has no setting for it; nor for sending what starts a job to one replica alone. This stands in for the
+# program, mends the file it is given, and becomes it.
 _WRAPPER = """#!{python}
 import os, re, sys
 for before, path in zip(sys.argv, sys.argv[1:]):
@@ -52,6 +55,10 @@ for before, path in zip(sys.argv, sys.argv[1:]):
         mended = re.sub(r"(?m)^(\\s*bind )(?:\\*)?:(\\d+)$", r"\\g<1>127.0.0.1:\\2", text)
         kept = {frontend!r}
         mended = mended.replace("bind 127.0.0.1:" + kept[1], "bind " + kept[0] + ":" + kept[1])
+        front = "frontend http_frontend\\n"
+        once = "    http-request disable-l7-retry if METH_POST {{ path_beg /v1/jobs }}\\n"
+        if once not in mended:
+            mended = mended.replace(front, front + once)
         if mended != text:
             with open(path + ".mended", "w") as file:
                 file.write(mended)
@@ -97,8 +104,8 @@ def ingress_environment(folder: Path, host: str, port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Every question may be asked twice: nothing here changes anything. So one whose replica
-        # died before it answered is given to another.
+        # Questions may be asked twice: they change nothing. So one whose replica died before it
+        # answered is given to another; not what submits a job (see the wrapper).
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
@@ -112,85 +119,148 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def run_on_ray(settings: Settings, port: int, ready: Callable[[], None]) -> None:
+def run_on_ray(settings: Settings, port: int, ready: Callable[[str, str], None]) -> None:
     """Serve on the Ray of the settings until this process is told to stop.
 
-    port: The one that the service listens at. ready: Called when it answers.
+    port: The one that the service listens at. ready: Called when it answers, with its url and that
+    of Ray's dashboard, which is empty where there is none.
 
-    Raises UnavailableError where Ray or the application does not start.
+    Raises UnavailableError where Ray or the application does not start, ConflictError where the
+    cluster has such an application, DeniedError where it could be reached without a key.
     """
     folder = Path(tempfile.mkdtemp(prefix="lake-serve-", dir="/tmp"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         told: dict[str, str] = {}
+        inherited = default_worker_env(1)
         if not settings.ray.address:
             told = ingress_environment(folder, settings.serve.host, port)
+            if settings.serve.jobs:
+                # What Ray's dashboard must not show, jobs have from birth.
+                inherited |= spell_environment(settings, secrets=True)
         stack.enter_context(_environment(told))
         session = stack.enter_context(
             connect(
                 settings.ray.address,
-                include_dashboard=False,
-                worker_env={**default_worker_env(1), **told},
+                include_dashboard=settings.serve.jobs,
+                worker_env={**inherited, **told},
                 object_store_bytes=settings.compute.object_store_mb << 20,
             )
         )
-        stack.enter_context(deployed(settings, port, own=session.own))
-        ready()
+        url = stack.enter_context(deployed(settings, port, own=session.own))
+        ready(url, session.dashboard_url)
         stopped = threading.Event()
         while not stopped.wait(_POLL_S):
             pass
 
 
 @contextlib.contextmanager
-def deployed(settings: Settings, port: int, *, own: bool) -> Iterator[None]:
+def deployed(settings: Settings, port: int, *, own: bool) -> Iterator[str]:
     """The application on the Ray that this process is connected to, as long as the context lasts.
 
-    own: Whether that Ray is ours; on a cluster others may have applications of their own.
+    own: Whether that Ray is ours; on a cluster others may have applications of their own, and what
+    was started before us decides where it listens. Yields where that is.
     """
     from ray import serve  # reads the environment
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions
+    from ray.serve.config import HTTPOptions
+    from ray.serve.context import _get_global_client
 
     serving = settings.serve
     serve.start(
         http_options=HTTPOptions(host=serving.host, port=port),
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
+    begun = own
     try:
-        lake = serve.deployment(
-            name=DEPLOYMENT,
-            max_ongoing_requests=serving.statements
-            + serving.waiting_max
-            + serving.stream_connections_max
-            + _BESIDE,
-            ray_actor_options={"num_cpus": serving.replica_cpus},
-            health_check_period_s=_HEALTH_EVERY_S,
-            health_check_timeout_s=_HEALTH_TIMEOUT_S,
-            graceful_shutdown_timeout_s=serving.statement_timeout_s,
-            autoscaling_config=AutoscalingConfig(
-                min_replicas=serving.replicas_min,
-                initial_replicas=serving.replicas_min,
-                max_replicas=max(serving.replicas_max, serving.replicas_min),
-                upscale_delay_s=_UP_AFTER_S,
-                downscale_delay_s=_DOWN_AFTER_S,
-                metrics_interval_s=_METRICS_EVERY_S,
-                look_back_period_s=_LOOK_BACK_S,
-                policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
-                    policy_function="lakehouse_ray.serve.scaling:ScalingPolicy",
-                    policy_kwargs={"statements": serving.statements},
-                ),
-            ),
-        )(replica_of(settings))
-        serve.run(lake.bind(), name=APPLICATION, route_prefix="/")
-        yield
+        client = _get_global_client()
+        assert client is not None
+        listens = client.http_config
+        host, port = listens.host or "0.0.0.0", listens.port
+        if not own:
+            # Whether it needs keys goes by where it listens, not by what was asked for.
+            told = {"host": host, "port": port}
+            settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=told)})
+            check_address(settings)
+            if APPLICATION in serve.status().applications:
+                raise ConflictError(
+                    f"an application {APPLICATION!r} runs on this cluster already; "
+                    "`serve status` shows it"
+                )
+        begun = True
+        serve.run(_bound(settings, own=own), name=APPLICATION, route_prefix="/")
+        yield url_at(host, port)
     except (RuntimeError, TimeoutError) as error:
         raise UnavailableError(f"the service did not start on Ray: {error}") from error
     finally:
         if own:
             serve.shutdown()  # type: ignore[no-untyped-call]
-        else:
+        elif begun:
             serve.delete(APPLICATION)
+
+
+def application(arguments: dict[str, Any]) -> Any:
+    """The application for a configuration of Ray Serve: `import_path` of `serve deploy`, of
+    RayService.
+
+    arguments: Settings as in `lakehouse.toml`, over those of the environment. Where the proxy
+    listens is not among them, so keys are needed unless `serve.require_keys` says otherwise.
+
+    Raises InvalidError for wrong ones, DeniedError where keys are needed and none holds.
+    """
+    settings = load_settings(arguments)
+    if "require_keys" not in settings.serve.model_fields_set:
+        needing = settings.serve.model_copy(update={"require_keys": True})
+        settings = settings.model_copy(update={"serve": needing})
+    if not settings.home.is_absolute():
+        raise InvalidError(
+            f"on a cluster the lake's home must be absolute, not {str(settings.home)!r}",
+            "home in args, or LAKEHOUSE_HOME in the environment of the nodes",
+        )
+    check_address(settings)
+    return _bound(settings, own=False)
+
+
+def _bound(settings: Settings, *, own: bool) -> Any:
+    """The application of Ray Serve. own: On a Ray of one machine, which ends with us."""
+    from ray import serve
+    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+    serving = settings.serve
+    least = serving.replicas_min
+    most = max(serving.replicas_max, least)
+    cpus = serving.replica_cpus
+    if own:
+        # There the machine's CPUs are for jobs: a replica that had reserved one would leave a
+        # worker of two waiting for ever. How many replicas fit is counted here instead.
+        most = max(least, min(most, int(this_machine().cpus / cpus)))
+        cpus = 0.0
+    lake = serve.deployment(
+        name=DEPLOYMENT,
+        max_ongoing_requests=serving.statements
+        + serving.waiting_max
+        + serving.stream_connections_max
+        + _BESIDE,
+        ray_actor_options={"num_cpus": cpus},
+        health_check_period_s=_HEALTH_EVERY_S,
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=serving.statement_timeout_s,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=least,
+            initial_replicas=least,
+            max_replicas=most,
+            upscale_delay_s=_UP_AFTER_S,
+            downscale_delay_s=_DOWN_AFTER_S,
+            metrics_interval_s=_METRICS_EVERY_S,
+            look_back_period_s=_LOOK_BACK_S,
+            policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+                policy_function="lakehouse_ray.serve.scaling:ScalingPolicy",
+                policy_kwargs={"statements": serving.statements},
+            ),
+        ),
+    )(replica_of(settings))
+    return lake.bind()
 
 
 def replica_of(settings: Settings) -> Any:
@@ -202,7 +272,8 @@ def replica_of(settings: Settings) -> Any:
 
     def build() -> FastAPI:
         configure(settings.log.level, settings.log.format)
-        app = app_of(settings, tells_id=False)  # Ray Serve does
+        jobs = RayJobs() if settings.serve.jobs else None
+        app = app_of(settings, tells_id=False, jobs=jobs)  # Ray Serve tells the id
         built.append(app.state.service)
         hubs.append(app.state.hub)
         return app

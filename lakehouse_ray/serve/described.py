@@ -63,10 +63,12 @@ _PROBLEM_EXAMPLE = {
 }
 _WHAT: dict[int, str] = {
     401: "A key is needed",
+    403: "The key may not do this, or a web page of elsewhere asks",
     404: "No such symbol, or nothing of it stored",
     406: "None of the formats asked for",
     410: "The versions asked for are not kept any more",
     413: "The request is too large",
+    415: "The body is not JSON",
     422: "A parameter that cannot be right, or an answer that would be too large",
     500: "A mistake of the server",
     503: "Too busy, or the lake cannot be read for now",
@@ -82,7 +84,8 @@ def _problem(status: int) -> dict[str, Any]:
     }
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem(status) for status in _WHAT}
+JOB_RESPONSES: dict[int | str, dict[str, Any]] = {status: _problem(status) for status in _WHAT}
+PROBLEMS = {status: told for status, told in JOB_RESPONSES.items() if status != 415}
 
 
 def described(document: dict[str, Any]) -> dict[str, Any]:

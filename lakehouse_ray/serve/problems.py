@@ -19,7 +19,13 @@ from fastapi.responses import Response
 from orjson import dumps
 from starlette.exceptions import HTTPException
 
-from lakehouse_ray.errors import InvalidError, LakehouseError, NotFoundError, UnavailableError
+from lakehouse_ray.errors import (
+    DeniedError,
+    InvalidError,
+    LakehouseError,
+    NotFoundError,
+    UnavailableError,
+)
 from lakehouse_ray.query.versions import ExpiredError
 from lakehouse_ray.serve.exchange_errors import (
     ExchangeError,
@@ -53,6 +59,18 @@ class DeadlineError(LakehouseError):
     @property
     def hint(self) -> str:
         return "narrow the range, ask for fewer columns or symbols, or page with limit"
+
+
+class NotAllowedError(DeniedError):
+    """Whoever asks is known, and may not do this."""
+
+
+class NoJobsError(UnavailableError):
+    """The cluster that runs jobs does not answer."""
+
+
+class MediaTypeError(InvalidError):
+    """The body is of a type that a route does not take."""
 
 
 class GoneAwayError(LakehouseError):
@@ -100,16 +118,22 @@ def problem_of(error: Exception) -> Problem:
         return Problem(422, "too_large", text, hint)
     if isinstance(error, FormatError):
         return Problem(406, "not_acceptable", text, hint)
+    if isinstance(error, MediaTypeError):
+        return Problem(415, "media_type", text, hint)
     if isinstance(error, InvalidError):
         return Problem(422, "invalid", text, hint)
+    if isinstance(error, NotAllowedError):
+        return Problem(403, "not_allowed", text, hint)
     if isinstance(error, BusyError):
         seconds = f"{error.retry_after_s or 1:.0f}"
         return Problem(503, "busy", text, "try again later", headers={"Retry-After": seconds})
     if isinstance(error, DeadlineError):
         return Problem(504, "deadline", text, hint)
     if isinstance(error, UnavailableError):
+        jobs = isinstance(error, NoJobsError)
         return Problem(
-            503, "unavailable", "the lake cannot be read for now",
+            503, "unavailable",
+            "jobs cannot be asked for now" if jobs else "the lake cannot be read for now",
             f"try again later; {_ASK_THE_OPERATOR}", headers={"Retry-After": "5"},
         )  # fmt: skip
     return Problem(
@@ -154,7 +178,7 @@ def _of_validation(error: RequestValidationError) -> Problem:
 def _message(one: Mapping[str, Any]) -> str:
     if one["type"] == "extra_forbidden":
         return "there is no such parameter"
-    return str(one["msg"])
+    return str(one["msg"]).removeprefix("Value error, ")
 
 
 _OF_STATUS = {

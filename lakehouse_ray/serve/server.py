@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,15 +19,20 @@ from lakehouse_ray.access.keys import KeyRing, read_keys
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.errors import ConflictError, DeniedError, InvalidError
+from lakehouse_ray.runtime.jobs import Jobs
 from lakehouse_ray.serve.app import create_app
 from lakehouse_ray.serve.cache.in_redis import RedisLevel
 from lakehouse_ray.serve.cache.in_store import StoreLevel
 from lakehouse_ray.serve.cache.level import Level
+from lakehouse_ray.serve.job_desk import JobDesk
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.service import Source
 from lakehouse_ray.serve.streams.hub import Hub, StreamLimits
-from lakehouse_ray.settings import Settings
+from lakehouse_ray.settings import Settings, secrets_of, spell_environment
+from lakehouse_ray.telemetry.redaction import Redaction
 
+# `lakehouse` on every node that has what this one has; -P: no module of the working folder.
+COMMAND = (sys.executable, "-P", "-m", "lakehouse_ray.cli")
 # Connections that wait to be accepted.
 _BACKLOG = 2048
 # As the exchange's spot market does: a ping so often, and so long to answer it.
@@ -64,10 +72,10 @@ def stream_limits_of(settings: Settings) -> StreamLimits:
     )
 
 
-def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
+def app_of(settings: Settings, *, tells_id: bool = True, jobs: Jobs | None = None) -> FastAPI:
     """The application over the lake of the settings.
 
-    settings: With an absolute home.
+    settings: With an absolute home. jobs: Of the cluster that runs the application.
     """
     reader = Reader(settings)
     files = replace(reader.files, size_max=_FILE_BYTES_MAX)
@@ -86,6 +94,28 @@ def app_of(settings: Settings, *, tells_id: bool = True) -> FastAPI:
         levels=_levels(settings, reader),
         origins=[name.strip() for name in settings.serve.origins.split(",") if name.strip()],
         streams=stream_limits_of(settings),
+        desk=_desk(settings, jobs),
+    )
+
+
+def _desk(settings: Settings, jobs: Jobs | None) -> JobDesk | str:
+    if not settings.serve.jobs:
+        return "it only reads: serve.jobs is false"
+    if jobs is None:
+        return "there is no Ray here: `lakehouse serve` without --no-ray has one"
+    # A job answers no questions, and runs where it was submitted.
+    told = {
+        name: value
+        for name, value in spell_environment(settings, secrets=False).items()
+        if not name.startswith(("LAKEHOUSE_SERVE__", "LAKEHOUSE_RAY__"))
+    }
+    lake = hashlib.sha256(f"{settings.catalog_uri}\n{settings.storage_root}".encode()).hexdigest()
+    return JobDesk(
+        jobs,
+        lake=lake[:16],
+        command=COMMAND,
+        environment=told,
+        redaction=Redaction([*secrets_of(settings), *jobs.secrets()]),
     )
 
 
@@ -125,8 +155,15 @@ def is_loopback(host: str) -> bool:
 def check_address(settings: Settings) -> None:
     """Raises DeniedError where keys are needed and none holds: nobody could ask, or everybody.
 
-    Also where the file of keys may be read by others.
+    Also where the file of keys may be read by others. InvalidError where jobs would show a password
+    to Ray's dashboard.
     """
+    if settings.serve.jobs and urlsplit(settings.catalog.uri).password is not None:
+        raise InvalidError(
+            "with serve.jobs the address of the catalog must not hold its password: jobs get the "
+            "address from Ray, which shows it",
+            "give the password by PGPASSWORD or PGPASSFILE on each node",
+        )
     if not needs_keys(settings):
         return
     now_us = SystemClock().now_us()
@@ -162,6 +199,10 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 def url_of(found: socket.socket) -> str:
     host, port = found.getsockname()[:2]
+    return url_at(host, port)
+
+
+def url_at(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 

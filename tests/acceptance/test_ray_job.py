@@ -3,74 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
+from support.cluster import BIN, answers, cluster, free_port, process
 
 ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT.parent / "shared" / "data" / "archive"
-BIN = Path(sys.executable).parent
 
 pytestmark = [
     pytest.mark.acceptance,
     pytest.mark.skipif(not ARCHIVE.exists(), reason="needs ../shared/data/archive"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def process(
-    command: list[str], environment: dict[str, str], up: Callable[[], bool]
-) -> Iterator[None]:
-    """A child that is ended by its pid; started one after another, since two nodes at once hang."""
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not up():
-            assert child.poll() is None, f"{command[:2]} ended with {child.returncode}"
-            assert time.monotonic() < deadline, f"{command[:2]} is not up"
-            time.sleep(0.3)
-        yield
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.wait(60)
-
-
-def answers(url: str) -> bool:
-    try:
-        urlopen(url, timeout=2).read()
-    except (URLError, OSError):
-        return False
-    return True
-
-
-def nodes_alive(environment: dict[str, str], address: str) -> int:
-    code = (
-        f"import ray; ray.init('{address}', log_to_driver=False, logging_level='ERROR'); "
-        "print(sum(n['Alive'] for n in ray.nodes()))"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    return int(answer.stdout.strip() or 0)
 
 
 @pytest.fixture
@@ -81,36 +30,18 @@ def folder() -> Iterator[Path]:
 
 
 def test_jobs_on_two_nodes_bring_the_real_archive_to_silver_and_assess_it(folder: Path) -> None:
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    exchange, gcs, dashboard = free_port(), free_port(), free_port()
-    environment = os.environ | {
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "LAKEHOUSE_HOME": str(folder / "home"),
-    }
-    common = ["--block", "--num-cpus=1", "--object-store-memory=100000000"]
-    head = [
-        str(BIN / "ray"), "start", "--head", *common, f"--port={gcs}", f"--temp-dir={folder}/r",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-    ]  # fmt: skip
-    node = [str(BIN / "ray"), "start", *common, f"--address=127.0.0.1:{gcs}"]
-    serve = [str(BIN / "lakehouse"), "exchange", "--root", str(ARCHIVE), "--port", str(exchange)]
+    exchange = free_port()
     url = f"http://127.0.0.1:{exchange}"
     with ExitStack() as stack:
+        started = stack.enter_context(
+            cluster(folder, extra={"LAKEHOUSE_HOME": str(folder / "home")})
+        )
+        environment = started.environment
+        serve = [
+            str(BIN / "lakehouse"), "exchange", "--root", str(ARCHIVE), "--port", str(exchange),
+        ]  # fmt: skip
         stack.enter_context(
             process(serve, environment, lambda: answers(f"{url}/?prefix=data/&delimiter=/"))
-        )
-        stack.enter_context(
-            process(head, environment, lambda: answers(f"http://127.0.0.1:{dashboard}"))
-        )
-        address = f"127.0.0.1:{gcs}"
-        stack.enter_context(
-            process(node, environment, lambda: nodes_alive(environment, address) == 2)
         )
         variables = {
             "LAKEHOUSE_HOME": environment["LAKEHOUSE_HOME"],
@@ -127,7 +58,7 @@ def test_jobs_on_two_nodes_bring_the_real_archive_to_silver_and_assess_it(folder
         ):
             job = subprocess.run(
                 [
-                    str(BIN / "ray"), "job", "submit", f"--address=http://127.0.0.1:{dashboard}",
+                    str(BIN / "ray"), "job", "submit", f"--address={started.dashboard}",
                     "--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": variables}),
                     "--", "python", script, *chosen,
                 ],

@@ -1,4 +1,4 @@
-"""`lakehouse serve` on an own local Ray: who can reach it, and what a dying replica costs."""
+"""`lakehouse serve` on an own local Ray: who can reach it, what a dying replica costs, its jobs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import threading
 import time
 import urllib.error
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import psutil
@@ -29,11 +31,28 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 import lakehouse_ray as lh
+from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.remote.jobs import JobFacts, RemoteJobs
+from lakehouse_ray.testing.exchange import Faults, ReplicaExchange, Rule, SyntheticArchive
 
 pytestmark = pytest.mark.integration
 
 REPLICA = "ServeReplica"
 ASKED: dict[str, object] = {"symbol": "BTCUSDT", "interval": "1h", "format": "arrow"}
+
+CANARY = "c4n4ry-of-the-webhook"
+ARCHIVE = SyntheticArchive(
+    3, symbols=["SOLUSDT", "ADAUSDT"], markets=["spot"],
+    start=date(2024, 5, 1), end=date(2024, 5, 3),
+)  # fmt: skip
+# They come after the tests.
+SLOW = {"first_byte_s": 600.0, "bytes_per_s": 0.0}
+FAULTS = Faults([Rule("*/ADAUSDT-1h-*.zip", "slow", params=SLOW)])
+INGEST: dict[str, Any] = {
+    "market": "spot", "dataset": "klines", "interval": "1m", "symbols": ["SOLUSDT"],
+    "freq": "daily",
+}  # fmt: skip
+NEVER_DONE = {**INGEST, "interval": "1h", "symbols": ["ADAUSDT"]}
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,14 @@ class Running:
     home: Path
     process: subprocess.Popen[bytes]
     served: Served
+    dashboard: str
+
+    @property
+    def jobs(self) -> RemoteJobs:
+        return cast(lh.RemoteLake, lh.connect(self.served.url)).jobs
+
+    def ended(self, job: JobFacts) -> JobFacts:
+        return self.jobs.wait(job["id"], timeout_s=120, every_s=0.2)
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -59,11 +86,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("on-ray")
     home = folder / "home"
     BarLake(home).put(bars("BTCUSDT", "2024-01-01", 10), bars("ETHUSDT", "2024-01-01", 10))
-    env = environment(
-        HOME=home, SERVE__REPLICAS_MIN=2, SERVE__REPLICAS_MAX=2, SERVE__REPLICA_CPUS=0.5,
-        SERVE__CACHE_BYTES=0,
-    )  # fmt: skip
-    with (folder / "stderr").open("wb") as told:
+    with ReplicaExchange(ARCHIVE, FAULTS) as exchange, (folder / "stderr").open("wb") as told:
+        env = environment(
+            HOME=home, SERVE__REPLICAS_MIN=2, SERVE__REPLICAS_MAX=2, SERVE__REPLICA_CPUS=0.5,
+            SERVE__CACHE_BYTES=0, SERVE__JOBS="true", BINANCE__ARCHIVE_URL=exchange.url,
+            # Minutes of two days go to workers; hours are worked on in the job's own process.
+            COMPUTE__LOCAL_BYTES_MAX=20_000, ALERTS__WEBHOOK_TOKEN=CANARY,
+        )  # fmt: skip
         process = subprocess.Popen(
             [LAKEHOUSE, "serve", "--port", "0", "--json"],
             stdout=subprocess.PIPE, stderr=told, env=env, cwd=folder,
@@ -71,7 +100,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, (folder / "stderr").read_text()
-        yield Running(home, process, Served(json.loads(line)["url"]))
+        said = json.loads(line)
+        yield Running(home, process, Served(said["url"]), said["dashboard_url"])
         if process.poll() is None:
             process.terminate()
             process.wait(60)
@@ -205,8 +235,78 @@ def test_a_replica_that_is_killed_costs_no_wrong_answer(running: Running) -> Non
     assert running.served.get("/v1/klines", **ASKED).body == right.body
 
 
+def test_a_submitted_ingest_brings_rows_that_are_then_answered(running: Running) -> None:
+    jobs = running.jobs
+    job = jobs.submit("ingest", key="the-first", **INGEST)
+    assert job["id"].startswith("ingest-spot-klines-1m-")
+    assert job["state"] in ("PENDING", "RUNNING")
+    assert jobs.submit("ingest", key="the-first", **INGEST)["id"] == job["id"]
+    with pytest.raises(InvalidError, match=job["id"]):
+        jobs.submit("ingest", key="the-first", **{**INGEST, "interval": "1h"})
+    done = running.ended(job)
+    said = "\n".join(jobs.log(job["id"]))
+    assert (done["state"], done["exit_code"]) == ("SUCCEEDED", 0), said
+    # On a worker beside the replicas, which have reserved no CPU.
+    assert "on Ray" in said
+    assert done["submitted"] < done["ended"]  # type: ignore[operator]
+    rows = running.served.get("/v1/klines", symbol="SOLUSDT", interval="1m").json
+    assert rows["row_count"] == 2 * 1440
+    # By that key it is the job of before, also now.
+    assert jobs.submit("ingest", key="the-first", **INGEST)["state"] == "SUCCEEDED"
+    assert [one["id"] for one in jobs.list()] == [job["id"]]
+
+
+def test_jobs_run_side_by_side_and_say_how_they_ended(running: Running) -> None:
+    jobs = running.jobs
+    unknown = jobs.submit("ingest", **{**INGEST, "symbols": ["NOSUCHUSDT"]})
+    planned = jobs.submit("build", products=["daily"], markets=["spot"], dry_run=True)
+    stopped = jobs.submit("ingest", **NEVER_DONE)
+    failed = running.ended(unknown)
+    assert (failed["state"], failed["exit_code"]) == ("FAILED", 4)
+    assert "NOSUCHUSDT" in failed["message"]
+    assert "NOSUCHUSDT" in "\n".join(jobs.log(unknown["id"]))
+    assert running.ended(planned)["state"] == "SUCCEEDED", jobs.log(planned["id"])
+    assert any("units to build" in line for line in jobs.log(planned["id"], tail=20))
+    wait_for(lambda: bool(commands(stopped["id"])))
+    assert jobs.stop(stopped["id"])["id"] == stopped["id"]
+    assert running.ended(stopped)["state"] == "STOPPED"
+    wait_for(lambda: not commands(stopped["id"]))
+
+
+def test_rays_dashboard_needs_its_token_and_shows_no_secret(running: Running) -> None:
+    assert running.dashboard.startswith("http://127.0.0.1:")
+    dashboard = Served(running.dashboard)
+    for path in ("/api/version", "/api/jobs/", "/api/v0/logs/file?submission_id=x"):
+        assert dashboard.get(path).status == 401
+    child = psutil.Process(running.process.pid).children()[0]
+    token = Path(child.environ()["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+    kept = dashboard.get("/api/jobs/", {"Authorization": f"Bearer {token}"})
+    assert kept.status == 200
+    assert str(running.home) in kept.body.decode()
+    assert CANARY not in kept.body.decode()
+
+
+def commands(job_id: str) -> list[psutil.Process]:
+    """The processes that a job started, by what Ray told them."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if job_id in process.environ().get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""):
+                found.append(process)
+    return found
+
+
+def wait_for(is_so: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_it_ends_with_everything_it_started(running: Running) -> None:
-    family = running.family()
+    job = running.jobs.submit("ingest", **NEVER_DONE)
+    wait_for(lambda: bool(commands(job["id"])))
+    family = [*running.family(), *commands(job["id"])]
     assert len(family) > 5
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(60) == 143

@@ -43,7 +43,7 @@ def pinned_tables(
         others = [table for table in others if table.name in exact]
         as_of = spell_versions({table.name: exact[table.name] for table in others})
     spelled = spell_versions({table.name: versions[table.name] for table in given})
-    found = {}
+    found: dict[str, IcebergTable | None] = {}
     for shapes, moment in ((given, spelled), (others, as_of)):
         if shapes:
             fixed = FixedTables(find, shapes, moment)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakehouse_ray.access.keys import KeyFile, KeyRing, parse_key, spell_key
+from lakehouse_ray.access.keys import Holder, KeyFile, KeyRing, parse_key, spell_key
 from lakehouse_ray.errors import DeniedError, InvalidError, NotFoundError
 
 DAY_US = 86_400_000_000
@@ -47,9 +47,9 @@ def test_a_key_holds_until_it_is_revoked(path: Path) -> None:
     file, ring = KeyFile(path, clock), KeyRing(path, clock)
     made, key = file.create("notebook", 90)
     other, second = file.create("desk", None)
-    assert (ring.holder(key), ring.holder(second)) == (made.id, other.id)
+    assert (ring.holder(key), ring.holder(second)) == (Holder(made.id), Holder(other.id))
     file.revoke(made.id)
-    assert (ring.holder(key), ring.holder(second)) == (None, other.id)
+    assert (ring.holder(key), ring.holder(second)) == (None, Holder(other.id))
     assert [one.state(clock.us) for one in file.all()] == ["revoked", "active"]
     revoked = file.revoke(made.id)
     clock.us += 5
@@ -64,6 +64,21 @@ def test_a_key_holds_until_it_expires(path: Path) -> None:
     assert ring.holder(key)
     clock.us += 1
     assert ring.holder(key) is None
+
+
+def test_a_key_may_submit_jobs_where_it_was_made_to(path: Path) -> None:
+    file, ring = KeyFile(path, Hand()), KeyRing(path, Hand())
+    _, reads = file.create("notebook", 90)
+    made, runs = file.create("desk", 90, ["jobs", "jobs"])
+    assert (ring.holder(reads).may, ring.holder(runs).may) == ((), ("jobs",))  # type: ignore[union-attr]
+    # As a release without permissions spells one, and reads one.
+    kept = json.loads(path.read_text())["keys"]
+    assert "may" not in kept[0]
+    file.revoke(made.id)
+    assert [key.may for key in file.all()] == [(), ("jobs",)]
+    for wrong in (["root"], ["jobs", ""], ["Jobs"]):
+        with pytest.raises(InvalidError):
+            file.create("desk", 90, wrong)
 
 
 def test_the_file_has_no_secret_and_is_the_owners_alone(path: Path) -> None:
