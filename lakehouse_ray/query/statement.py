@@ -23,6 +23,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
+from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.conversions import BATCH_ROWS, Readings
@@ -58,6 +59,21 @@ class Engine:
 
     def check(self) -> None:
         """Raise what the question was stopped for, if it was: it is asked between two pieces."""
+
+    def verify(self, files: Iterable[DataFile]) -> None:
+        """Before DuckDB reads files: hold their pages against their checksums, which it does not.
+
+        Once for each file, and only where `kept` is to do so.
+
+        Raises UnavailableError for a file that is damaged, or cannot be read.
+        """
+        kept = self.kept
+        if kept is None or kept.checked is None:
+            return
+        try:
+            kept.checked.check((kept.place(file.file_path) for file in files), self.check)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(str(error)) from error
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """Open an empty database in memory."""

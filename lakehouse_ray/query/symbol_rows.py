@@ -74,6 +74,7 @@ class SymbolRows:
         )
         if rows_max is not None:
             query += f" LIMIT {rows_max}"
+        self._engine.verify(file for _, files in self._planned for file in files)
         sources = {pin.shape.name: files_sql(pin.shape, files) for pin, files in self._planned}
         return self._engine.run(query, [self.view], sources, None, self.snapshots)
 
