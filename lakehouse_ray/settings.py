@@ -257,6 +257,16 @@ def _check_url(name: str, url: str) -> None:
         raise ValueError(f"{name} must not hold spaces")
 
 
+class QuerySettings(_Section):
+    """Reading."""
+
+    verify_files: bool = Field(
+        False,
+        description="Hold the pages of a file against their checksums before a statement first reads "
+        "it in a process; DuckDB does not. Reads of one symbol's rows always do.",
+    )
+
+
 class ServeSettings(_Section):
     """The query service; limits are of each of its processes."""
 
@@ -313,6 +323,12 @@ class ServeSettings(_Section):
         False,
         description="Take SQL also where the system has no Landlock to keep files and network from its "
         "processes; DuckDB's own locks are left then.",
+    )
+    sql_files_bytes_max: int = Field(
+        4 << 30,
+        ge=0,
+        description="Where the lake is in a bucket: bytes of its files that are copied to "
+        "`$LAKEHOUSE_HOME/tmp` for statements of `/v1/sql`. 0: no SQL there.",
     )
     waiting_max: int = Field(
         100, ge=0, description="Questions that wait for these; more are turned away with 503."
@@ -428,6 +444,7 @@ class Settings(BaseSettings):
     quality: QualitySettings = QualitySettings()
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    query: QuerySettings = QuerySettings()
     serve: ServeSettings = ServeSettings()
     compute: ComputeSettings = ComputeSettings()
     ray: RaySettings = RaySettings()

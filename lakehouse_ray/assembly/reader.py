@@ -70,7 +70,8 @@ class Reader:
 
     @cached_property
     def lake(self) -> Lake:
-        engine = Engine(self.store, self.settings.home / "tmp", KeptFiles(self.store))
+        kept = KeptFiles(self.store, verify_files=self.settings.query.verify_files)
+        engine = Engine(self.store, self.settings.home / "tmp", kept)
         return Lake(self.find, engine, self.files)
 
 

@@ -150,7 +150,9 @@ class Pinned:
 
     def ask(self, query: str, view: View, where: Where, parameters: object = None) -> Result:
         """Run a statement over one view, opening only files that may hold wanted rows."""
-        sources = {t.name: files_sql(t, self.files(t, where)) for t in view.tables}
+        planned = [(table, self.files(table, where)) for table in view.tables]
+        self._engine.verify(file for _, files in planned for file in files)
+        sources = {table.name: files_sql(table, files) for table, files in planned}
         return self._engine.run(query, [view], sources, parameters)
 
     def frame(
@@ -202,6 +204,7 @@ class Pinned:
 
     def tell(self, query: str, view: View, table: Table, file: DataFile) -> pl.DataFrame:
         """Run a statement over a view as if this file of one of its tables were all there is."""
+        self._engine.verify([file])
         sources = {
             t.name: files_sql(t, [file] if t.name == table.name else []) for t in view.tables
         }

@@ -100,19 +100,18 @@ def plan_files(
     return sorted((task.file for task in tasks), key=lambda file: file.file_path)
 
 
-def scan_sql(pin: Pin, where: Where = EVERYTHING) -> str:
-    """Return a SELECT of all columns of the pinned table from the files that may matter.
+def files_sql(
+    table: Table, files: Iterable[DataFile], places: Mapping[str, str] | None = None
+) -> str:
+    """Return a SELECT of all columns of a table from some of its files.
 
     Columns are found by field id, so files written before a column was added or renamed are read
     rightly. Columns that are the same in all of a partition are constants of their branch: a
     statement that asks for one market or interval opens no file of another. Marks that a file has
     not are worked out from its rows.
+
+    places: Where each file is read, by `DataFile.file_path`. None: where the table says.
     """
-    return files_sql(pin.shape, plan_files(pin, where))
-
-
-def files_sql(table: Table, files: Iterable[DataFile]) -> str:
-    """The same from files chosen by the caller."""
     constant = [i for i, p in enumerate(table.partitions) if p.transform == "identity"]
     flags = flags_field(table)
     groups: dict[tuple[tuple[str, ...], bool], list[str]] = defaultdict(list)
@@ -120,7 +119,8 @@ def files_sql(table: Table, files: Iterable[DataFile]) -> str:
         # Of every column that is in a file its size is known.
         marked = flags is None or flags in (file.column_sizes or {})
         values = tuple(str(file.partition[i]) for i in constant)
-        groups[values, marked].append(file.file_path)
+        path = file.file_path
+        groups[values, marked].append(path if places is None else places[path])
     if not groups:
         return empty_sql(table)
     names = [table.partitions[i].column for i in constant]

@@ -13,7 +13,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -23,9 +23,10 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
+from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
-from lakehouse_ray.query.conversions import BATCH_ROWS, Readings
+from lakehouse_ray.query.conversions import BATCH_ROWS, Readings, frame_of
 from lakehouse_ray.query.scan import quoted, text
 from lakehouse_ray.query.views import SCHEMAS, View, nearest
 from lakehouse_ray.storage.kept import KeptFiles
@@ -36,6 +37,10 @@ _BATCHES_AHEAD = 1
 _SIGNALS_EVERY_S = 0.2
 # Of the machine's memory; what a statement needs beyond it is spilled to disk.
 MEMORY_SHARE = "60%"
+
+# What Arrow's texts are like. Views came with a later version of its format than DuckDB writes to.
+_TEXT_VIEWS = "SET produce_arrow_string_view=true; SET arrow_output_version='1.4'"
+_TEXTS = "RESET produce_arrow_string_view; RESET arrow_output_version"
 
 T = TypeVar("T")
 
@@ -58,6 +63,21 @@ class Engine:
 
     def check(self) -> None:
         """Raise what the question was stopped for, if it was: it is asked between two pieces."""
+
+    def verify(self, files: Iterable[DataFile]) -> None:
+        """Before DuckDB reads files: hold their pages against their checksums, which it does not.
+
+        Once for each file, and only where `kept` is to do so.
+
+        Raises UnavailableError for a file that is damaged, or cannot be read.
+        """
+        kept = self.kept
+        if kept is None or kept.checked is None:
+            return
+        try:
+            kept.checked.check((kept.place(file.file_path) for file in files), self.check)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(str(error)) from error
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """Open an empty database in memory."""
@@ -325,10 +345,21 @@ class Result(Readings, Closing):
 
     def arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
+        return self._whole(text_views=False)
+
+    def pl(self) -> pl.DataFrame:
+        """All rows as a Polars frame."""
+        return frame_of(self._whole(text_views=True))
+
+    def _whole(self, *, text_views: bool) -> pa.Table:
+        """text_views: Texts as Polars keeps them, who then need not copy each of them."""
 
         def whole() -> pa.Table:
-            # At once: DuckDB fills it with all its threads, and hands batches over with one.
-            with self._engine.explained():
+            with self._engine.explained(), ExitStack() as after:
+                if text_views:
+                    self._connection.execute(_TEXT_VIEWS)
+                    after.callback(self._connection.execute, _TEXTS)
+                # At once: DuckDB fills it with all its threads, and hands batches over with one.
                 return self._relation.to_arrow_table()
 
         return interruptible(self._connection, whole).rename_columns(self._names)

@@ -18,17 +18,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.model.table import ColumnType, Table
-from lakehouse_ray.query.conversions import BATCH_ROWS
+from lakehouse_ray.query.conversions import BATCH_ROWS, frame_of
 from lakehouse_ray.query.marks import flags_field
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import SQL_TYPES, Where
 from lakehouse_ray.query.statement import Engine, Result, unreadable
+from lakehouse_ray.query.text_views import DICTIONARY, VIEW, as_views, repeated
 from lakehouse_ray.query.views import View, copied
 from lakehouse_ray.storage.footers import Footer, Part
 from lakehouse_ray.storage.kept import KeptFiles
@@ -162,7 +164,9 @@ class StraightResult(Result):
         columns: Sequence[str] | None,
         rows_max: int | None,
         snapshots: Mapping[str, int | None],
+        text_views: bool,
     ) -> None:
+        """text_views: Whether texts are given as Polars keeps them, not as Arrow mostly does."""
         self._engine = engine
         self._kept = kept
         self._table, self._runs = found
@@ -175,31 +179,42 @@ class StraightResult(Result):
         self._sources = [copied(name, where.equal["market"]) for name in self._names]
         self._kinds = [self._table.column(name).type for name in self._sources]
         self._types = [SQL_TYPES[kind] for kind in self._kinds]
+        self._text_views = text_views
 
     def close(self) -> None:
         """Nothing is open between two batches."""
 
     @property
     def schema(self) -> pa.Schema:
+        types = {**_TYPES, "string": VIEW} if self._text_views else _TYPES
         return pa.schema(
-            [(n, _TYPES[kind]) for n, kind in zip(self._names, self._kinds, strict=True)]
+            [(n, types[kind]) for n, kind in zip(self._names, self._kinds, strict=True)]
         )
 
     def arrow(self) -> pa.Table:
         return pa.Table.from_batches(self.fetch_batches(ROWS_MAX), self.schema)
+
+    def pl(self) -> pl.DataFrame:
+        return frame_of(self.arrow())
 
     def fetch_batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         schema = self.schema
         left = self._rows_max
         for columns in self._each_run():
             self._engine.check()
-            found = pa.Table.from_arrays([columns[name] for name in self._sources], schema=schema)
+            found = pa.Table.from_arrays(
+                [self._spelled(columns[name]) for name in self._sources], schema=schema
+            )
             if left is not None:
                 found = found.slice(0, left)
                 left -= found.num_rows
             yield from found.combine_chunks().to_batches(max_chunksize=rows)
             if left == 0:
                 return
+
+    def _spelled(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        texts = pa.types.is_dictionary(column.type) or pa.types.is_string(column.type)
+        return as_views(column) if texts and self._text_views else column
 
     def _each_run(self) -> Generator[dict[str, pa.ChunkedArray], None, None]:
         """The rows of each run; the next ones are read while one is used."""
@@ -227,11 +242,14 @@ class StraightResult(Result):
         """The wanted rows of a run, in order, by column."""
         table = self._table
         order = [name for name in table.sort if name != table.sort[0]]
-        needed = dict.fromkeys([*self._sources, *order])
+        needed = {name: _TYPES[table.column(name).type] for name in [*self._sources, *order]}
+        if self._text_views:
+            texts = {n for n, kind in needed.items() if kind == pa.string() and n not in order}
+            needed |= dict.fromkeys(texts, DICTIONARY)
         parts = [_read_piece(self._kept, table, piece, needed, self._where) for piece in run]
         whole = {
-            name: pa.chunked_array([part[name] for part in parts], _TYPES[table.column(name).type])
-            for name in needed
+            name: pa.chunked_array([part[name] for part in parts], kind)
+            for name, kind in needed.items()
         }
         if _ascends(whole, order):
             return whole
@@ -239,7 +257,7 @@ class StraightResult(Result):
             pa.table({name: whole[name] for name in order}),
             sort_keys=[(name, "ascending") for name in order],
         )
-        return {name: column.take(places) for name, column in whole.items()}
+        return {name: column.unify_dictionaries().take(places) for name, column in whole.items()}
 
 
 def _ascends(columns: Mapping[str, pa.ChunkedArray], order: Sequence[str]) -> bool:
@@ -265,8 +283,9 @@ def _integers(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, np.dtype[np
 
 
 def _read_piece(
-    kept: KeptFiles, table: Table, piece: Piece, needed: Mapping[str, None], where: Where
+    kept: KeptFiles, table: Table, piece: Piece, needed: Mapping[str, pa.DataType], where: Where
 ) -> dict[str, pa.Array]:
+    """needed: Columns, and what they are read as."""
     lead, part, footer = table.sort[0], piece.part, piece.footer
     constants = dict(piece.constants)
     if part.lead_min == part.lead_max:
@@ -282,10 +301,14 @@ def _read_piece(
     rows = _chosen(columns, table, part, where, lead in constants)
     count = len(rows) if isinstance(rows, pa.Array) else rows.stop - rows.start
     made = {}
-    for name in needed:
-        kind = _TYPES[table.column(name).type]
+    for name, kind in needed.items():
         if name in constants:
-            made[name] = pa.repeat(pa.scalar(constants[name], kind), count)
+            value = constants[name]
+            made[name] = (
+                repeated(value, count)
+                if kind == DICTIONARY
+                else pa.repeat(pa.scalar(value, kind), count)
+            )
         elif name in columns:
             made[name] = _cut(columns[name], rows).cast(kind)
         else:
@@ -362,10 +385,13 @@ def straight(
     where: Where,
     columns: Sequence[str] | None,
     rows_max: int | None,
+    *,
+    text_views: bool = False,
 ) -> StraightResult | None:
     """Rows of a symbol in the order of time; None: they do not lie as they have to.
 
     columns: Of the view; None: all. where: The market, the symbol, of bars the interval, and a span.
+    text_views: For Polars.
     """
     if engine.kept is None or (columns is not None and not columns):
         return None
@@ -373,4 +399,6 @@ def straight(
     if found is None:
         return None
     snapshots = {name: pin.snapshot_id for name, pin in pins.items()}
-    return StraightResult(engine, engine.kept, view, found, where, columns, rows_max, snapshots)
+    return StraightResult(
+        engine, engine.kept, view, found, where, columns, rows_max, snapshots, text_views
+    )

@@ -58,10 +58,14 @@ class SymbolRows:
             for pin in self._pins.values()
         ]
 
-    def run(self, columns: list[str] | None, rows_max: int | None) -> Result:
+    def run(
+        self, columns: list[str] | None, rows_max: int | None, *, text_views: bool = False
+    ) -> Result:
+        """text_views: Whether texts may be given as Polars keeps them."""
         found = straight(
-            self._engine, self.view, self._pins, self._planned, self._where, columns, rows_max
-        )
+            self._engine, self.view, self._pins, self._planned, self._where, columns, rows_max,
+            text_views=text_views,
+        )  # fmt: skip
         return found if found is not None else self.ask(columns, rows_max)
 
     def ask(self, columns: list[str] | None, rows_max: int | None) -> Result:
@@ -74,6 +78,7 @@ class SymbolRows:
         )
         if rows_max is not None:
             query += f" LIMIT {rows_max}"
+        self._engine.verify(file for _, files in self._planned for file in files)
         sources = {pin.shape.name: files_sql(pin.shape, files) for pin, files in self._planned}
         return self._engine.run(query, [self.view], sources, None, self.snapshots)
 
@@ -90,7 +95,7 @@ class SymbolRows:
             columns = list(dict.fromkeys([*columns, *predicate.meta.root_names()]))
         # Rows are counted after the filter.
         rows_max = n_rows if predicate is None else None
-        with self.run(columns, rows_max) as result:
+        with self.run(columns, rows_max, text_views=True) as result:
             batches = result.fetch_batches(batch_size) if batch_size else result.fetch_batches()
             left = n_rows
             for batch in batches:

@@ -16,6 +16,7 @@ class Limits:
     statements: Questions worked on at once, by threads of this process.
     sql_statements: Processes that wait for statements of strangers; 0: none may ask in SQL.
     sql_unconfined: Whether they may run where the system cannot keep files from them.
+    sql_files_bytes_max: Bytes of a bucket's files that are copied to this machine for them.
     waiting_max: Questions that wait for these; more are turned away.
     cache_bytes: Memory for answers that are asked for again.
     memory_bytes: Memory that one question's statement may use.
@@ -30,6 +31,7 @@ class Limits:
     statements: int = 4
     sql_statements: int = 1
     sql_unconfined: bool = False
+    sql_files_bytes_max: int = 4 << 30
     waiting_max: int = 100
     cache_bytes: int = 64 << 20
     memory_bytes: int = 1 << 30

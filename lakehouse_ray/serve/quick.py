@@ -47,10 +47,9 @@ class Quick:
         engine.check()
         kept = engine.kept
         manifests = kept.manifests if kept is not None else None
-        sources = {
-            name: files_sql(pin.shape, plan_files(pin, where, manifests))
-            for name, pin in pins.items()
-        }
+        planned = {name: plan_files(pin, where, manifests) for name, pin in pins.items()}
+        engine.verify(file for files in planned.values() for file in files)
+        sources = {name: files_sql(pins[name].shape, files) for name, files in planned.items()}
         with self._lock:
             cursor = self._database.cursor()
         try:

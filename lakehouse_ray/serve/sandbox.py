@@ -13,8 +13,8 @@ import queue
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import pyarrow as pa
@@ -22,8 +22,9 @@ import structlog
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.conversions import BATCH_ROWS
+from lakehouse_ray.query.narrowing import Columns
 from lakehouse_ray.serve.problems import DeadlineError, TooLargeError
-from lakehouse_ray.serve.sandbox_child import ARROW, DONE, ERROR, HEADER, READY, SCHEMA
+from lakehouse_ray.serve.sandbox_child import ARROW, DONE, ERROR, HEADER, READY, SCHEMA, WANTS
 from lakehouse_ray.serve.work import StoppableEngine
 
 _log = structlog.get_logger()
@@ -38,17 +39,25 @@ _FRAME_BYTES_MAX = 1 << 30
 
 @dataclass(frozen=True)
 class SqlJob:
-    """views: CREATE VIEW statements, in order. tables: The names they make.
+    """tables: The names that views make.
 
-    paths: Files that the views read.
+    views: CREATE VIEW statements, in order. None: they are asked for by what the statement wants.
+    paths: Files that the views read. folders: Those in which files may be that the views read.
+    columns: For `query.narrowing`, where views are asked for.
     """
 
     query: str
     parameters: Sequence[Any] | dict[str, Any] | None
     schemas: Sequence[str]
-    views: Sequence[str]
     tables: Sequence[str]
-    paths: Sequence[str]
+    views: Sequence[str] | None
+    paths: Sequence[str] = ()
+    folders: Sequence[str] = ()
+    columns: Columns = field(default_factory=dict)
+
+
+# From what a statement wants, by its process, which a stranger may have taken over, to its views.
+Provide = Callable[[dict[str, Any]], Sequence[str]]
 
 
 class _Child:
@@ -77,14 +86,18 @@ class _Child:
 
     def began(self, job: dict[str, Any]) -> bool:
         """Hand over the job. Returns whether it was taken."""
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        return self.tell(job) and self.process.stdout.read(HEADER.size) == HEADER.pack(READY, 0)
+
+    def tell(self, document: object) -> bool:
+        """Returns whether it is there to hear it."""
+        assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(job).encode() + b"\n")
+            self.process.stdin.write(json.dumps(document).encode() + b"\n")
             self.process.stdin.flush()
         except OSError:
             return False
-        return self.process.stdout.read(HEADER.size) == HEADER.pack(READY, 0)
+        return True
 
     def interrupt(self) -> None:
         """As a connection's: whatever it does, it ends."""
@@ -124,10 +137,16 @@ class Sandbox:
                 self._warm.get_nowait().end()
 
     @contextlib.contextmanager
-    def run(self, job: SqlJob, engine: StoppableEngine, rows_max: int) -> Iterator[SqlAnswer]:
+    def run(
+        self,
+        job: SqlJob,
+        engine: StoppableEngine,
+        rows_max: int,
+        provide: Provide | None = None,
+    ) -> Iterator[SqlAnswer]:
         """Run a statement. Its rows are read while the context lasts.
 
-        engine: Tells when the question is to end.
+        engine: Tells when the question is to end. provide: Makes the views, where the job has none.
 
         Raises InvalidError for what may not be asked, and LakehouseError for what fails.
         """
@@ -137,9 +156,11 @@ class Sandbox:
                 "query": job.query,
                 "parameters": job.parameters,
                 "schemas": list(job.schemas),
-                "views": list(job.views),
+                "views": None if job.views is None else list(job.views),
                 "tables": list(job.tables),
                 "paths": list(job.paths),
+                "folders": list(job.folders),
+                "columns": dict(job.columns),
                 "rows_max": rows_max,
                 "threads": _THREADS,
                 "memory_bytes": self._memory_bytes,
@@ -154,7 +175,7 @@ class Sandbox:
                 child.end()
                 child = _Child()
             engine.watch(child)
-            yield SqlAnswer(child.process, engine)
+            yield SqlAnswer(child, engine, provide)
         finally:
             child.end()
             if not self._closed:
@@ -175,15 +196,27 @@ class Sandbox:
 class SqlAnswer:
     """What a child answers, read once. snapshots: To be set by who knows them."""
 
-    def __init__(self, process: subprocess.Popen[bytes], engine: StoppableEngine) -> None:
-        assert process.stdout is not None
-        self._pipe: IO[bytes] = process.stdout
+    def __init__(
+        self, child: _Child, engine: StoppableEngine, provide: Provide | None = None
+    ) -> None:
+        assert child.process.stdout is not None
+        self._pipe: IO[bytes] = child.process.stdout
         self._engine = engine
         self.snapshots: dict[str, int | None] = {}
         self.closed = False
         self._rest = b""
         self._ended = False
         kind, payload = self._next()
+        if kind == WANTS and provide is not None:
+            try:
+                wanted = json.loads(payload)
+            except (ValueError, RecursionError) as error:
+                raise self._unexpected(kind) from error
+            if not isinstance(wanted, dict):
+                raise self._unexpected(kind)
+            if not child.tell(provide(wanted)):
+                raise self._died()
+            kind, payload = self._next()
         if kind != SCHEMA:
             raise self._unexpected(kind)
         told = json.loads(payload)

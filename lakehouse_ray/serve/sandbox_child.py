@@ -22,9 +22,10 @@ import pyarrow as pa
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.query.gate import check_text, check_tree, one_select
+from lakehouse_ray.query.narrowing import narrowed
 
 HEADER = struct.Struct(">cI")
-SCHEMA, ARROW, DONE, ERROR, READY = b"S", b"A", b"D", b"E", b"R"
+SCHEMA, ARROW, DONE, ERROR, READY, WANTS = b"S", b"A", b"D", b"E", b"R", b"W"
 _BATCH_ROWS = 30_000
 
 # x86-64 and arm64 number these alike.
@@ -106,7 +107,7 @@ def limit(memory_bytes: int, cpu_s: int) -> None:
 
 
 def open_database(job: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    """A database with the job's views and nothing else, locked.
+    """An empty database that can read the job's files and nothing else, locked.
 
     Raises AssertionError where a lock does not hold.
     """
@@ -129,10 +130,8 @@ def open_database(job: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     connection.execute("SET GLOBAL TimeZone='UTC'")
     for schema in job["schemas"]:
         connection.execute(f"CREATE SCHEMA {schema}")
-    for statement in job["views"]:
-        connection.execute(statement)
-    files = ", ".join("'" + path.replace("'", "''") + "'" for path in job["paths"])
-    connection.execute(f"SET GLOBAL allowed_paths=[{files}]")
+    connection.execute(f"SET GLOBAL allowed_paths=[{_listed(job['paths'])}]")
+    connection.execute(f"SET GLOBAL allowed_directories=[{_listed(job['folders'])}]")
     connection.execute("SET GLOBAL enable_external_access=false")
     connection.execute("SET GLOBAL lock_configuration=true")
     locks = connection.execute(
@@ -143,8 +142,15 @@ def open_database(job: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def check(connection: duckdb.DuckDBPyConnection, query: str, tables: list[str]) -> None:
-    """Raises InvalidError for what is not allowed, duckdb.ParserException for what is no SQL."""
+def _listed(paths: list[str]) -> str:
+    return ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+
+
+def check(connection: duckdb.DuckDBPyConnection, query: str, tables: list[str]) -> dict[str, Any]:
+    """Return a statement's syntax tree.
+
+    Raises InvalidError for what is not allowed, duckdb.ParserException for what is no SQL.
+    """
     check_text(query)
     statements = connection.extract_statements(query)
     if len(statements) != 1 or statements[0].type.name != "SELECT":
@@ -155,11 +161,12 @@ def check(connection: duckdb.DuckDBPyConnection, query: str, tables: list[str]) 
         [query],
     ).fetchall()
     try:
-        tree = json.loads(serialized)
+        tree: dict[str, Any] = json.loads(serialized)
     except RecursionError as error:
         raise InvalidError("the statement is nested too deeply", "ask for less at once") from error
     names = connection.execute("SELECT view_name FROM duckdb_views() WHERE internal").fetchall()
     check_tree(tree, set(tables), {str(name[0]).lower() for name in names})
+    return tree
 
 
 class Frames:
@@ -189,10 +196,17 @@ class Frames:
         self.closed = True
 
 
-def answer(job: dict[str, Any], frames: Frames) -> None:
+def answer(job: dict[str, Any], frames: Frames, told: IO[bytes]) -> None:
+    """told: Where the parent says what the views are, if it has to know first what is wanted."""
     connection = open_database(job)
-    check(connection, job["query"], job["tables"])
+    tree = check(connection, job["query"], job["tables"])
     parameters = job["parameters"]
+    views = job["views"]
+    if views is None:
+        frames.tell_json(WANTS, narrowed(tree, job["columns"], parameters))
+        views = json.loads(told.readline())
+    for statement in views:
+        connection.execute(statement)
     relation = connection.sql(job["query"], params=parameters)
     if relation is None:
         raise one_select()
@@ -249,12 +263,12 @@ def main() -> None:
         return  # the parent has ended, or needs no more of us
     frames.send(READY, b"")  # what ends us from here on is the statement's doing
     job: dict[str, Any] = json.loads(line)
-    confined = confine(job["paths"])
+    confined = confine([*job["paths"], *job["folders"]])
     limit(job["address_bytes"], job["cpu_s"])
     try:
         if not confined and job["must_confine"]:
             raise AssertionError("this system cannot confine a process")
-        answer(job, frames)
+        answer(job, frames, sys.stdin.buffer)
     except BaseException as error:  # noqa: BLE001 - told to the parent, which decides
         frames.tell_json(ERROR, explain(error))
 

@@ -55,6 +55,7 @@ def limits_of(settings: Settings) -> Limits:
         statements=serve.statements,
         sql_statements=serve.sql_statements,
         sql_unconfined=serve.sql_unconfined,
+        sql_files_bytes_max=serve.sql_files_bytes_max,
         waiting_max=serve.waiting_max,
         cache_bytes=serve.cache_bytes,
         memory_bytes=serve.statement_memory_mb << 20,
@@ -79,7 +80,13 @@ def app_of(settings: Settings, *, tells_id: bool = True, jobs: Jobs | None = Non
     """
     reader = Reader(settings)
     files = replace(reader.files, size_max=_FILE_BYTES_MAX)
-    source = Source(reader.find, reader.store, settings.home / "tmp", files)
+    source = Source(
+        reader.find,
+        reader.store,
+        settings.home / "tmp",
+        files,
+        verify_files=settings.query.verify_files,
+    )
     keys = KeyRing(settings.keys_path, reader.clock) if needs_keys(settings) else None
     # A web page cannot know a key; without keys it must not get here by a name of its own.
     named = ("localhost", "127.0.0.1", "[::1]", settings.serve.host)

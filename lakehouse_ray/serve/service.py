@@ -13,6 +13,7 @@ import structlog
 from fastapi import Request
 
 from lakehouse_ray.clock import Clock, SystemClock
+from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import AsOf, FindTable
@@ -29,6 +30,7 @@ from lakehouse_ray.serve.quick import Quick
 from lakehouse_ray.serve.sandbox import Sandbox
 from lakehouse_ray.serve.sandbox_child import can_confine
 from lakehouse_ray.serve.work import StoppableEngine, Workers
+from lakehouse_ray.storage.copies import LocalCopies
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
 
@@ -44,12 +46,14 @@ class Source:
 
     find: Returns a table as it is now, or None. temp: Folder below which statements spill.
     files: For `/v1/why` to read files again; None: it says nothing of what is inside of them.
+    verify_files: Whether checksums of files are looked at before DuckDB reads them.
     """
 
     find: FindTable
     store: ObjectStore
     temp: Path
     files: Bytes | None = None
+    verify_files: bool = False
 
 
 @dataclass
@@ -69,11 +73,13 @@ class Service:
         self.sql_workers = Workers(few)
         self.sandbox: Sandbox | None = None
         self.no_sql = "the service has not started"
+        # Where the lake is in a bucket: what statements read, since they must not have its credentials.
+        self.copies: LocalCopies | None = None
         # Reentrant: what is let go may be so while the lock is held, by the garbage collector.
         self._making = threading.RLock()
         self._on_disk = 0
         self._quick: Quick | None = None
-        self._kept = KeptFiles(self.source.store)
+        self._kept = KeptFiles(self.source.store, verify_files=self.source.verify_files)
 
     def hold(self, whole: Whole) -> None:
         """Count an answer that waits on disk for its client, until nobody has it any more.
@@ -107,11 +113,19 @@ class Service:
 
     def open(self) -> None:
         """Start what must not be started by building the application."""
-        limits = self.limits
+        limits, store = self.limits, self.source.store
         edition()  # of the code that was just loaded: it may be replaced while this process lives
         self.no_sql = self._why_no_sql()
         if self.no_sql:
             return
+        if "://" in store.root:
+            folder = self.source.temp / "sql-files"
+            try:
+                self.copies = LocalCopies(store, folder, limits.sql_files_bytes_max)
+            except LakehouseError as error:  # all else needs no disk
+                self.no_sql = "there is no folder for files of the bucket, see the server's log"
+                _log.warning("no SQL", reason=str(error))
+                return
         if not can_confine():
             _log.warning("statements of /v1/sql run unconfined", setting="serve.sql_unconfined")
         self.sandbox = Sandbox(
@@ -125,9 +139,8 @@ class Service:
         """Why no SQL is taken; empty where it is."""
         if not self.limits.sql_statements:
             return "serve.sql_statements is 0"
-        if "://" in self.source.store.root:
-            # A process that may connect to a bucket has its credentials in reach.
-            return "the lake is in a bucket, where who may read its files may read all of them"
+        if "://" in self.source.store.root and not self.limits.sql_files_bytes_max:
+            return "the lake is in a bucket, and serve.sql_files_bytes_max is 0"
         if not self.limits.sql_unconfined and not can_confine():
             return (
                 "the server's system has no Landlock to keep files and network from statements; "
@@ -140,6 +153,8 @@ class Service:
         self.sql_workers.close()
         if self.sandbox is not None:
             self.sandbox.close()
+        if self.copies is not None:
+            self.copies.close()
 
     def engine(self) -> StoppableEngine:
         """An engine for one question."""

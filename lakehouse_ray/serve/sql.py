@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
+from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import NotFoundError
 from lakehouse_ray.query.gate import STATEMENT_BYTES_MAX, check_text
-from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import files_sql, plan_files, quoted
-from lakehouse_ray.query.versions import FixedTables, spell_versions
+from lakehouse_ray.query.versions import spell_versions
 from lakehouse_ray.query.views import SCHEMAS, VIEWS, View, mentioned
+from lakehouse_ray.query.wanted import columns_of, where_of
 from lakehouse_ray.serve.answers import respond, write_all
 from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.cursors import LENGTH_MAX
 from lakehouse_ray.serve.described import ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, rows_limit
+from lakehouse_ray.serve.problems import BusyError, TooLargeError
 from lakehouse_ray.serve.rows import AnswerQuery
-from lakehouse_ray.serve.sandbox import SqlJob
-from lakehouse_ray.serve.service import hung_up, service_of
+from lakehouse_ray.serve.sandbox import Provide, SqlJob
+from lakehouse_ray.serve.service import Service, hung_up, service_of
+from lakehouse_ray.serve.work import StoppableEngine
+from lakehouse_ray.storage.copies import NoRoomError
+
+Pins = Mapping[str, Pin]
+# The files of each table.
+Planned = Mapping[str, Sequence[DataFile]]
+
+# One statement that begins so tells columns and types, and nothing of rows.
+_DESCRIBES = re.compile(r"\s*describe\b", re.I)
 
 _Scalar = str | int | float | bool | None
 
@@ -94,8 +109,11 @@ async def _answer(request: Request, body: SqlBody, asked: Format | None) -> Resp
     limits = service.limits
 
     def produce() -> Written:
-        job = job_of(service.lake(tables, engine), views, tables, body)
-        with sandbox.run(job, engine, rows_limit(limits, form)) as answer:
+        pins = service.lake(tables, engine).pin(views)
+        with (
+            _job_of(service, engine, pins, views, body) as (job, provide),
+            sandbox.run(job, engine, rows_limit(limits, form), provide) as answer,
+        ):
             answer.snapshots = dict(tables.versions)
             return write_all(answer, form, limits)
 
@@ -112,23 +130,81 @@ async def _answer(request: Request, body: SqlBody, asked: Format | None) -> Resp
     return respond(written.whole, headers)
 
 
-def job_of(lake: Lake, views: list[View], tables: FixedTables, body: SqlBody) -> SqlJob:
-    """The views over exactly the files of the pinned snapshots."""
-    pins: dict[str, Pin] = lake.pin(views)
-    statements: list[str] = []
-    paths: list[str] = []
-    made: list[str] = []
-    for name, pin in pins.items():
-        files = plan_files(pin)
-        paths += [file.file_path.removeprefix("file://") for file in files]
-        statements.append(_create(name, files_sql(pin.shape, files)))
-        made.append(name)
-    for view in views:
-        if view.sql:
-            statements.append(_create(view.name, view.sql))
-            made.append(view.name)
+@contextmanager
+def _job_of(
+    service: Service, engine: StoppableEngine, pins: Pins, views: Sequence[View], body: SqlBody
+) -> Iterator[tuple[SqlJob, Provide | None]]:
+    """The views over files of the pinned snapshots, on this machine while the context lasts."""
+    made = [*pins, *(view.name for view in views if view.sql)]
     assert set(made) <= set(VIEWS)
-    return SqlJob(body.query, body.parameters, SCHEMAS, statements, made, paths)
+    if service.copies is None:
+        planned = {name: plan_files(pin) for name, pin in pins.items()}
+        every = [file for files in planned.values() for file in files]
+        engine.verify(every)
+        places = {file.file_path: file.file_path.removeprefix("file://") for file in every}
+        statements = _statements(pins, planned, places, views)
+        paths = list(places.values())
+        yield SqlJob(body.query, body.parameters, SCHEMAS, made, statements, paths), None
+        return
+    columns = {view.name: told for view in views if (told := columns_of(view)) is not None}
+    with ExitStack() as held:
+        room = held.enter_context(service.copies.room())
+
+        def provide(wanted: dict[str, Any]) -> list[str]:
+            planned = _planned(pins, views, {} if _DESCRIBES.match(body.query) else wanted)
+            places = held.enter_context(_copied(service, engine, planned, room))
+            return _statements(pins, planned, places, views)
+
+        folders = [str(room)]
+        yield (
+            SqlJob(body.query, body.parameters, SCHEMAS, made, None, (), folders, columns),
+            provide,
+        )
+
+
+def _planned(pins: Pins, views: Sequence[View], wanted: dict[str, Any]) -> Planned:
+    """The files of each table that hold what a statement may want of any view of it."""
+    found: dict[str, dict[str, DataFile]] = {name: {} for name in pins}
+    for view in views:
+        if view.name not in wanted:
+            continue
+        where = where_of(view, wanted[view.name])
+        for table in view.tables:
+            files = plan_files(pins[table.name], where)
+            found[table.name] |= {file.file_path: file for file in files}
+    return {name: list(files.values()) for name, files in found.items()}
+
+
+@contextmanager
+def _copied(
+    service: Service, engine: StoppableEngine, planned: Planned, room: Path
+) -> Iterator[dict[str, str]]:
+    """Where each file is on this machine while the context lasts."""
+    assert service.copies is not None
+    root = f"{service.source.store.root}/"
+    every = [file for files in planned.values() for file in files]
+    sizes = {file.file_path.removeprefix(root): file.file_size_in_bytes for file in every}
+    try:
+        with service.copies.hold(sizes, room, engine.check) as places:
+            yield {root + name: place for name, place in places.items()}
+    except NoRoomError as error:
+        if error.wanted_bytes > error.bytes_max:
+            raise TooLargeError(
+                f"the files that the statement needs have {error.wanted_bytes:,} bytes, and it may "
+                f"read {error.bytes_max:,} of a lake in a bucket",
+                "say which market, symbol, interval and times are wanted, each as `name = 'value'` in "
+                "the WHERE beside the table; or see serve.sql_files_bytes_max",
+            ) from error
+        raise BusyError("other statements use the room for files", 1.0) from error
+
+
+def _statements(
+    pins: Pins, planned: Planned, places: Mapping[str, str], views: Sequence[View]
+) -> list[str]:
+    return [
+        *(_create(name, files_sql(pin.shape, planned[name], places)) for name, pin in pins.items()),
+        *(_create(view.name, view.sql) for view in views if view.sql),
+    ]
 
 
 def _create(name: str, select: str) -> str:

@@ -78,7 +78,7 @@ class Existing:
         file = self._open(path)
         lead = self._table.names.index(self._table.sort[0])
         for number in range(file.metadata.num_row_groups):
-            rows = _marked(file.read_row_group(number), writer.schema, rules)
+            rows = _marked(_read(file, number, path), writer.schema, rules)
             if file.metadata.row_group(number).column(lead).statistics.min not in symbols:
                 writer.write(rows.cast(writer.schema))
                 continue
@@ -97,9 +97,18 @@ class Existing:
                 self._store.locate(relative_path(self._store, path)),
                 filesystem=self._store.filesystem,
                 memory_map=False,
+                # A flipped bit must not be copied, under a checksum that is right again.
+                page_checksum_verification=True,
             )
         except OSError as error:
             raise explain(error, f"reading {path}") from error
+
+
+def _read(file: pq.ParquetFile, number: int, path: str) -> pa.Table:
+    try:
+        return file.read_row_group(number)
+    except OSError as error:
+        raise explain(error, f"reading {path}") from error
 
 
 def _marked(rows: pa.Table, schema: pa.Schema, rules: Sequence[Rule]) -> pa.Table:

@@ -181,7 +181,11 @@ class GroupReader:
             return self._files[path]
         try:
             file = pq.ParquetFile(
-                _locate(self._store, path), filesystem=self._store.filesystem, memory_map=False
+                _locate(self._store, path),
+                filesystem=self._store.filesystem,
+                memory_map=False,
+                # A flipped bit must not be written on, under a checksum that is right again.
+                page_checksum_verification=True,
             )
         except OSError as error:
             raise explain(error, f"reading {path}") from error

@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 from lakehouse_ray.storage.footers import KeptFooters
 from lakehouse_ray.storage.manifests import Manifests
 from lakehouse_ray.storage.objects import ObjectStore
+from lakehouse_ray.storage.pages import CheckedFiles
 
 T = TypeVar("T", bound=Sized)
 
@@ -19,10 +20,15 @@ _LOOK_EVERY_S = 0.1
 
 
 class KeptFiles:
-    """Manifests and footers, and what was derived from rows; each bounded. For several threads."""
+    """Manifests and footers, and what was derived from rows; each bounded. For several threads.
 
-    def __init__(self, store: ObjectStore) -> None:
+
+    checked: Files whose pages were found right. None: nobody looks at them before DuckDB reads.
+    """
+
+    def __init__(self, store: ObjectStore, *, verify_files: bool = False) -> None:
         self.store = store
+        self.checked = CheckedFiles(store) if verify_files else None
         self.manifests = Manifests()
         self.footers = KeptFooters(store)
         self.derived = Derived()

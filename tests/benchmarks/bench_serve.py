@@ -2,9 +2,10 @@
 
 Unit of work: 1,000 bars of 1m of one symbol, at a random time, in a lake of 20 symbols and a year
 (10.5 million rows). Beside them, in the same run: DuckDB itself on the same Parquet files. The
-service's memory of answers is off, so that each is worked for. Then a symbol's year, and all rows to
-a Polars frame. Clients are aiohttp's, in this process; on two cores they share these with the
-service. Expected growth: with rows of the answer, hardly with those of the lake.
+service's memory of answers is off, so that each is worked for. Then a mixed load, a symbol's year, all
+rows to a Polars frame, and `lakehouse --help`. Clients are aiohttp's, in this process; on two cores
+they share these with the service. Expected growth: with rows of the answer, hardly with those of the
+lake. At the end, what of it is a goal, and whether it is met.
 
 usage: python tests/benchmarks/bench_serve.py [--json FILE] [--symbols N] [--requests N]
 """
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -43,6 +45,7 @@ BEGIN = datetime(2023, 1, 1, tzinfo=UTC)
 MINUTES = 365 * 1440
 WINDOW = 1000
 CLIENTS = (1, 8)
+MIXED_CLIENTS = 4
 
 
 def month(symbols: list[str], first: datetime, end: datetime) -> pl.DataFrame:
@@ -95,15 +98,32 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 def timed(
-    ask: Callable[[str, datetime, datetime], int], symbols: list[str], count: int
+    ask: Callable[[str, datetime, datetime], int], symbols: list[str], count: int, clients: int
 ) -> dict[str, float]:
-    seconds = []
-    for window in [*windows(symbols, 5, 0), *windows(symbols, count, 1)]:
+    """By so many threads."""
+
+    def once(window: tuple[str, datetime, datetime]) -> float:
         began = time.perf_counter()
         rows = ask(*window)
-        seconds.append(time.perf_counter() - began)
+        taken = time.perf_counter() - began
         assert rows == WINDOW
-    return quantiles(seconds[5:])
+        return taken
+
+    with ThreadPoolExecutor(clients) as threads:
+        list(threads.map(once, windows(symbols, 5 * clients, 0)))
+        began = time.perf_counter()
+        seconds = list(threads.map(once, windows(symbols, count, 1)))
+        rate = count / (time.perf_counter() - began)
+    return {**quantiles(seconds), "per_s": round(rate, 1)}
+
+
+def best(work: Callable[[], object], attempts: int = 3) -> dict[str, float]:
+    seconds = []
+    for _ in range(attempts):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return {"best_s": round(min(seconds), 3)}
 
 
 async def load(
@@ -136,6 +156,82 @@ async def load(
     return {**quantiles(seconds), "per_s": round(rate, 1)}
 
 
+async def mixed(url: str, symbols: list[str], count: int) -> dict[str, float]:
+    """What a day of questions may be: mostly bars, some of them computed, some facts, some SQL."""
+    rng = random.Random(7)
+    day = "%Y-%m-%d"
+
+    def question() -> tuple[str, str, dict[str, str]]:
+        symbol, first, end = next(windows(symbols, 1, rng.randrange(1 << 30)))
+        bars = {"symbol": symbol, "interval": "1m", "start": f"{first:%Y-%m-%dT%H:%M}"}
+        span = {"start": f"{first:{day}}", "end": f"{first + timedelta(days=30):{day}}"}
+        few = {**bars, "end": f"{end:%Y-%m-%dT%H:%M}"}
+        kinds: list[tuple[int, str, str, dict[str, str]]] = [
+            (60, "bars", "klines", few),
+            (10, "indicators", "klines", {**few, "indicators": "sma_20,rsi_14"}),
+            (10, "resampled", "klines", {**bars, **span, "interval": "1h", "from": "1m"}),
+            (8, "month", "klines", {**bars, **span, "format": "arrow"}),
+            (6, "coverage", "coverage",
+             {"symbols": symbol, "market": "spot", "interval": "1m", **span}),
+            (4, "sql", "sql", {
+                "query": "select date_trunc('day', open_time) as day, max(high) as high "
+                f"from silver.klines where symbol = '{symbol}' group by day order by day"}),
+            (2, "datasets", "datasets", {}),
+        ]  # fmt: skip
+        _, kind, path, query = rng.choices(kinds, [weight for weight, *_ in kinds])[0]
+        return kind, path, query
+
+    waiting = [question() for _ in range(count)]
+    seconds: list[tuple[str, float]] = []
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        while waiting:
+            kind, path, query = waiting.pop()
+            began = time.perf_counter()
+            async with session.get(f"{url}/v1/{path}", params=query) as reply:
+                body = await reply.read()
+            assert reply.status == 200, (path, query, body[:300])
+            seconds.append((kind, time.perf_counter() - began))
+
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(client(session) for _ in range(MIXED_CLIENTS)))
+    every = [taken for _, taken in seconds]
+    means = {"mean_ms": _mean_ms(every)}
+    for kind in sorted({kind for kind, _ in seconds}):
+        means[f"{kind}_mean_ms"] = _mean_ms([taken for one, taken in seconds if one == kind])
+    return {**quantiles(every), **means}
+
+
+def _mean_ms(seconds: list[float]) -> float:
+    return round(sum(seconds) / len(seconds) * 1000, 2)
+
+
+def goals(report: dict[str, dict[str, float]]) -> dict[str, dict[str, object]]:
+    """What is measured, beside what it should be at most (`<=`) or at least."""
+
+    def share(one: str, other: str, name: str) -> float:
+        return round(report[one][name] / report[other][name], 2)
+
+    serve, alone = "point, Ray Serve, arrow, 8 clients", "point, uvicorn, arrow, 8 clients"
+    found = [
+        (
+            "SDK p50 / DuckDB",
+            share("point, SDK, 1 clients", "point, DuckDB, 1 clients", "p50_ms"),
+            1.5,
+        ),
+        ("Arrow, 1 client, p50 ms", report["point, Ray Serve, arrow, 1 clients"]["p50_ms"], 15),
+        ("Arrow, 8 clients, a second: uvicorn / Ray Serve", share(alone, serve, "per_s"), 1 / 0.6),
+        ("symbol-year / DuckDB", share("symbol-year, SDK", "symbol-year, DuckDB", "best_s"), 1.2),
+        ("all rows to Polars, s", report["all rows to Polars, SDK"]["best_s"], 2.0),
+        ("mixed load, mean ms", report["mixed load, Ray Serve"]["mean_ms"], 300),
+        ("lakehouse --help, s", report["lakehouse --help"]["best_s"], 0.25),
+    ]
+    return {
+        name: {"measured": value, "at_most": round(bound, 2), "met": value <= bound}
+        for name, value, bound in found
+    }
+
+
 @contextlib.contextmanager
 def service(home: Path, *options: str) -> Iterator[str]:
     env = environment(HOME=home, SERVE__CACHE_BYTES=0, SERVE__REPLICAS_MAX=1)
@@ -157,18 +253,24 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=300)
     args = parser.parse_args()
     symbols = [f"SYM{number:03}USDT" for number in range(args.symbols)]
-    report: dict[str, object] = {"cpus": os.cpu_count(), "rows": MINUTES * len(symbols)}
+    report: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         build(home, symbols)
         lake = lh.connect(home)
         files = [str(path) for path in (home / "data").rglob("*.parquet")]
-        report["files"] = len(files)
+        report["lake"] = {
+            "cpus": os.cpu_count() or 0, "rows": MINUTES * len(symbols), "files": len(files)
+        }  # fmt: skip
         bare = duckdb.connect()
         bare.execute("SET TimeZone='UTC'")
 
+        def note(name: str, found: dict[str, float]) -> None:
+            report[name] = found
+            print(name, found, file=sys.stderr)
+
         def by_duckdb(symbol: str, first: datetime, end: datetime) -> int:
-            found = bare.sql(
+            found = bare.cursor().sql(
                 "SELECT * FROM read_parquet(?) WHERE symbol = ? AND open_time >= ? "
                 "AND open_time < ? ORDER BY open_time",
                 params=[files, symbol, first, end],
@@ -178,32 +280,31 @@ def main() -> None:
         def by_sdk(symbol: str, first: datetime, end: datetime) -> int:
             return lake.klines(symbol, "1m", first, end).collect().height
 
-        report["point, DuckDB"] = timed(by_duckdb, symbols, args.requests)
-        report["point, SDK"] = timed(by_sdk, symbols, args.requests)
-        print(report, file=sys.stderr)
+        for clients in CLIENTS:
+            for name, ask in (("DuckDB", by_duckdb), ("SDK", by_sdk)):
+                found = timed(ask, symbols, args.requests, clients)
+                note(f"point, {name}, {clients} clients", found)
         for name, options in (("uvicorn", ("--no-ray",)), ("Ray Serve", ())):
             with service(home, *options) as url:
                 for form in ("arrow", "json"):
                     for clients in CLIENTS:
-                        key = f"point, {name}, {form}, {clients} clients"
-                        report[key] = asyncio.run(load(url, form, clients, symbols, args.requests))
-                        print(key, report[key], file=sys.stderr)
+                        found = asyncio.run(load(url, form, clients, symbols, args.requests))
+                        note(f"point, {name}, {form}, {clients} clients", found)
+                found = asyncio.run(mixed(url, symbols, args.requests))
+                note(f"mixed load, {name}", found)
         year = (symbols[0], BEGIN, BEGIN.replace(year=2024))
-        for name, scan in (
-            ("symbol-year, DuckDB", lambda: by_duckdb(*year)),
-            ("symbol-year, SDK", lambda: by_sdk(*year)),
-            (
-                "all rows to Polars, SDK",
-                lambda: lake.sql("SELECT * FROM silver.klines").pl().height,
-            ),
-        ):
-            seconds = []
-            for _ in range(3):
-                began = time.perf_counter()
-                scan()
-                seconds.append(time.perf_counter() - began)
-            report[name] = {"best_s": round(min(seconds), 3)}
-    text = json.dumps(report, indent=1)
+        note("symbol-year, DuckDB", best(lambda: by_duckdb(*year)))
+        note("symbol-year, SDK", best(lambda: by_sdk(*year)))
+        everything = "SELECT * FROM silver.klines"
+        note("all rows to Polars, SDK", best(lambda: lake.sql(everything).pl()))
+        bare_all = f"SELECT * FROM read_parquet({files})"
+        note("all rows to Polars, DuckDB", best(lambda: bare.sql(bare_all).pl()))
+        command = [LAKEHOUSE, "--help"]
+        note(
+            "lakehouse --help",
+            best(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True), 5),
+        )
+    text = json.dumps({**report, "goals": goals(report)}, indent=1)
     print(text)
     if args.json:
         args.json.write_text(text)

@@ -198,8 +198,9 @@ def run_child(
     script = f"import lakehouse_ray.serve.sandbox_child as c; {without}; c.main()"
     job: dict[str, Any] = {
         "query": query, "parameters": None, "schemas": ["silver"], "views": [], "tables": [],
-        "paths": paths, "rows_max": 1000, "threads": 1, "memory_bytes": 256 << 20,
-        "address_bytes": 4 << 30, "timeout_s": 10, "cpu_s": 20, "must_confine": must_confine,
+        "paths": paths, "folders": [], "columns": {}, "rows_max": 1000, "threads": 1,
+        "memory_bytes": 256 << 20, "address_bytes": 4 << 30, "timeout_s": 10, "cpu_s": 20,
+        "must_confine": must_confine,
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", script], input=json.dumps(job).encode() + b"\n",

@@ -64,7 +64,10 @@ class Served:
 def source_at(home: Path) -> Source:
     settings = load_settings({"home": home}).resolved()
     reader = Reader(settings)
-    return Source(reader.find, reader.store, settings.home / "tmp", reader.files)
+    return Source(
+        reader.find, reader.store, settings.home / "tmp", reader.files,
+        verify_files=settings.query.verify_files,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pyarrow as pa
 import pytest
+from polars.testing import assert_frame_equal
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.query.statement import BATCH_ROWS, Engine, Result
@@ -57,6 +59,27 @@ def test_errors_on_the_way_are_told_as_wrong_questions(engine: Engine) -> None:
     query = f"select case when i > {3 * BATCH_ROWS} then ('x' || i)::int else 1 end from range(1000000) t(i)"
     with pytest.raises(InvalidError, match="Could not convert"):
         list(ask(engine, query).fetch_batches())
+
+
+def test_a_frame_is_what_arrow_has_and_changes_nothing_for_it(engine: Engine) -> None:
+    result = ask(
+        engine,
+        "select i, 'a' || i as short, case when i % 3 > 0 then 'longer than twelve ' || i end as t, "
+        "[null, 'x' || i] as l, {'a': 'q' || i, 'b': i} as s, map {'k' || i: i} as m, "
+        "'b73e2a08-0b5c-4bbd-a8a3-5e0b6f5f3c1a'::uuid as u, '{}'::json as j, '\\xAA'::blob as b, "
+        "'a'::enum ('a', 'b') as e, i::decimal(9, 2) as d, i::hugeint as h, null as nothing, "
+        "make_timestamptz(i) as at, '' as empty from range(5000) r(i) order by i",
+    )
+    before = result.arrow()
+    frame = result.pl()
+    after = result.arrow()
+    wanted = pl.from_arrow(before)
+    assert isinstance(wanted, pl.DataFrame)
+    assert_frame_equal(frame, wanted)
+    assert after.equals(before)
+    assert after.schema == before.schema == result.schema
+    assert next(result.fetch_batches()).schema == before.schema
+    assert ask(engine, "select 'a' as t where false").pl().schema == {"t": pl.String()}
 
 
 def test_reading_in_batches_takes_bounded_memory(engine: Engine) -> None:
