@@ -498,14 +498,16 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
 
 
 def secrets_of(settings: Settings) -> list[str]:
-    """Every value that must not be read in a log, the longest part of it."""
+    """Every value that must not be read in a log; of addresses their passwords too."""
     found: list[str] = []
     for name, value in flatten(settings).items():
         if isinstance(value, SecretStr):
-            found.append(value.get_secret_value())
-        elif name in MAYBE_SECRET:
-            with contextlib.suppress(ValueError):
-                found.append(urlsplit(value).password or "")
+            value = value.get_secret_value()
+            found.append(value)
+        elif name not in MAYBE_SECRET:
+            continue
+        with contextlib.suppress(ValueError):
+            found.append(urlsplit(value).password or "")
     return [secret for secret in found if secret]
 
 

@@ -1,7 +1,8 @@
 """How many replicas answer by time, while more and more clients ask, and after they have gone.
 
 Not a figure to compare: it shows that the rules of scaling (docs/serving.md) do what they say on a
-real Ray Serve. One line a second: seconds, clients, replicas, answers in that second.
+real Ray Serve. One line a second: seconds, clients, replicas, answers in that second, and how busy
+the machine was (0 to 1), whoever worked on it.
 
 usage: python tests/benchmarks/show_scaling.py [--clients 24] [--load-s 60] [--quiet-s 240] [--json F]
 """
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--quiet-s", type=float, default=240)
     parser.add_argument("--json", type=Path)
     told = parser.parse_args()
-    seen: list[tuple[int, int, int, int]] = []
+    seen: list[tuple[int, int, int, int, float]] = []
     with tempfile.TemporaryDirectory(prefix="ls-") as folder:
         home = Path(folder) / "home"
         BarLake(home).put(bars("BTCUSDT", "2024-01-01", 14, interval="1m"))
@@ -101,12 +102,13 @@ def main() -> None:
                     before = clients.answers
                     time.sleep(1)
                     line = (
-                        round(now_s), clients.count, replicas(process.pid), clients.answers - before,
+                        round(now_s), clients.count, replicas(process.pid),
+                        clients.answers - before, round(psutil.cpu_percent(None) / 100, 2),
                     )  # fmt: skip
                     seen.append(line)
                     print(*line, sep="\t", flush=True)
 
-            print("seconds", "clients", "replicas", "answers", sep="\t")
+            print("seconds", "clients", "replicas", "answers", "busy", sep="\t")
             watch(10)
             clients.start(told.clients)
             watch(10 + told.load_s)
@@ -115,7 +117,7 @@ def main() -> None:
             process.terminate()
     print(f"{clients.answers} answers, {clients.refused} others")
     changes = [
-        (s, n) for (s, _, n, _), last in zip(seen, [None, *(x[2] for x in seen)], strict=False)
+        (s, n) for (s, _, n, _, _), last in zip(seen, [None, *(x[2] for x in seen)], strict=False)
         if n != last
     ]  # fmt: skip
     print("replicas from second on:", ", ".join(f"{n} at {s}" for s, n in changes))
