@@ -1,10 +1,14 @@
-"""Which tests stay together in one process when several run them."""
+"""Which tests stay together in one process when several run them; no test is timed."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 class _Together(LoadFileScheduling):

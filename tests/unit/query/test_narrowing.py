@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse_ray.model.timespan import DAY_US, TimeRange, parse_time
@@ -150,6 +150,7 @@ _SHAPES = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(max_examples=50)
 @given(st.lists(_CONDITIONS, min_size=1, max_size=4), _SHAPES, st.sampled_from(["A", "2024-01-03"]))
 def test_what_is_left_away_changes_no_answer(
     database: duckdb.DuckDBPyConnection, conditions: list[str], shape: str, parameter: str
