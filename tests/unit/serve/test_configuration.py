@@ -47,6 +47,9 @@ def test_what_is_shown_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CANARY not in str(told)
     assert told["LAKEHOUSE_STORAGE__ROOT"] == "s3://bucket/x"
     assert set(secrets_of(settings())) == {CANARY, f"https://hook/{CANARY}"}
+    with_redis = settings({"serve": {"redis_url": f"redis://me:{CANARY}@cache/0"}})
+    assert CANARY in secrets_of(with_redis)
+    assert CANARY not in json.dumps(serve_config(with_redis))
     assert CANARY not in json.dumps(serve_config(settings()))
 
 
