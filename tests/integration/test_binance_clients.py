@@ -18,13 +18,11 @@ import ccxt.async_support
 import pandas as pd
 import pytest
 import websockets
-from binance import BinanceSocketManager
 from binance.enums import HistoricalKlinesType
 from binance.exceptions import BinanceAPIException
 from support.exchange_clients import (
     async_python_binance_at,
     ccxt_at,
-    ccxt_pro_at,
     loopback_alone,
     point_ccxt,
     python_binance_at,
@@ -36,7 +34,6 @@ from lakehouse_ray.access.keys import KeyFile, KeyRing
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.timespan import format_time
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.instruments import ingest_instruments
@@ -265,67 +262,13 @@ def test_python_binance_async(served: Served) -> None:
     assert_same_texts(asyncio.run(ask()), bars("spot", "ETHUSDT", "1d"))
 
 
-def test_ccxt_replays_bars_over_the_websocket(served: Served) -> None:
-    wanted = ohlcv(bars("um", "BTCUSDT", "1m"))[:500]
-    span = f"start={iso(wanted[0][0])}&end={iso(wanted[-1][0] + 60_000)}"
-
-    async def watch() -> dict[int, Any]:
-        exchange = ccxt_pro_at(served.url, span)
-        found: dict[int, Any] = {}
-        try:
-            while len(found) < len(wanted):
-                rows = await exchange.watch_ohlcv("BTC/USDT:USDT", "1m")
-                found |= {row[0]: row for row in rows}
-            with pytest.raises(ccxt.BadSymbol):
-                await exchange.watch_ohlcv("BSV/USDT:USDT", "1m")
-            return found
-        finally:
-            await exchange.close()
-
-    assert list(within(watch()).values()) == wanted
-
-
-def test_python_binance_replays_bars_over_the_websocket(served: Served) -> None:
-    wanted = bars("spot", "BTCUSDT", "1h")[:300]
-    span = f"start={iso(wanted[0][0])}&end={iso(wanted[-1][0] + 3_600_000)}"
-
-    async def watch() -> list[Any]:
-        client = await async_python_binance_at(served.url)
-        manager = BinanceSocketManager(client, max_queue_size=1000)
-        manager.STREAM_URL = served.url.replace("http://", "ws://") + "/"
-        try:
-            async with manager.multiplex_socket([f"btcusdt@kline_1h&{span}"]) as socket:
-                return [(await socket.recv())["data"]["k"] for _ in wanted]
-        finally:
-            await client.close_connection()
-
-    found = [
-        [
-            k["t"],
-            k["o"],
-            k["h"],
-            k["l"],
-            k["c"],
-            k["v"],
-            k["T"],
-            k["q"],
-            k["n"],
-            k["V"],
-            k["Q"],
-            "0",
-        ]
-        for k in within(watch())
-    ]
-    assert_same_texts(found, wanted)
-
-
 def test_real_trades_are_replayed_in_order(served: Served) -> None:
     """Of both futures markets, merged by time, for a client that knows nothing of exchanges."""
 
     async def watch(prefix: str, name: str) -> list[Any]:
         url = f"{served.url.replace('http://', 'ws://')}{prefix}/ws/{name}?end=2030"
         async with websockets.connect(url, max_size=None) as client:
-            return [json.loads(await client.recv()) for _ in range(20_000)]
+            return [json.loads(await client.recv()) for _ in range(2_000)]
 
     for market, symbol in (("um", "BSVUSDT"), ("cm", "BTCUSD_PERP")):
         prefix = {"um": "/fapi", "cm": "/dapi"}[market]
@@ -338,10 +281,6 @@ def test_real_trades_are_replayed_in_order(served: Served) -> None:
             (int(c[0]), float(c[1]), float(c[2]), int(c[3]), int(c[4]), int(c[5]), c[6] == "true")
             for c in lines[: len(found)]
         ]
-
-
-def iso(ms: int) -> str:
-    return format_time(ms * 1000)
 
 
 def within(work: Coroutine[Any, Any, T]) -> T:

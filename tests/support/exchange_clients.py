@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ccxt
-import ccxt.pro
 import pytest
 from binance import AsyncClient, Client
 
@@ -63,19 +62,6 @@ def point_ccxt(exchange: Any, url: str) -> Any:
         exchange.urls[kind] = {
             name: url + urlsplit(was).path for name, was in known.items() if isinstance(was, str)
         }
-    return exchange
-
-
-def ccxt_pro_at(url: str, query: str = "") -> Any:
-    """Its websockets too. query: Of their addresses; ccxt itself puts /0, /1, … behind them."""
-    exchange = point_ccxt(ccxt.pro.binance({"enableRateLimit": False, "newUpdates": True}), url)
-    socket_url = url.replace("http://", "ws://")
-    asked = f"?{query}&streams=" if query else ""
-    exchange.urls["api"]["ws"] = {
-        "spot": f"{socket_url}/ws{asked}",
-        "future": f"{socket_url}/fapi/ws{asked}",
-        "delivery": f"{socket_url}/dapi/ws{asked}",
-    }
     return exchange
 
 
