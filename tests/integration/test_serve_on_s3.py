@@ -69,7 +69,7 @@ def ask(served: Served, query: str, **more: Any) -> Reply:
         ("/ready", {}),
         ("/v1/datasets", {}),
         ("/v1/klines", BTC),
-        ("/v1/klines", {**BTC, "indicators": "sma_20", "limit": 50}),
+        ("/v1/klines", {**BTC, "indicators": "sma_20"}),
         ("/v1/klines", {**BTC, "interval": "4h", "from": "1h"}),
         ("/v1/aggTrades", {"symbol": "BTCUSDT"}),
         ("/v1/coverage", {"interval": "1h"}),
