@@ -378,9 +378,13 @@ def test_questions_beyond_those_that_may_wait_are_turned_away(home: Path) -> Non
     limits = Limits(statements=1, waiting_max=0, cache_bytes=0)
     with serving(home, limits) as served:
         replies: list[Reply] = []
+
+        def ask(start: str) -> None:
+            """Each something else: equal questions wait for one answer."""
+            replies.append(served.get("/v1/coverage", start=start))
+
         threads = [
-            threading.Thread(target=lambda: replies.append(served.get("/v1/coverage")))
-            for _ in range(4)
+            threading.Thread(target=ask, args=(f"2023-12-2{number}",)) for number in range(4)
         ]
         for thread in threads:
             thread.start()
