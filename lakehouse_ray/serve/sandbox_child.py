@@ -107,7 +107,7 @@ def limit(memory_bytes: int, cpu_s: int) -> None:
 
 
 def open_database(job: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    """An empty database that can read the job's files and nothing else, locked.
+    """A database with the job's views that can read its files and nothing else, locked.
 
     Raises AssertionError where a lock does not hold.
     """
@@ -130,6 +130,9 @@ def open_database(job: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     connection.execute("SET GLOBAL TimeZone='UTC'")
     for schema in job["schemas"]:
         connection.execute(f"CREATE SCHEMA {schema}")
+    # Before the locks: a file that is lost is told as such, not as one that may not be read.
+    for statement in job["views"] or ():
+        connection.execute(statement)
     connection.execute(f"SET GLOBAL allowed_paths=[{_listed(job['paths'])}]")
     connection.execute(f"SET GLOBAL allowed_directories=[{_listed(job['folders'])}]")
     connection.execute("SET GLOBAL enable_external_access=false")
@@ -201,12 +204,10 @@ def answer(job: dict[str, Any], frames: Frames, told: IO[bytes]) -> None:
     connection = open_database(job)
     tree = check(connection, job["query"], job["tables"])
     parameters = job["parameters"]
-    views = job["views"]
-    if views is None:
+    if job["views"] is None:
         frames.tell_json(WANTS, narrowed(tree, job["columns"], parameters))
-        views = json.loads(told.readline())
-    for statement in views:
-        connection.execute(statement)
+        for statement in json.loads(told.readline()):
+            connection.execute(statement)
     relation = connection.sql(job["query"], params=parameters)
     if relation is None:
         raise one_select()
