@@ -92,7 +92,7 @@ def count(served: Served, name: str, level: str) -> float:
 
 def until(served: Served, name: str, level: str, is_so: Callable[[float], bool]) -> None:
     """Answers are kept elsewhere while their clients read them."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_so(count(served, name, level)):
         assert time.monotonic() < deadline, served.get("/metrics").body.decode()
         time.sleep(0.01)
@@ -187,7 +187,7 @@ def test_after_each_commit_answers_are_those_of_the_sdk(tmp_path: Path, redis: R
 def test_redis_is_killed_under_load_and_no_question_fails(home: Path, redis: RedisServer) -> None:
     lake = lh.connect(home)
     all_rows = lake.klines("BTCUSDT", "1h").collect()
-    with servers(home, [shared(redis, 0.2)], [shared(redis, 0.2)]) as pair, capture_logs() as told:
+    with servers(home, [shared(redis, 1)], [shared(redis, 1)]) as pair, capture_logs() as told:
         wrong: list[object] = []
         asked = itertools.count()
         done = threading.Event()
@@ -203,20 +203,22 @@ def test_redis_is_killed_under_load_and_no_question_fails(home: Path, redis: Red
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        for served in pair:
-            until(served, "hits_total", "redis", lambda n: n > 5)
-        redis.kill()
-        for served in pair:
-            until(served, "skipped_total", "redis", lambda n: n > 5)
-            assert count(served, "up", "redis") == 0
-        hits = [count(served, "hits_total", "redis") for served in pair]
-        redis.start()  # empty
-        for served, before in zip(pair, hits, strict=True):
-            until(served, "hits_total", "redis", lambda n, before=before: n > before + 5)
-            assert count(served, "up", "redis") == 1
-        done.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for served in pair:
+                until(served, "hits_total", "redis", lambda n: n > 5)
+            redis.kill()
+            for served in pair:
+                until(served, "skipped_total", "redis", lambda n: n > 5)
+                until(served, "up", "redis", lambda up: up == 0)
+            hits = [count(served, "hits_total", "redis") for served in pair]
+            redis.start()  # empty
+            for served, before in zip(pair, hits, strict=True):
+                until(served, "hits_total", "redis", lambda n, before=before: n > before + 5)
+                until(served, "up", "redis", lambda up: up == 1)
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
     assert not wrong
     states = [entry["event"] for entry in told if entry.get("what") == "redis"]
     assert 2 <= len(states) <= 12  # of each server, for each change of state, not each question
