@@ -155,6 +155,20 @@ def test_gaps_stand_where_bars_are_missing(lake: BarLake, served: Served) -> Non
                 at += hour
         assert at == day + 72 * hour
 
+    # What was found once is not told of another version.
+    lake.put(bars("BTCUSDT", "2024-01-01", 3, holes=0))
+    filled, _ = told(
+        lambda: heard(
+            served, "/stream", streams=TWO, start="2024-01-01", end="2024-01-04", events="true"
+        )
+    )
+
+    def gaps(found: list[Message]) -> list[Message]:
+        return [one["data"] for one in found if one["data"]["e"] == "gap"]
+
+    assert {gap["s"] for gap in gaps(found)} == {"BTCUSDT", "ETHUSDT"}
+    assert gaps(filled) == [gap for gap in gaps(found) if gap["s"] == "ETHUSDT"]
+
 
 def test_wherever_a_replay_is_cut_it_goes_on_with_the_next_event(
     lake: BarLake, served: Served

@@ -19,7 +19,6 @@ from pyiceberg.table import Table as IcebergTable
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange
-from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.versions import spell_versions
 from lakehouse_ray.serve.streams.changes import Change, Touched, change_of, changes, touched
@@ -28,7 +27,7 @@ from lakehouse_ray.serve.streams.history import gaps_of, history
 from lakehouse_ray.serve.streams.hub import Hub
 from lakehouse_ray.serve.streams.names import Stream, parse_stream
 from lakehouse_ray.serve.streams.options import LATEST_US, Options
-from lakehouse_ray.serve.streams.reading import ReadWindow, windows
+from lakehouse_ray.serve.streams.reading import ReadWindow, Window, windows
 from lakehouse_ray.serve.streams.tables import TABLES, open_stream, pinned_tables
 from lakehouse_ray.serve.streams.tokens import Token
 from lakehouse_ray.serve.streams.watchers import Watcher, snapshot_of
@@ -40,7 +39,8 @@ Send = Callable[[str, bytes, int, Callable[[], Token]], Awaitable[None]]
 _SLOW_S = 5.0
 # Events sent without a look at anything else.
 _AT_ONCE = 64
-# Streams that one piece of work opens: each looks for its decimals and for a row.
+# Streams that one piece of work opens, each looking for its decimals and for a row, or whose gaps
+# it looks for.
 _OPENED_AT_ONCE = 64
 # Notices are of no stream.
 NOTICES = "lakehouse"
@@ -141,20 +141,33 @@ class Feed:
         if not self._options.events:
             return []
         options = self._options
+        kinds: dict[tuple[str, str | None], list[Series]] = {}
         for series in streams:
             if series.stream.name not in self._gaps:
-                find = partial(self._find_gaps, series, options.start_us, options.end_us)
-                self._gaps[series.stream.name] = await self._hub.work(find)
+                stream = series.stream
+                kinds.setdefault((stream.kind, stream.interval), []).append(series)
+        for alike in kinds.values():
+            for first in range(0, len(alike), _OPENED_AT_ONCE):
+                some = alike[first : first + _OPENED_AT_ONCE]
+                find = partial(self._find_gaps, some, options.start_us, options.end_us)
+                found = await self._hub.work(find)
+                self._gaps.update((one.stream.name, []) for one in some)
+                for event in found:
+                    self._gaps[event.stream].append(event)
         chosen = (self._gaps[series.stream.name] for series in streams)
         return list(itertools.chain.from_iterable(chosen))
 
     def _find_gaps(
-        self, series: Series, start_us: int | None, end_us: int | None, engine: StoppableEngine
-    ) -> list[Event]:
+        self,
+        alike: Sequence[Series],
+        start_us: int | None,
+        end_us: int | None,
+        engine: StoppableEngine,
+    ) -> tuple[Event, ...]:
         def find(name: str) -> IcebergTable | None:
             return self._pinned[name] if name in self._pinned else self._service.source.find(name)
 
-        return gaps_of(Lake(find, engine), series, start_us, end_us)
+        return gaps_of(engine, find, alike, start_us, end_us)
 
     def _left(self, span: TimeRange) -> TimeRange | None:
         """The part of a range after the last event; None: nothing of it."""
@@ -305,9 +318,9 @@ class Feed:
             await self._woken.wait()
 
     def _reader(
-        self, read: Callable[[StoppableEngine, TimeRange, int | None], list[Event] | None]
+        self, read: Callable[[StoppableEngine, TimeRange, int | None], Window | None]
     ) -> ReadWindow:
-        async def window(due: TimeRange, rows_max: int | None) -> list[Event] | None:
+        async def window(due: TimeRange, rows_max: int | None) -> Window | None:
             return await self._hub.work(lambda engine: read(engine, due, rows_max))
 
         return window
