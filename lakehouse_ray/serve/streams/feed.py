@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -67,6 +67,8 @@ class Feed:
         self._pinned: dict[str, IcebergTable | None] = {}
         self._watching: dict[str, Watcher] = {}
         self._gaps: dict[str, list[Event]] = {}
+        # Streams that were replayed to the end.
+        self._over: frozenset[str] = frozenset()
         self._pace_from: tuple[float, int] | None = None
         self._blocked_s = 0.0
 
@@ -104,15 +106,17 @@ class Feed:
         self._woken.set()
 
     async def run(self) -> None:
-        """Send events until a replay with an end is over.
+        """Send events until a replay is over after which the connection is to be closed.
 
         Raises LakehouseError where it cannot go on.
         """
         try:
             if not self._live:
-                await self._replay()
+                await self._replay(())
                 if self._options.ends:
                     await self._notice("endOfReplay")
+                    if self._options.waits:
+                        await self._replay_others()
                     return
                 self._live, self._place = True, None
             await self._follow()
@@ -122,11 +126,25 @@ class Feed:
 
     # What is stored
 
-    async def _replay(self) -> None:
+    async def _replay_others(self) -> None:
+        """Replay streams that are subscribed to when the replay is over, each once."""
+        while True:
+            over = self._over
+            while self.streams.keys() <= over:
+                self._woken.clear()
+                await self._woken.wait()
+            self._place = self._pace_from = None
+            await self._replay(over)
+
+    async def _replay(self, over: Collection[str]) -> None:
+        """Replay all streams but those that were told before."""
         within = self._options.within
         while True:
             await self._until_streams()
-            generation, streams = self._generation, list(self.streams.values())
+            generation = self._generation
+            streams = [one for name, one in self.streams.items() if name not in over]
+            if not streams:
+                return
             gaps = await self._gaps_of(streams)
             reach_us = max(series.shape.reach_us for series in streams)
             span = self._left(TimeRange(within.start_us, within.end_us + reach_us + 1))
@@ -135,6 +153,7 @@ class Feed:
                 engine, streams, pins, gaps, within, due, most  # noqa: B023 - read before the next turn
             ))  # fmt: skip
             if span is None or await self._tell(read, span, generation, self._options.speed):
+                self._over |= {series.stream.name for series in streams}
                 return
 
     async def _gaps_of(self, streams: Sequence[Series]) -> list[Event]:
