@@ -118,9 +118,9 @@ def read(market: str, dataset: str, symbol: str, interval: str | None) -> list[l
                 (name,) = [n for n in archive.namelist() if not n.startswith("__MACOSX/")]
                 with archive.open(name) as file:
                     frame = pd.read_csv(file, header=None, dtype=str, keep_default_na=False)
-            for cells in frame.itertuples(index=False, name=None):
+            for cells in frame.to_numpy().tolist():
                 if cells[0].isdigit():
-                    lines[int(cells[0])] = list(cells)
+                    lines[int(cells[0])] = cells
     assert lines
     return [lines[key] for key in sorted(lines)]
 
