@@ -6,6 +6,7 @@ The zips are read by pandas, every cell as the text that the exchange wrote.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import zipfile
 from collections.abc import Coroutine, Iterator
@@ -18,11 +19,13 @@ import ccxt.async_support
 import pandas as pd
 import pytest
 import websockets
+from binance import BinanceSocketManager
 from binance.enums import HistoricalKlinesType
 from binance.exceptions import BinanceAPIException
 from support.exchange_clients import (
     async_python_binance_at,
     ccxt_at,
+    ccxt_pro_at,
     loopback_alone,
     point_ccxt,
     python_binance_at,
@@ -34,6 +37,7 @@ from lakehouse_ray.access.keys import KeyFile, KeyRing
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.timespan import format_time
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.instruments import ingest_instruments
@@ -101,6 +105,7 @@ def served(home: Path) -> Iterator[Served]:
         yield served
 
 
+@functools.cache
 def read(market: str, dataset: str, symbol: str, interval: str | None) -> list[list[str]]:
     """The lines of all files, without headers, in the order of their first cells."""
     lines: dict[int, list[str]] = {}
@@ -113,9 +118,9 @@ def read(market: str, dataset: str, symbol: str, interval: str | None) -> list[l
                 (name,) = [n for n in archive.namelist() if not n.startswith("__MACOSX/")]
                 with archive.open(name) as file:
                     frame = pd.read_csv(file, header=None, dtype=str, keep_default_na=False)
-            for cells in frame.itertuples(index=False, name=None):
+            for cells in frame.to_numpy().tolist():
                 if cells[0].isdigit():
-                    lines[int(cells[0])] = list(cells)
+                    lines[int(cells[0])] = cells
     assert lines
     return [lines[key] for key in sorted(lines)]
 
@@ -262,18 +267,69 @@ def test_python_binance_async(served: Served) -> None:
     assert_same_texts(asyncio.run(ask()), bars("spot", "ETHUSDT", "1d"))
 
 
+def test_ccxt_watches_a_replay(served: Served) -> None:
+    wanted = ohlcv(bars("um", "BTCUSDT", "1m"))[:120]
+
+    async def watch() -> list[Any]:
+        exchange = ccxt_pro_at(served.url, span(wanted, 60_000))
+        found: list[Any] = []
+        try:
+            while len(found) < len(wanted):
+                found += await exchange.watch_ohlcv("BTC/USDT:USDT", "1m")
+            # Neither an error nor a bar that there was.
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(exchange.watch_ohlcv("BTC/USDT:USDT", "1m"), 0.5)
+            return found
+        finally:
+            await exchange.close()
+
+    assert within(watch()) == wanted
+
+
+def test_python_binance_listens_to_a_replay(served: Served) -> None:
+    wanted = bars("spot", "BTCUSDT", "1h")[:80]
+
+    async def listen() -> list[Any]:
+        client = await async_python_binance_at(served.url)
+        manager = BinanceSocketManager(client)
+        manager.STREAM_URL = served.url.replace("http://", "ws://") + "/"
+        try:
+            streams = [f"btcusdt@kline_1h&{span(wanted, 3_600_000)}"]
+            async with manager.multiplex_socket(streams) as socket:
+                # So long it waits for a message before it looks whether it is to end.
+                socket.TIMEOUT = 0.5
+                found = [(await socket.recv())["data"]["k"] for _ in wanted]
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(socket.recv(), 0.5)
+                return found
+        finally:
+            await client.close_connection()
+
+    found = [[*(k[name] for name in "tohlcvTqnVQ"), "0"] for k in within(listen())]
+    assert_same_texts(found, wanted)
+
+
+def span(rows: list[list[Any]], length_ms: int) -> str:
+    """Parameters of a replay of these bars."""
+    first, end = (format_time(ms * 1000) for ms in (rows[0][0], rows[-1][0] + length_ms))
+    return f"start={first}&end={end}"
+
+
 def test_real_trades_are_replayed_in_order(served: Served) -> None:
     """Of both futures markets, merged by time, for a client that knows nothing of exchanges."""
 
     async def watch(prefix: str, name: str) -> list[Any]:
         url = f"{served.url.replace('http://', 'ws://')}{prefix}/ws/{name}?end=2030"
-        async with websockets.connect(url, max_size=None) as client:
+        # With a queue that can be full this client, closing, waits 10 s for an answer behind it.
+        async with websockets.connect(url, max_size=None, max_queue=None) as client:
             return [json.loads(await client.recv()) for _ in range(2_000)]
 
     for market, symbol in (("um", "BSVUSDT"), ("cm", "BTCUSD_PERP")):
         prefix = {"um": "/fapi", "cm": "/dapi"}[market]
-        lines = read(market, "aggTrades", symbol, None)
-        lines.sort(key=lambda cells: (int(cells[5]), int(cells[0])))
+        lines = sorted(
+            read(market, "aggTrades", symbol, None),
+            key=lambda cells: (int(cells[5]), int(cells[0])),
+        )
         found = within(watch(prefix, f"{symbol.lower()}@aggTrade"))
         assert [
             (e["a"], float(e["p"]), float(e["q"]), e["f"], e["l"], e["T"], e["m"]) for e in found

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.integration
 
 COARSE = "silver.klines_coarse"
 FAST = StreamLimits(poll_s=0.05)
+CLOSED = {"end": "2024-02", "after": "close"}
 TWO = "btcusdt@kline_1h/ethusdt@kline_1h"
 Message = dict[str, Any]
 
@@ -108,25 +109,56 @@ NAMED = {("BTCUSDT", "1h"): "btcusdt@kline_1h", ("ETHUSDT", "1h"): "ethusdt@klin
 
 def test_a_replay_is_what_is_stored_in_the_order_of_time(lake: BarLake, served: Served) -> None:
     streams = "/".join(NAMED.values())
-    found, code = told(lambda: heard(served, "/stream", streams=streams, end="2024-02"))
+    found, code = told(lambda: heard(served, "/stream", streams=streams, **CLOSED))
     assert code == 1000
     assert all(set(one) == {"stream", "data"} for one in found)
     assert bars_of(found) == expected(lake, NAMED)
     times = [one["data"]["E"] for one in found]
     assert times == sorted(times)
-    raw, _ = told(lambda: heard(served, "/ws/btcusdt@kline_1m", end="2024-02"))
+    raw, _ = told(lambda: heard(served, "/ws/btcusdt@kline_1m", **CLOSED))
     mine = [one["data"] for one in found if one["stream"] == "btcusdt@kline_1m"]
     assert raw == mine
     assert all(one["k"]["x"] for one in mine)
 
 
 def test_a_range_takes_bars_by_when_they_open(lake: BarLake, served: Served) -> None:
-    span = {"start": "2024-01-02", "end": "2024-01-02T06:00"}
+    span = {"start": "2024-01-02", "end": "2024-01-02T06:00", "after": "close"}
     found, _ = told(lambda: heard(served, "/stream", streams=TWO, **span))
     first = 1704153600000
     wanted = [one for one in expected(lake, NAMED)
               if one[0] in TWO.split("/") and first <= one[1] < first + 6 * 3_600_000]  # fmt: skip
     assert bars_of(found) == wanted
+
+
+def test_a_replay_that_is_over_stays_open_and_tells_nothing_twice(
+    lake: BarLake, served: Served
+) -> None:
+    """As clients of the exchange need it: they connect again when they are closed."""
+    stored = expected(lake, NAMED)
+
+    async def talk() -> tuple[list[Message], list[Message]]:
+        url = address(served, "/stream", streams="btcusdt@kline_1h", end="2024-02")
+        async with connect(url) as client:
+
+            async def hear(name: str) -> list[Message]:
+                count = sum(one[0] == name for one in stored)
+                return [json.loads(await client.recv()) for _ in range(count)]
+
+            first = await hear("btcusdt@kline_1h")
+            await asyncio.to_thread(lake.put, bars("BTCUSDT", "2024-01-05", 0.5))
+            await (await client.ping())
+            subscribed = await ask(client, "SUBSCRIBE", ["ethusdt@kline_1h"])
+            assert subscribed == {"result": None, "id": 1}
+            second = await hear("ethusdt@kline_1h")
+            for number, method in enumerate(("UNSUBSCRIBE", "SUBSCRIBE", "GET_PROPERTY"), 2):
+                what = ["combined"] if method == "GET_PROPERTY" else ["btcusdt@kline_1h"]
+                assert (await ask(client, method, what, number))["id"] == number
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.recv(), 0.2)
+            return first, second
+
+    for found, name in zip(told(talk), TWO.split("/"), strict=True):
+        assert bars_of(found) == [one for one in stored if one[0] == name]
 
 
 def test_gaps_stand_where_bars_are_missing(lake: BarLake, served: Served) -> None:
@@ -154,6 +186,20 @@ def test_gaps_stand_where_bars_are_missing(lake: BarLake, served: Served) -> Non
                 assert data["k"]["t"] == at
                 at += hour
         assert at == day + 72 * hour
+
+    # What was found once is not told of another version.
+    lake.put(bars("BTCUSDT", "2024-01-01", 3, holes=0))
+    filled, _ = told(
+        lambda: heard(
+            served, "/stream", streams=TWO, start="2024-01-01", end="2024-01-04", events="true"
+        )
+    )
+
+    def gaps(found: list[Message]) -> list[Message]:
+        return [one["data"] for one in found if one["data"]["e"] == "gap"]
+
+    assert {gap["s"] for gap in gaps(found)} == {"BTCUSDT", "ETHUSDT"}
+    assert gaps(filled) == [gap for gap in gaps(found) if gap["s"] == "ETHUSDT"]
 
 
 def test_wherever_a_replay_is_cut_it_goes_on_with_the_next_event(
@@ -315,7 +361,7 @@ def test_a_conversation_as_at_the_exchange(served: Served) -> None:
 
 def test_properties_and_streams_change_while_a_replay_runs(lake: BarLake, served: Served) -> None:
     async def talk() -> tuple[list[Message], list[Message]]:
-        query = {"start": "2024-01-01", "end": "2024-01-03", "speed": 72_000}
+        query = {"start": "2024-01-01", "end": "2024-01-03", "speed": 72_000, "after": "close"}
         async with connect(address(served, "/ws", **query)) as client:
             first: list[Message] = []
             await ask(client, "SUBSCRIBE", ["btcusdt@kline_1h"])
@@ -348,7 +394,7 @@ def test_properties_and_streams_change_while_a_replay_runs(lake: BarLake, served
 
 def test_time_passes_as_fast_as_was_asked(served: Served) -> None:
     """Never faster; how much slower is the machine's business."""
-    query = {"start": "2024-01-01", "end": "2024-01-01T12:00", "speed": 36_000}
+    query = {"start": "2024-01-01", "end": "2024-01-01T12:00", "speed": 36_000, "after": "close"}
 
     async def timed() -> float:
         async with connect(address(served, "/ws/btcusdt@kline_1h", **query)) as client:
@@ -443,6 +489,8 @@ def test_what_cannot_be_meant_ends_with_the_exchanges_error(served: Served) -> N
         ("/stream", {"streams": "btcusdt@kline_1h", "start": "soon"}),
         ("/ws/btcusdt@kline_1h", {"start": "2024", "as_of": "77777777"}),
         ("/ws/btcusdt@kline_1h", {"resume": "AAAA"}),
+        ("/ws/btcusdt@kline_1h", {"start": "2024", "after": "wait"}),
+        ("/ws/btcusdt@kline_1h", {"end": "2025", "after": "wait", "events": "true"}),
         ("/fapi/ws/btcusdt@kline_1h", {}),
     ):
         found, code = told(lambda path=path, query=query: heard(served, path, **query))

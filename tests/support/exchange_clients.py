@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ccxt
+import ccxt.pro
 import pytest
 from binance import AsyncClient, Client
 
@@ -62,6 +63,16 @@ def point_ccxt(exchange: Any, url: str) -> Any:
         exchange.urls[kind] = {
             name: url + urlsplit(was).path for name, was in known.items() if isinstance(was, str)
         }
+    return exchange
+
+
+def ccxt_pro_at(url: str, query: str) -> Any:
+    """Its websockets too. query: Of their addresses; ccxt itself puts /0, /1, … behind them."""
+    exchange = point_ccxt(ccxt.pro.binance({"enableRateLimit": False, "newUpdates": True}), url)
+    exchange.urls["api"]["ws"] = {
+        kind: f"{url.replace('http://', 'ws://')}{path}?{query}&streams="
+        for kind, path in (("spot", "/ws"), ("future", "/fapi/ws"), ("delivery", "/dapi/ws"))
+    }
     return exchange
 
 

@@ -19,7 +19,7 @@ from lakehouse_ray.query.pins import FindTable, Pin
 from lakehouse_ray.query.scan import Where, plan_files
 from lakehouse_ray.query.versions import FixedTables, spell_versions
 from lakehouse_ray.serve.streams.events import Event, Row, Series
-from lakehouse_ray.serve.streams.reading import read_rows, rows_of, select
+from lakehouse_ray.serve.streams.reading import Window, read_rows, rows_of, select
 from lakehouse_ray.serve.work import StoppableEngine
 from lakehouse_ray.storage.files import file_entry
 
@@ -121,8 +121,8 @@ def changes(
     streams: Sequence[Touched],
     due: TimeRange,
     rows_max: int | None,
-) -> list[Event] | None:
-    """The events of a window, in order; None: more than rows_max rows have to be compared.
+) -> Window | None:
+    """The events of a range; None: more than rows_max rows have to be compared.
 
     A row that is new and due after all that there was is an event of the exchange. One that comes
     late, that changed or that is gone is a correction, which says what was and what is.
@@ -137,7 +137,7 @@ def changes(
         found += _differences(engine, change, series, due, old, new)
         if rows_max is not None and len(found) > 2 * rows_max:
             return None
-    return sorted(found, key=lambda event: event.place)
+    return Window(sorted(found, key=lambda event: event.place), due.end_us)
 
 
 def _differences(

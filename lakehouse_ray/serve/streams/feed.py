@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -19,7 +19,6 @@ from pyiceberg.table import Table as IcebergTable
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange
-from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.versions import spell_versions
 from lakehouse_ray.serve.streams.changes import Change, Touched, change_of, changes, touched
@@ -28,7 +27,7 @@ from lakehouse_ray.serve.streams.history import gaps_of, history
 from lakehouse_ray.serve.streams.hub import Hub
 from lakehouse_ray.serve.streams.names import Stream, parse_stream
 from lakehouse_ray.serve.streams.options import LATEST_US, Options
-from lakehouse_ray.serve.streams.reading import ReadWindow, windows
+from lakehouse_ray.serve.streams.reading import ReadWindow, Window, windows
 from lakehouse_ray.serve.streams.tables import TABLES, open_stream, pinned_tables
 from lakehouse_ray.serve.streams.tokens import Token
 from lakehouse_ray.serve.streams.watchers import Watcher, snapshot_of
@@ -40,7 +39,8 @@ Send = Callable[[str, bytes, int, Callable[[], Token]], Awaitable[None]]
 _SLOW_S = 5.0
 # Events sent without a look at anything else.
 _AT_ONCE = 64
-# Streams that one piece of work opens: each looks for its decimals and for a row.
+# Streams that one piece of work opens, each looking for its decimals and for a row, or whose gaps
+# it looks for.
 _OPENED_AT_ONCE = 64
 # Notices are of no stream.
 NOTICES = "lakehouse"
@@ -67,6 +67,8 @@ class Feed:
         self._pinned: dict[str, IcebergTable | None] = {}
         self._watching: dict[str, Watcher] = {}
         self._gaps: dict[str, list[Event]] = {}
+        # Streams that were replayed to the end.
+        self._over: frozenset[str] = frozenset()
         self._pace_from: tuple[float, int] | None = None
         self._blocked_s = 0.0
 
@@ -104,15 +106,17 @@ class Feed:
         self._woken.set()
 
     async def run(self) -> None:
-        """Send events until a replay with an end is over.
+        """Send events until a replay is over after which the connection is to be closed.
 
         Raises LakehouseError where it cannot go on.
         """
         try:
             if not self._live:
-                await self._replay()
+                await self._replay(())
                 if self._options.ends:
                     await self._notice("endOfReplay")
+                    if self._options.waits:
+                        await self._replay_others()
                     return
                 self._live, self._place = True, None
             await self._follow()
@@ -122,11 +126,25 @@ class Feed:
 
     # What is stored
 
-    async def _replay(self) -> None:
+    async def _replay_others(self) -> None:
+        """Replay streams that are subscribed to when the replay is over, each once."""
+        while True:
+            over = self._over
+            while self.streams.keys() <= over:
+                self._woken.clear()
+                await self._woken.wait()
+            self._place = self._pace_from = None
+            await self._replay(over)
+
+    async def _replay(self, over: Collection[str]) -> None:
+        """Replay all streams but those that were told before."""
         within = self._options.within
         while True:
             await self._until_streams()
-            generation, streams = self._generation, list(self.streams.values())
+            generation = self._generation
+            streams = [one for name, one in self.streams.items() if name not in over]
+            if not streams:
+                return
             gaps = await self._gaps_of(streams)
             reach_us = max(series.shape.reach_us for series in streams)
             span = self._left(TimeRange(within.start_us, within.end_us + reach_us + 1))
@@ -135,26 +153,40 @@ class Feed:
                 engine, streams, pins, gaps, within, due, most  # noqa: B023 - read before the next turn
             ))  # fmt: skip
             if span is None or await self._tell(read, span, generation, self._options.speed):
+                self._over |= {series.stream.name for series in streams}
                 return
 
     async def _gaps_of(self, streams: Sequence[Series]) -> list[Event]:
         if not self._options.events:
             return []
         options = self._options
+        kinds: dict[tuple[str, str | None], list[Series]] = {}
         for series in streams:
             if series.stream.name not in self._gaps:
-                find = partial(self._find_gaps, series, options.start_us, options.end_us)
-                self._gaps[series.stream.name] = await self._hub.work(find)
+                stream = series.stream
+                kinds.setdefault((stream.kind, stream.interval), []).append(series)
+        for alike in kinds.values():
+            for first in range(0, len(alike), _OPENED_AT_ONCE):
+                some = alike[first : first + _OPENED_AT_ONCE]
+                find = partial(self._find_gaps, some, options.start_us, options.end_us)
+                found = await self._hub.work(find)
+                self._gaps.update((one.stream.name, []) for one in some)
+                for event in found:
+                    self._gaps[event.stream].append(event)
         chosen = (self._gaps[series.stream.name] for series in streams)
         return list(itertools.chain.from_iterable(chosen))
 
     def _find_gaps(
-        self, series: Series, start_us: int | None, end_us: int | None, engine: StoppableEngine
-    ) -> list[Event]:
+        self,
+        alike: Sequence[Series],
+        start_us: int | None,
+        end_us: int | None,
+        engine: StoppableEngine,
+    ) -> tuple[Event, ...]:
         def find(name: str) -> IcebergTable | None:
             return self._pinned[name] if name in self._pinned else self._service.source.find(name)
 
-        return gaps_of(Lake(find, engine), series, start_us, end_us)
+        return gaps_of(engine, find, alike, start_us, end_us)
 
     def _left(self, span: TimeRange) -> TimeRange | None:
         """The part of a range after the last event; None: nothing of it."""
@@ -305,9 +337,9 @@ class Feed:
             await self._woken.wait()
 
     def _reader(
-        self, read: Callable[[StoppableEngine, TimeRange, int | None], list[Event] | None]
+        self, read: Callable[[StoppableEngine, TimeRange, int | None], Window | None]
     ) -> ReadWindow:
-        async def window(due: TimeRange, rows_max: int | None) -> list[Event] | None:
+        async def window(due: TimeRange, rows_max: int | None) -> Window | None:
             return await self._hub.work(lambda engine: read(engine, due, rows_max))
 
         return window

@@ -9,9 +9,10 @@ import orjson
 from lakehouse_ray.model.timespan import TimeRange, from_us, to_us
 from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.query.lake import Lake
-from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.query.pins import FindTable, Pin
+from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.serve.streams.events import AFTER_ROW, BEFORE_ROW, Event, Series
-from lakehouse_ray.serve.streams.reading import read_rows
+from lakehouse_ray.serve.streams.reading import Window, first_rows
 from lakehouse_ray.serve.work import StoppableEngine
 
 
@@ -23,47 +24,89 @@ def history(
     within: TimeRange,
     due: TimeRange,
     rows_max: int | None,
-) -> list[Event] | None:
-    """The events due in a window, in order; None: more than rows_max.
+) -> Window | None:
+    """The events due at the beginning of a range; None: there are more than rows_max at once.
 
     pins: Of the tables. gaps: All of the range. within: The times of rows that are replayed.
     """
-    found = list(gaps)
+    until_us, rows = due.end_us, []
     for series in streams:
+        left = TimeRange(due.start_us, until_us)
         pin = pins[series.stream.table.name]
-        rows = read_rows(engine, series, pin, due, rows_max, within=within)
-        if rows is None:
+        some, until_us = first_rows(engine, series, pin, left, rows_max, within)
+        rows += [(series, row) for row in some]
+        if until_us <= due.start_us or (rows_max is not None and len(rows) > 2 * rows_max):
             return None
-        found += map(series.event, rows)
-        if rows_max is not None and len(found) > len(gaps) + 2 * rows_max:
-            return None
-    return sorted(
-        (event for event in found if due.start_us <= event.place[0] < due.end_us),
-        key=lambda event: event.place,
-    )
+    chosen = [gap for gap in gaps if due.start_us <= gap.place[0] < until_us]
+    for series, row in rows:
+        # Of what is due elsewhere nothing is written.
+        if due.start_us <= series.shape.moment(row) < until_us:
+            chosen.append(series.event(row))
+    return Window(sorted(chosen, key=lambda event: event.place), until_us)
 
 
-def gaps_of(lake: Lake, series: Series, start_us: int | None, end_us: int | None) -> list[Event]:
+class _PartlyUnreadError(Exception):
+    """Holds what was found though some files cannot be read."""
+
+    def __init__(self, found: tuple[Event, ...]) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def gaps_of(
+    engine: StoppableEngine,
+    find: FindTable,
+    alike: Sequence[Series],
+    start_us: int | None,
+    end_us: int | None,
+) -> tuple[Event, ...]:
     """What is missing in a range, where it would have been due. Series without a rhythm have none.
 
-    Raises UnavailableError where files cannot be read.
+    Kept as long as no table changes, since why rows are missing may be told by any; what was found
+    without files that cannot be read is not kept.
+
+    alike: Of one market, data set and interval.
     """
-    stream = series.stream
+    pins = Lake(find, engine).pin(VIEWS.values())
+    lake = Lake(lambda name: pins[name].table, engine)
+
+    def make() -> tuple[Event, ...]:
+        return _find_gaps(lake, alike, start_us, end_us)
+
+    stream = alike[0].stream
+    key = (
+        "gaps of streams", stream.market, frozenset(series.stream.name for series in alike),
+        start_us, end_us, frozenset((name, pin.snapshot_id) for name, pin in pins.items()),
+    )  # fmt: skip
+    try:
+        if engine.kept is None:
+            return make()
+        return engine.kept.derived.get(key, make, engine.check)
+    except _PartlyUnreadError as error:
+        return error.found
+
+
+def _find_gaps(
+    lake: Lake, alike: Sequence[Series], start_us: int | None, end_us: int | None
+) -> tuple[Event, ...]:
+    by_symbol = {series.stream.symbol: series.stream for series in alike}
+    first = alike[0].stream
     found = lake.find_gaps(
-        stream.market,
-        stream.dataset.name,
-        [stream.symbol],
-        stream.interval,
+        first.market,
+        first.dataset.name,
+        list(by_symbol),
+        first.interval,
         None if start_us is None else from_us(start_us),
         None if end_us is None else from_us(end_us),
     )
-    length_us = INTERVALS[stream.interval] if stream.interval is not None else None
+    length_us = INTERVALS[first.interval] if first.interval is not None else None
+    # A bar is due when it is over; of numbered rows the first missing one follows another.
+    rank = BEFORE_ROW if first.dataset.bars else AFTER_ROW
     made = []
     for row in found.rows.iter_rows(named=True):
+        stream = by_symbol[row["symbol"]]
         begin_us, until_us = to_us(row["start_time"]), to_us(row["end_time"])
-        # A bar is due when it is over; of numbered rows the first missing one follows another.
         due_us = begin_us + length_us if length_us is not None else begin_us
-        rank = BEFORE_ROW if stream.dataset.bars else AFTER_ROW
         body = {
             "e": "gap", "E": due_us // 1000, "s": stream.symbol, "start": begin_us // 1000,
             "end": until_us // 1000, "missing": row["missing"], "cause": row["cause"],
@@ -71,4 +114,6 @@ def gaps_of(lake: Lake, series: Series, start_us: int | None, end_us: int | None
         }  # fmt: skip
         place = (due_us, stream.name, rank, begin_us)
         made.append(Event(place, stream.name, orjson.dumps(body), extra=True))
-    return made
+    if not found.whole:
+        raise _PartlyUnreadError(tuple(made))
+    return tuple(made)

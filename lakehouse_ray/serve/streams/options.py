@@ -14,7 +14,7 @@ from lakehouse_ray.serve.streams.tokens import Token, parse_token
 
 # Before and after everything that can be stored.
 EARLIEST_US, LATEST_US = parse_time("1970"), parse_time("2200")
-_KNOWN = ("streams", "start", "end", "speed", "as_of", "resume", "events", "timeUnit")
+_KNOWN = ("streams", "start", "end", "speed", "as_of", "after", "resume", "events", "timeUnit")
 _SPEED_MAX = 1e9
 
 
@@ -24,6 +24,8 @@ class Options:
 
     events: Whether to tell what the exchange has no word for, in an envelope of ours.
     micro: Whether times are written in microseconds.
+    waits: Whether the connection stays open when a replay is over. Clients of the exchange take a close
+        for a fault: they connect again and are told all of it twice.
     """
 
     market: Market
@@ -35,6 +37,7 @@ class Options:
     resume: Token | None = None
     events: bool = False
     micro: bool = False
+    waits: bool = False
 
     @property
     def replays(self) -> bool:
@@ -76,6 +79,7 @@ def read_options(market: Market, path: str, given: Mapping[str, str]) -> Options
     if token is not None:
         # The token knows where it was; a URL that is used again says the same or less.
         start_us, end_us = token.start_us, token.end_us if end_us is None else end_us
+    events = _flag(given.get("events"))
     options = Options(
         market,
         tuple(dict.fromkeys(split_path(path) + split_path(given.get("streams", "")))),
@@ -84,11 +88,14 @@ def read_options(market: Market, path: str, given: Mapping[str, str]) -> Options
         _speed(given.get("speed")),
         as_of,
         token,
-        _flag(given.get("events")),
+        events,
         _micro(market, given.get("timeUnit")),
+        _waits(given.get("after"), events),
     )
     if "speed" in given and not options.replays and token is None:
         raise InvalidError("speed is for a replay", "start says from when on")
+    if "after" in given and not (options.replays and options.ends):
+        raise InvalidError("after is for a replay with an end", "end or as_of says where it is")
     assert options.within  # raises for a range that ends before it starts
     return options
 
@@ -123,6 +130,14 @@ def _flag(text: str | None) -> bool:
     if text == "true":
         return True
     raise InvalidError("events is true or false")
+
+
+def _waits(text: str | None, events: bool) -> bool:
+    if text not in (None, "close", "wait"):
+        raise InvalidError("after is close or wait")
+    if events and text == "wait":
+        raise InvalidError("events=true tells of the end and closes", "leave after=wait away")
+    return text != "close" and not events
 
 
 def _micro(market: Market, text: str | None) -> bool:

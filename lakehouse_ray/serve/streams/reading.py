@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pyiceberg.manifest import DataFile
@@ -25,8 +26,18 @@ from lakehouse_ray.serve.work import StoppableEngine
 WINDOW_ROWS = 5_000
 _FIRST_WINDOW_US = DAY_US
 
-# The events due within a window, in order; None: more than so many rows. None as the limit: all.
-ReadWindow = Callable[[TimeRange, int | None], Awaitable[list[Event] | None]]
+
+@dataclass(frozen=True)
+class Window:
+    """events: In order, all that are due from where the window begins and before until_us."""
+
+    events: list[Event]
+    until_us: int
+
+
+# Of a range its beginning, as far as so many rows go; None: less than a microsecond. None as the
+# limit: all of it.
+ReadWindow = Callable[[TimeRange, int | None], Awaitable[Window | None]]
 
 
 async def windows(
@@ -48,11 +59,13 @@ async def windows(
             if found is None:
                 width_us = max((until_us - at_us) // 8, 1)
                 continue
-            at_us = until_us
-            if 4 * len(found) <= rows_max:
+            if found.until_us < until_us:
+                width_us = found.until_us - at_us
+            elif 4 * len(found.events) <= rows_max:
                 width_us *= 4
-            if found:
-                return found
+            at_us = found.until_us
+            if found.events:
+                return found.events
         return []
 
     ahead = asyncio.ensure_future(following())
@@ -73,14 +86,47 @@ def read_rows(
     due: TimeRange,
     rows_max: int | None,
     *,
-    files: Sequence[DataFile] | None = None,
-    within: TimeRange | None = None,
+    files: Sequence[DataFile],
 ) -> list[Row] | None:
     """The rows whose events may be due in a range, in order of their time; None: more than rows_max.
 
-    files: Of the pinned table, the ones to read; None: all that may hold wanted rows.
+    files: Of the pinned table, the ones to read.
+    """
+    most = None if rows_max is None else rows_max + 1
+    found = _read(engine, series, pin, due, most, files)
+    return None if most is not None and len(found) >= most else found
+
+
+def first_rows(
+    engine: StoppableEngine,
+    series: Series,
+    pin: Pin,
+    due: TimeRange,
+    rows_max: int | None,
+    within: TimeRange,
+) -> tuple[list[Row], int]:
+    """The first rows whose events may be due in a range, and the time, µs, before which none that is
+    due is left out.
+
     within: Only rows of these times.
     """
+    most = None if rows_max is None else rows_max + 1
+    found = _read(engine, series, pin, due, most, None, within)
+    if most is None or len(found) < most:
+        return found, due.end_us
+    # No event is due before its row's time, and rows come in the order of theirs.
+    return found, min(int(found[-1][series.shape.time]), due.end_us)
+
+
+def _read(
+    engine: StoppableEngine,
+    series: Series,
+    pin: Pin,
+    due: TimeRange,
+    most: int | None,
+    files: Sequence[DataFile] | None,
+    within: TimeRange | None = None,
+) -> list[Row]:
     shape = series.shape
     start_us, end_us = due.start_us - shape.reach_us, due.end_us
     if within is not None:
@@ -90,11 +136,10 @@ def read_rows(
         return []
     where = Where(series.stream.equal, TimeRange(start_us, end_us))
     found: list[Row] = []
-    most = None if rows_max is None else rows_max + 1
     with select(engine, series, pin, where, most, files) as result:
         for batch in result.fetch_batches():
             found += rows_of(batch)
-    return None if most is not None and len(found) >= most else found
+    return found
 
 
 def select(

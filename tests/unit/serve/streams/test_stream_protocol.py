@@ -123,6 +123,9 @@ def test_a_url_says_what_is_replayed() -> None:
     )  # fmt: skip
     assert read_options("spot", "a@trade", {"end": "2024-02", "speed": "max"}).speed is None
     assert not read_options("spot", "a@trade", {}).replays
+    given: list[dict[str, str]] = [{}, {"after": "close"}, {"events": "true"}]
+    waits = [read_options("spot", "a@trade", {"end": "2024-02", **one}).waits for one in given]
+    assert waits == [True, False, False]
     token = Token(False, 3, {"silver.trades": 1}, start_us=5, end_us=9).spell()
     again = read_options("spot", "a@trade", {"resume": token, "start": "2024-01"})
     assert (again.start_us, again.end_us, again.replays) == (5, 9, True)
@@ -134,6 +137,8 @@ def test_a_url_says_what_is_replayed() -> None:
         {"start": "yesterday"}, {"start": "2024-02", "end": "2024-01"}, {"speed": "60"},
         {"start": "2024", "speed": "-1"}, {"start": "2024", "speed": "nan"}, {"events": "yes"},
         {"api_key": "lk_x"}, {"resume": "x"}, {"timeUnit": "NANOSECOND"}, {"start": "1812"},
+        {"start": "2024", "after": "close"}, {"end": "2024", "after": "never"},
+        {"end": "2024", "after": "wait", "events": "true"},
     ],
 )  # fmt: skip
 def test_a_url_that_cannot_be_meant_is_refused(given_: dict[str, str]) -> None:

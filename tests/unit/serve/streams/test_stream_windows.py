@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.serve.streams.events import Event
-from lakehouse_ray.serve.streams.reading import windows
+from lakehouse_ray.serve.streams.reading import Window, windows
 
 END_US = 10**13
 EVENTS = st.lists(
@@ -31,14 +31,19 @@ def told(events: list[Event], start_us: int, rows_max: int) -> tuple[list[Event]
     """What windows tell from a moment on, and the most that was read at once within bounds."""
     most = 0
 
-    async def read(due: TimeRange, limit: int | None) -> list[Event] | None:
+    async def read(due: TimeRange, limit: int | None) -> Window | None:
         nonlocal most
         found = [e for e in events if due.start_us <= e.place[0] < due.end_us]
         if limit is None:
             assert due.end_us - due.start_us == 1
-            return found
+            return Window(found, due.end_us)
         most = max(most, min(len(found), limit))
-        return None if len(found) > limit else found
+        if len(found) <= limit:
+            return Window(found, due.end_us)
+        # As one that has too many rows does: all before the first that is too much, or nothing.
+        until_us = found[limit].place[0]
+        chosen = [event for event in found if event.place[0] < until_us]
+        return Window(chosen, until_us) if until_us > due.start_us else None
 
     async def all_of_them() -> list[Event]:
         found: list[Event] = []
