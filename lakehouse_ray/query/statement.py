@@ -27,7 +27,8 @@ from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.conversions import BATCH_ROWS, Readings, frame_of
-from lakehouse_ray.query.scan import quoted, text
+from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.query.scan import EVERYTHING, Where, plan_files, quoted, text
 from lakehouse_ray.query.views import SCHEMAS, View, nearest
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
@@ -63,6 +64,10 @@ class Engine:
 
     def check(self) -> None:
         """Raise what the question was stopped for, if it was: it is asked between two pieces."""
+
+    def plan(self, pin: Pin, where: Where = EVERYTHING) -> list[DataFile]:
+        """`plan_files`, with what is known of the table's metadata."""
+        return plan_files(pin, where, None if self.kept is None else self.kept.manifests)
 
     def verify(self, files: Iterable[DataFile]) -> None:
         """Before DuckDB reads files: hold their pages against their checksums, which it does not.

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 
 from lakehouse_ray.query.pins import Pin
-from lakehouse_ray.query.scan import Where, files_sql, plan_files
+from lakehouse_ray.query.scan import Where, files_sql
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.views import View
 from lakehouse_ray.serve.work import StoppableEngine
@@ -45,9 +45,7 @@ class Quick:
         statement: With `{view}` where it reads.
         """
         engine.check()
-        kept = engine.kept
-        manifests = kept.manifests if kept is not None else None
-        planned = {name: plan_files(pin, where, manifests) for name, pin in pins.items()}
+        planned = {name: engine.plan(pin, where) for name, pin in pins.items()}
         engine.verify(file for files in planned.values() for file in files)
         sources = {name: files_sql(pins[name].shape, files) for name, files in planned.items()}
         with self._lock:
