@@ -99,6 +99,18 @@ class Engine:
             connection.execute(f"CREATE SCHEMA {schema}")
         return connection
 
+    def open(self) -> duckdb.DuckDBPyConnection:
+        """An empty database for one result; `release` ends it."""
+        return self.connect()
+
+    def release(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.close()
+
+    @property
+    def text_views(self) -> bool:
+        """Whether texts may be asked of DuckDB as views: a setting of all of a database."""
+        return True
+
     def run(
         self,
         query: str,
@@ -113,7 +125,7 @@ class Engine:
 
         Raises InvalidError for a statement that cannot be right.
         """
-        connection = self.connect()
+        connection = self.open()
         try:
             with self.explained():
                 for name, select in sources.items():
@@ -125,13 +137,13 @@ class Engine:
             if relation is None:
                 raise InvalidError("there is no statement to run", 'such as "select 1"')
         except BaseException:
-            connection.close()
+            self.release(connection)
             raise
         return Result(self, connection, relation, snapshots)
 
     def hold(self, frame: pl.DataFrame) -> Result:
         """Rows that are there already, to be read as a statement's are."""
-        connection = self.connect()
+        connection = self.open()
         connection.register("held", frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
         return Result(self, connection, connection.sql("FROM held"), {})
 
@@ -282,7 +294,7 @@ class Result(Readings, Closing):
     def close(self) -> None:
         for stop in list(self._stops):
             stop()
-        self._connection.close()
+        self._engine.release(self._connection)
 
     @property
     def columns(self) -> list[str]:
@@ -361,7 +373,7 @@ class Result(Readings, Closing):
 
         def whole() -> pa.Table:
             with self._engine.explained(), ExitStack() as after:
-                if text_views:
+                if text_views and self._engine.text_views:
                     self._connection.execute(_TEXT_VIEWS)
                     after.callback(self._connection.execute, _TEXTS)
                 # At once: DuckDB fills it with all its threads, and hands batches over with one.
