@@ -102,7 +102,7 @@ class Losses:
 class OfKind(Protocol):
     """Answers a question for one kind of series.
 
-    lives: Of all its symbols. Returns rows, and `UNREAD` of series of which they say less.
+    lives: Of all its symbols, or of those asked for where no others matter. Returns rows, and `UNREAD` of series of which they say less.
     """
 
     def __call__(
@@ -116,14 +116,14 @@ def answer(
     """Ask about each kind of series; where files are lost, about the series that do without them.
 
     schema: Of the rows.
-    facts: The answer also needs the other kinds of series of the market, and the ledger.
+    facts: The answer also needs the other series of the market, and the ledger.
 
     Raises NotFoundError where nothing of it is stored, UnavailableError where a statement fails
     though every file can be read.
     """
     none_lost = Losses()
     try:
-        series = series_asked(pinned, asked)
+        series = series_asked(pinned, asked, alone=not facts)
         parts = [of_kind(pinned, kind, lives, asked, none_lost) for kind, lives in series]
     except NotFoundError:
         raise

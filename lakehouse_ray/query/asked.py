@@ -13,7 +13,7 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import parse_interval, parse_market
-from lakehouse_ray.query.pinned import Kind, Pinned
+from lakehouse_ray.query.pinned import SYMBOLS_MAX, Kind, Pinned
 
 _SYMBOLS_SHOWN_MAX = 10
 
@@ -70,15 +70,26 @@ def ask_for(
 
 
 def series_asked(
-    pinned: Pinned, asked: Asked, lives: Callable[[Kind], pl.DataFrame] | None = None
+    pinned: Pinned,
+    asked: Asked,
+    lives: Callable[[Kind], pl.DataFrame] | None = None,
+    *,
+    alone: bool = False,
 ) -> list[tuple[Kind, pl.DataFrame]]:
     """Return the kinds of series that are stored and asked for, each with `Pinned.lives` (or
     `lives`) of all of its symbols.
 
+    alone: Of those that were asked for is enough.
+
     Raises NotFoundError where nothing of it is stored, and for a symbol that none of them has.
     """
     read = lives or pinned.lives
-    series = [(kind, read(kind)) for kind in pinned.kinds if asked.takes(kind)]
+    kinds = [kind for kind in pinned.kinds if asked.takes(kind)]
+    if alone and lives is None and 0 < len(asked.symbols) <= SYMBOLS_MAX:
+        series = [(kind, pinned.lives(kind, asked.symbols)) for kind in kinds]
+        if {name for _, own in series for name in own["symbol"]}.issuperset(asked.symbols):
+            return series
+    series = [(kind, read(kind)) for kind in kinds]
     if not series:
         what = f"nothing of {asked} is stored" if str(asked) else "nothing is stored yet"
         raise NotFoundError(what, "`lakehouse datasets` lists what there is, `ingest` brings more")

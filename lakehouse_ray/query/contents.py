@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,9 +10,9 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import to_us
-from lakehouse_ray.query.pinned import Readable
-from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import EVERYTHING, Where, plan_files, quoted
+from lakehouse_ray.query.pinned import Pinned, Readable
+from lakehouse_ray.query.pins import AsOf
+from lakehouse_ray.query.scan import EVERYTHING, Where, quoted
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.views import TABLES, VIEWS, View
 from lakehouse_ray.storage.files import FileEntry, file_entry
@@ -91,16 +90,16 @@ class Asking(Readable, Protocol):
 
 def contents(lake: Asking) -> Contents:
     """Count everything that is stored. Reads the files' descriptions and the symbols alone."""
-    pins = lake.pin(VIEWS.values())
+    pinned = Pinned(lake, VIEWS.values())
     facts: list[TableFact] = []
     entries: dict[str, list[FileEntry]] = {}
-    for name in TABLES:
-        if pins[name].table is not None:
-            fact, entries[name] = _fact(pins[name])
+    for name, shape in TABLES.items():
+        if pinned.pin(shape).table is not None:
+            fact, entries[name] = _fact(pinned, shape)
             facts.append(fact)
     series: list[Series] = []
     for dataset in DATASETS.values():
-        series += _series(lake, dataset, entries)
+        series += _series(pinned, dataset, entries)
     return Contents(series, facts)
 
 
@@ -134,10 +133,11 @@ def _view(dataset: Dataset) -> View:
     return VIEWS[f"silver.{dataset.view}"]
 
 
-def _fact(pin: Pin) -> tuple[TableFact, list[FileEntry]]:
+def _fact(pinned: Pinned, shape: Table) -> tuple[TableFact, list[FileEntry]]:
+    pin = pinned.pin(shape)
     assert pin.table is not None
     schema = pin.table.schema()
-    entries = [file_entry(pin.shape, schema, file) for file in plan_files(pin)]
+    entries = [file_entry(shape, schema, file) for file in pinned.files(shape)]
     kept = sorted(pin.table.snapshots(), key=lambda snapshot: snapshot.timestamp_ms)
     latest = [
         SnapshotFact(
@@ -149,7 +149,7 @@ def _fact(pin: Pin) -> tuple[TableFact, list[FileEntry]]:
         for snapshot in kept[-SNAPSHOTS_LISTED_MAX:]
     ]
     fact = TableFact(
-        pin.shape,
+        shape,
         pin.snapshot_id,
         len(kept),
         sum(entry.rows for entry in entries),
@@ -160,7 +160,7 @@ def _fact(pin: Pin) -> tuple[TableFact, list[FileEntry]]:
     return fact, entries
 
 
-def _series(lake: Asking, dataset: Dataset, entries: dict[str, list[FileEntry]]) -> list[Series]:
+def _series(pinned: Pinned, dataset: Dataset, entries: dict[str, list[FileEntry]]) -> list[Series]:
     found: dict[tuple[str, str | None], Series] = {}
     for table in dataset.tables:
         columns = [p.column for p in table.partitions]
@@ -172,13 +172,19 @@ def _series(lake: Asking, dataset: Dataset, entries: dict[str, list[FileEntry]])
             one.add(entry)
     if not found:
         return []
+    view = _view(dataset)
+    counts = pinned.derive(
+        ("symbols counted", dataset.name), view.tables, lambda: _counts(pinned, dataset)
+    )
+    for key, one in found.items():
+        one.symbols = counts.get(key, 0)
+    return [found[key] for key in sorted(found, key=str)]
+
+
+def _counts(pinned: Pinned, dataset: Dataset) -> dict[tuple[str, str | None], int]:
+    """How many symbols there are, by market and interval."""
     names = "market, interval" if dataset.bars else "market"
     view = _view(dataset)
     query = f"SELECT {names}, count(DISTINCT symbol) n FROM {view.name} GROUP BY {names}"
-    counts: dict[tuple[str, str | None], int] = defaultdict(int)
-    with lake.ask(query, [view]) as result:
-        for row in result.rows():
-            counts[row["market"], row.get("interval")] = row["n"]
-    for key, one in found.items():
-        one.symbols = counts[key]
-    return [found[key] for key in sorted(found, key=str)]
+    rows = pinned.frame(query, view, EVERYTHING).iter_rows(named=True)
+    return {(row["market"], row.get("interval")): row["n"] for row in rows}

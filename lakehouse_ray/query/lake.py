@@ -27,7 +27,7 @@ from lakehouse_ray.query.lake_instruments import LakeInstruments
 from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
 from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policies, plan_of
-from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, files_sql, plan_files
+from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, files_sql
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.symbol_rows import (
     SymbolRows,
@@ -291,7 +291,7 @@ class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
         """
         views = list(views)
         pins = self.pin(views, as_of)
-        planned = {name: plan_files(pin, where) for name, pin in pins.items()}
+        planned = {name: self._engine.plan(pin, where) for name, pin in pins.items()}
         self._engine.verify(file for files in planned.values() for file in files)
         sources = {name: files_sql(pins[name].shape, files) for name, files in planned.items()}
         return self._engine.run(query, views, sources, parameters, snapshots_of(pins))

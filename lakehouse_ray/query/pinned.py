@@ -16,7 +16,7 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import EVERYTHING, Where, files_sql, plan_files, quoted, text
+from lakehouse_ray.query.scan import EVERYTHING, Where, files_sql, quoted, text
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View
 from lakehouse_ray.storage.files import Region, file_entry
@@ -68,6 +68,11 @@ class Among(Where):
     """Also only these symbols; none: all."""
 
     symbols: tuple[str, ...] = ()
+
+    def alternatives(self) -> Sequence[Mapping[str, str]]:
+        if not 0 < len(self.symbols) <= SYMBOLS_MAX:
+            return super().alternatives()
+        return [{**self.equal, "symbol": symbol} for symbol in self.symbols]
 
     def sql(self, table: Table) -> str:
         condition = super().sql(table)
@@ -133,7 +138,7 @@ class Pinned:
 
     def files(self, table: Table, where: Where = EVERYTHING) -> list[DataFile]:
         """The files of a table that may hold wanted rows, by path."""
-        files = plan_files(self._pins[table.name], where)
+        files = self._engine.plan(self._pins[table.name], where)
         return [file for file in files if file.file_path not in self._left_out]
 
     def derive(self, what: Hashable, tables: Iterable[Table], make: Callable[[], T]) -> T:
@@ -178,7 +183,7 @@ class Pinned:
                 if table.name not in self._pins:
                     continue
                 columns = [partition.column for partition in table.partitions]
-                for file in plan_files(self._pins[table.name]):
+                for file in self._engine.plan(self._pins[table.name]):
                     values = {name: file.partition[i] for i, name in enumerate(columns)}
                     market = str(values["market"])
                     interval = str(values["interval"]) if dataset.bars else None
@@ -186,10 +191,21 @@ class Pinned:
                     found.setdefault(key, Kind(dataset, market, interval))
         return list(found.values())
 
-    def lives(
+    def lives(self, kind: Kind, symbols: Sequence[str] = ()) -> pl.DataFrame:
+        """Return `symbol, first_time, last_time, rows` of every symbol (or these), sorted.
+
+        Kept from question to question: what files told that were lost since is still so.
+        """
+        return self.derive(
+            ("lives of kind", str(kind), tuple(symbols)),
+            [kind.table],
+            lambda: self.read_lives(kind, symbols),
+        )
+
+    def read_lives(
         self, kind: Kind, symbols: Sequence[str] = (), columns: Sequence[str] = ()
     ) -> pl.DataFrame:
-        """Return `symbol, first_time, last_time, rows` of every symbol (or these), sorted.
+        """The same from the files as they are now.
 
         columns: Also read, so that it fails where a file's part of one cannot be.
         """

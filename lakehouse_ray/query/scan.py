@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyiceberg.expressions import (
@@ -45,6 +45,10 @@ class Where:
     equal: Mapping[str, str]
     span: TimeRange | None = None
 
+    def alternatives(self) -> Sequence[Mapping[str, str]]:
+        """Sets of values: a file that is wanted has all of one of them."""
+        return [self.equal]
+
     def sql(self, table: Table) -> str:
         """The condition on each row."""
         parts = [f"{quoted(name)} = {text(value)}" for name, value in self.equal.items()]
@@ -85,7 +89,9 @@ def plan_files(
         return []
     try:
         if manifests is not None:
-            known = manifests.files(pin.shape, pin.table, pin.snapshot_id, where.equal, where.span)
+            known = manifests.files(
+                pin.shape, pin.table, pin.snapshot_id, where.alternatives(), where.span
+            )
             if known is not None:
                 return sorted(known, key=lambda file: file.file_path)
         scan = pin.table.scan(where.iceberg(pin.shape), snapshot_id=pin.snapshot_id)

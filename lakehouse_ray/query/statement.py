@@ -27,7 +27,8 @@ from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.conversions import BATCH_ROWS, Readings, frame_of
-from lakehouse_ray.query.scan import quoted, text
+from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.query.scan import EVERYTHING, Where, plan_files, quoted, text
 from lakehouse_ray.query.views import SCHEMAS, View, nearest
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
@@ -64,6 +65,10 @@ class Engine:
     def check(self) -> None:
         """Raise what the question was stopped for, if it was: it is asked between two pieces."""
 
+    def plan(self, pin: Pin, where: Where = EVERYTHING) -> list[DataFile]:
+        """`plan_files`, with what is known of the table's metadata."""
+        return plan_files(pin, where, None if self.kept is None else self.kept.manifests)
+
     def verify(self, files: Iterable[DataFile]) -> None:
         """Before DuckDB reads files: hold their pages against their checksums, which it does not.
 
@@ -94,6 +99,18 @@ class Engine:
             connection.execute(f"CREATE SCHEMA {schema}")
         return connection
 
+    def open(self) -> duckdb.DuckDBPyConnection:
+        """An empty database for one result; `release` ends it."""
+        return self.connect()
+
+    def release(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.close()
+
+    @property
+    def text_views(self) -> bool:
+        """Whether texts may be asked of DuckDB as views: a setting of all of a database."""
+        return True
+
     def run(
         self,
         query: str,
@@ -108,7 +125,7 @@ class Engine:
 
         Raises InvalidError for a statement that cannot be right.
         """
-        connection = self.connect()
+        connection = self.open()
         try:
             with self.explained():
                 for name, select in sources.items():
@@ -120,13 +137,13 @@ class Engine:
             if relation is None:
                 raise InvalidError("there is no statement to run", 'such as "select 1"')
         except BaseException:
-            connection.close()
+            self.release(connection)
             raise
         return Result(self, connection, relation, snapshots)
 
     def hold(self, frame: pl.DataFrame) -> Result:
         """Rows that are there already, to be read as a statement's are."""
-        connection = self.connect()
+        connection = self.open()
         connection.register("held", frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
         return Result(self, connection, connection.sql("FROM held"), {})
 
@@ -277,7 +294,7 @@ class Result(Readings, Closing):
     def close(self) -> None:
         for stop in list(self._stops):
             stop()
-        self._connection.close()
+        self._engine.release(self._connection)
 
     @property
     def columns(self) -> list[str]:
@@ -356,7 +373,7 @@ class Result(Readings, Closing):
 
         def whole() -> pa.Table:
             with self._engine.explained(), ExitStack() as after:
-                if text_views:
+                if text_views and self._engine.text_views:
                     self._connection.execute(_TEXT_VIEWS)
                     after.callback(self._connection.execute, _TEXTS)
                 # At once: DuckDB fills it with all its threads, and hands batches over with one.

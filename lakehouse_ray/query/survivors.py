@@ -60,14 +60,14 @@ class Survivors:
 
 
 def survivors(pinned: Pinned, kind: Kind, columns: Sequence[str] = ()) -> Survivors:
-    """Read `Pinned.lives`; where that fails, file by file.
+    """Read `Pinned.lives` from the files; where that fails, file by file.
 
     columns: Without which a file counts as lost too.
 
     Raises UnavailableError where the store itself does not answer.
     """
     try:
-        return Survivors(pinned.lives(kind, (), columns), {})
+        return Survivors(pinned.read_lives(kind, (), columns), {})
     except (UnavailableError, InvalidError):
         pass  # whose rows they are is looked for below
     frames: list[pl.DataFrame] = []

@@ -14,7 +14,7 @@ from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pinned import Readable
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import Where, files_sql, plan_files, quoted
+from lakehouse_ray.query.scan import Where, files_sql, quoted
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.straight import straight
 from lakehouse_ray.query.views import VIEWS
@@ -50,13 +50,9 @@ class SymbolRows:
         }
         self._where = Where(equal, span_of(start, end))
         self._engine = lake.engine
-        kept = self._engine.kept
         self._pins = lake.pin([self.view], as_of)
         self.snapshots = snapshots_of(self._pins)
-        self._planned = [
-            (pin, plan_files(pin, self._where, kept.manifests if kept is not None else None))
-            for pin in self._pins.values()
-        ]
+        self._planned = [(pin, self._engine.plan(pin, self._where)) for pin in self._pins.values()]
 
     def run(
         self, columns: list[str] | None, rows_max: int | None, *, text_views: bool = False

@@ -1,25 +1,28 @@
-"""Questions for the rows of one symbol that DuckDB has to answer: what does not change is kept.
+"""Statements of the service's own: what does not change is kept.
 
 Opening an empty database for each statement takes longer than a thousand rows. Here all questions
-are cursors of one, which knows the footers of files that it has read. Files are never changed under
+are cursors of one process-wide one, which knows the footers of files that it has read. Files are never changed under
 their names, so nothing kept can be stale.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Mapping
 
+import duckdb
+
 from lakehouse_ray.query.pins import Pin
-from lakehouse_ray.query.scan import Where, files_sql, plan_files
+from lakehouse_ray.query.scan import Where, files_sql
 from lakehouse_ray.query.statement import Result
-from lakehouse_ray.query.views import View
+from lakehouse_ray.query.views import SCHEMAS, View
 from lakehouse_ray.serve.work import StoppableEngine
 
 
 class Quick:
-    """One database for many threads. Holds no rows and no views."""
+    """One database for many threads. Holds no rows, and views only while their question lasts."""
 
     def __init__(self, engine: StoppableEngine, memory_bytes: int) -> None:
         """engine: Makes the database. memory_bytes: Of all questions together."""
@@ -27,9 +30,44 @@ class Quick:
         self._database.execute(f"SET memory_limit='{memory_bytes}B'")
         self._database.execute("SET GLOBAL parquet_metadata_cache=true")
         self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        # By the cursor's id: the name of what `open` has attached for it.
+        self._attached: dict[int, str] = {}
 
     def close(self) -> None:
         self._database.close()
+
+    def open(self) -> duckdb.DuckDBPyConnection:
+        """A cursor with a database of its own, with the lake's schemas and nothing in them."""
+        with self._lock:
+            cursor = self._cursor()
+            name = f"question_{next(self._numbers)}"
+            cursor.execute(f"ATTACH ':memory:' AS {name}")
+            self._attached[id(cursor)] = name
+        try:
+            cursor.execute(f"USE {name}")
+            for schema in SCHEMAS:
+                cursor.execute(f"CREATE SCHEMA {schema}")
+        except BaseException:
+            self.release(cursor)
+            raise
+        return cursor
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        cursor = self._database.cursor()
+        # It is a session of its own.
+        cursor.execute("SET TimeZone='UTC'")
+        cursor.execute("SET python_enable_replacements=false")
+        return cursor
+
+    def release(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """End what `open` gave; again: nothing."""
+        with self._lock:
+            connection.close()
+            name = self._attached.pop(id(connection), None)
+            if name is not None:
+                # By another one: the question's may be told to end at any moment.
+                self._database.execute(f"DETACH {name}")
 
     def ask(
         self,
@@ -45,18 +83,13 @@ class Quick:
         statement: With `{view}` where it reads.
         """
         engine.check()
-        kept = engine.kept
-        manifests = kept.manifests if kept is not None else None
-        planned = {name: plan_files(pin, where, manifests) for name, pin in pins.items()}
+        planned = {name: engine.plan(pin, where) for name, pin in pins.items()}
         engine.verify(file for files in planned.values() for file in files)
         sources = {name: files_sql(pins[name].shape, files) for name, files in planned.items()}
         with self._lock:
-            cursor = self._database.cursor()
+            cursor = self._cursor()
         try:
             engine.watch(cursor)
-            # A cursor is a session of its own.
-            cursor.execute("SET TimeZone='UTC'")
-            cursor.execute("SET python_enable_replacements=false")
             with engine.explained():
                 relation = cursor.sql(statement.replace("{view}", inlined(view, sources)))
             assert relation is not None

@@ -29,7 +29,12 @@ from lakehouse_ray.serve.work import StoppableEngine
 
 _log = structlog.get_logger()
 
-_CHILD = "lakehouse_ray.serve.sandbox_child"
+# A third of the time to begin would be numpy, which DuckDB and Arrow take where it is; a statement has
+# no use for it.
+_CHILD = (
+    "import sys; sys.modules['numpy'] = None; "
+    "from lakehouse_ray.serve.sandbox_child import main; main()"
+)
 # Beyond the memory of the engine: the interpreter, libraries, stacks of threads, results.
 _ADDRESSES_BESIDE = 3 << 30
 _THREADS = 2
@@ -75,7 +80,7 @@ class _Child:
             "OMP_NUM_THREADS": "1",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", _CHILD],
+            [sys.executable, "-c", _CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -272,7 +272,3 @@ def main() -> None:
         answer(job, frames, sys.stdin.buffer)
     except BaseException as error:  # noqa: BLE001 - told to the parent, which decides
         frames.tell_json(ERROR, explain(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -29,7 +29,7 @@ from lakehouse_ray.serve.problems import BusyError
 from lakehouse_ray.serve.quick import Quick
 from lakehouse_ray.serve.sandbox import Sandbox
 from lakehouse_ray.serve.sandbox_child import can_confine
-from lakehouse_ray.serve.work import StoppableEngine, Workers
+from lakehouse_ray.serve.work import Databases, StoppableEngine, Workers
 from lakehouse_ray.storage.copies import LocalCopies
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
@@ -104,11 +104,11 @@ class Service:
         return self.workers.waiting + self.sql_workers.waiting
 
     def quick(self) -> Quick:
-        """What answers questions for the rows of one symbol; made when the first one is asked."""
+        """The one database of this process's own statements; made when the first one is asked."""
         with self._making:
             if self._quick is None:
                 limits = self.limits
-                self._quick = Quick(self.engine(), limits.memory_bytes * limits.statements)
+                self._quick = Quick(self._engine(None), limits.memory_bytes * limits.statements)
             return self._quick
 
     def open(self) -> None:
@@ -158,10 +158,14 @@ class Service:
 
     def engine(self) -> StoppableEngine:
         """An engine for one question."""
+        return self._engine(self.quick())
+
+    def _engine(self, databases: Databases | None) -> StoppableEngine:
         return StoppableEngine(
             self.source.store,
             self.source.temp,
             self._kept,
+            databases=databases,
             memory_bytes=self.limits.memory_bytes,
         )
 

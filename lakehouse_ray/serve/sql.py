@@ -16,7 +16,7 @@ from pyiceberg.manifest import DataFile
 from lakehouse_ray.errors import NotFoundError
 from lakehouse_ray.query.gate import STATEMENT_BYTES_MAX, check_text
 from lakehouse_ray.query.pins import Pin
-from lakehouse_ray.query.scan import files_sql, plan_files, quoted
+from lakehouse_ray.query.scan import files_sql, quoted
 from lakehouse_ray.query.versions import spell_versions
 from lakehouse_ray.query.views import SCHEMAS, VIEWS, View, mentioned
 from lakehouse_ray.query.wanted import columns_of, where_of
@@ -138,7 +138,7 @@ def _job_of(
     made = [*pins, *(view.name for view in views if view.sql)]
     assert set(made) <= set(VIEWS)
     if service.copies is None:
-        planned = {name: plan_files(pin) for name, pin in pins.items()}
+        planned = {name: engine.plan(pin) for name, pin in pins.items()}
         every = [file for files in planned.values() for file in files]
         engine.verify(every)
         places = {file.file_path: file.file_path.removeprefix("file://") for file in every}
@@ -151,7 +151,7 @@ def _job_of(
         room = held.enter_context(service.copies.room())
 
         def provide(wanted: dict[str, Any]) -> list[str]:
-            planned = _planned(pins, views, {} if _DESCRIBES.match(body.query) else wanted)
+            planned = _planned(engine, pins, views, {} if _DESCRIBES.match(body.query) else wanted)
             places = held.enter_context(_copied(service, engine, planned, room))
             return _statements(pins, planned, places, views)
 
@@ -162,7 +162,9 @@ def _job_of(
         )
 
 
-def _planned(pins: Pins, views: Sequence[View], wanted: dict[str, Any]) -> Planned:
+def _planned(
+    engine: StoppableEngine, pins: Pins, views: Sequence[View], wanted: dict[str, Any]
+) -> Planned:
     """The files of each table that hold what a statement may want of any view of it."""
     found: dict[str, dict[str, DataFile]] = {name: {} for name in pins}
     for view in views:
@@ -170,7 +172,7 @@ def _planned(pins: Pins, views: Sequence[View], wanted: dict[str, Any]) -> Plann
             continue
         where = where_of(view, wanted[view.name])
         for table in view.tables:
-            files = plan_files(pins[table.name], where)
+            files = engine.plan(pins[table.name], where)
             found[table.name] |= {file.file_path: file for file in files}
     return {name: list(files.values()) for name, files in found.items()}
 

@@ -36,6 +36,7 @@ from pyiceberg.transforms import (
     Transform,
     YearTransform,
 )
+from pyiceberg.typedef import Identifier
 from pyiceberg.types import (
     BooleanType,
     DoubleType,
@@ -46,6 +47,7 @@ from pyiceberg.types import (
     StringType,
     TimestamptzType,
 )
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 
 from lakehouse_ray.errors import (
@@ -203,6 +205,26 @@ class _Catalog(SqlCatalog):
         super().__init__(name, **properties)
         # The last one of each table: its location, and the table as it was read.
         self._last: dict[tuple[str, str], tuple[str, IcebergTable]] = {}
+        kind = self._iceberg_type_filter()
+        self._location = select(IcebergTables.metadata_location).where(
+            IcebergTables.catalog_name == name,
+            IcebergTables.table_namespace == bindparam("namespace"),
+            IcebergTables.table_name == bindparam("table"),
+            *(() if kind is None else (kind,)),
+        )
+
+    def load_table(self, identifier: str | Identifier) -> IcebergTable:
+        namespace = self.namespace_to_string(self.namespace_from(identifier))
+        table = self.table_name_from(identifier)
+        # A row of its database as an object takes several times as long as its one column.
+        with self.engine.connect() as connection:
+            location = connection.scalar(self._location, {"namespace": namespace, "table": table})
+        if location is None:
+            raise NoSuchTableError(f"there is no table {namespace}.{table}")
+        known = self._last.get((namespace, table))
+        if known is not None and known[0] == location:
+            return self._own(known[1])
+        return super().load_table(identifier)
 
     def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> IcebergTable:
         location = orm_table.metadata_location
@@ -213,7 +235,10 @@ class _Catalog(SqlCatalog):
         else:
             table = super()._convert_orm_to_iceberg(orm_table)
             self._last[key] = table.metadata_location, table
-        # One's own: a commit changes the table through which it is made.
+        return self._own(table)
+
+    def _own(self, table: IcebergTable) -> IcebergTable:
+        # A commit changes the table through which it is made.
         return IcebergTable(table.name(), table.metadata, table.metadata_location, table.io, self)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyiceberg.conversions import from_bytes
@@ -64,10 +64,10 @@ class Manifests:
         shape: Table,
         table: IcebergTable,
         snapshot_id: int,
-        equal: Mapping[str, str],
+        equal: Sequence[Mapping[str, str]],
         span: TimeRange | None,
     ) -> list[DataFile] | None:
-        """The files of a snapshot that may hold rows with these values and times.
+        """The files of a snapshot that may hold rows with one of these sets of values, and times.
 
         What pyiceberg's own planning finds; it takes some ms to put a question into its terms.
         None: the table has manifests that this lake does not write, and pyiceberg has to plan.
@@ -76,16 +76,18 @@ class Manifests:
         """
         snapshot = table.snapshot_by_id(snapshot_id)
         assert snapshot is not None
-        asked = _asked(shape, equal, span)
+        asked = [_asked(shape, values, span) for values in equal]
         found: list[DataFile] = []
         for one in self._list(shape, snapshot, table.io):
             if one.bounds is None:
                 return None
-            if all(map(_meet, asked, one.bounds)):  # the rest of `asked` is of files
+            # What else is asked is of files.
+            near = [each for each in asked if all(map(_meet, each, one.bounds))]
+            if near:
                 found += [
                     file.file
                     for file in self._read(shape, one.manifest, table.io)
-                    if all(map(_meet, asked, file.bounds))
+                    if any(all(map(_meet, each, file.bounds)) for each in near)
                 ]
         return found
 

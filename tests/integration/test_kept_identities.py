@@ -1,4 +1,4 @@
-"""What tickers meant is found once for a state of the lake, and anew after each commit."""
+"""What rows tell of tickers is found once for a state of the lake, and anew after each commit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 from support.bars import BarLake, bars
 
 import lakehouse_ray as lh
-from lakehouse_ray.errors import LakehouseError
+from lakehouse_ray.errors import LakehouseError, NotFoundError
 
 pytestmark = pytest.mark.integration
 
@@ -40,3 +40,32 @@ def test_what_tickers_meant_is_read_from_rows_once_and_follows_each_commit(tmp_p
     assert reading.universe("spot", "2024-01-05")["symbol"].to_list() == ["BTCUSDT"]
     with pytest.raises(LakehouseError):
         lh.connect(lake.home).universe("spot", "2024-01-05")
+
+
+def test_coverage_and_contents_follow_each_commit(tmp_path: Path) -> None:
+    lake = BarLake(tmp_path / "home")
+    reading = lh.connect(lake.home)
+    chosen = {"symbols": "BTCUSDT", "market": "spot", "interval": "1h"}
+    for number in range(3):
+        lake.put(bars("BTCUSDT", f"2024-01-{1 + 4 * number:02d}", 3, seed=number))
+        lake.put(bars(f"X{number}USDT", "2024-01-01", 1))
+        fresh = lh.connect(lake.home)
+        for asked in (chosen, {**chosen, "symbols": f"X{number}USDT,BTCUSDT"}, {}):
+            found = reading.coverage(**asked)
+            assert_frame_equal(found, fresh.coverage(**asked))
+            assert_frame_equal(reading.coverage(**asked), found)
+        stored = lake.rows("silver.klines_coarse").filter(symbol="BTCUSDT")
+        btc = reading.coverage(**chosen)
+        assert btc["rows"].sum() == stored.height
+        assert btc["day"].max() == stored["open_time"].dt.date().max()
+        assert reading.datasets() == fresh.datasets() == reading.datasets()
+        (series,) = [
+            one
+            for d in reading.datasets()["datasets"]
+            for one in d["stored"]
+            if d["dataset"] == "klines"
+        ]
+        assert series["symbols"] == number + 2
+    with pytest.raises(NotFoundError, match="BTCUSDX") as told:
+        reading.coverage(**{**chosen, "symbols": "BTCUSDT,BTCUSDX"})
+    assert "BTCUSDT" in told.value.hint

@@ -21,6 +21,7 @@ from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.timespan import TimeRange, to_us
 from lakehouse_ray.query import straight as straight_module
 from lakehouse_ray.query.lake import Lake
+from lakehouse_ray.query.pinned import Among
 from lakehouse_ray.query.scan import Where, plan_files
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.straight import StraightResult
@@ -135,6 +136,23 @@ def test_the_files_of_a_question_are_those_that_pyiceberg_plans(
         planned = plan_files(pin, where)
         kept = plan_files(pin, where, lake.engine.kept.manifests)
         assert [file.file_path for file in kept] == [file.file_path for file in planned]
+
+
+@pytest.mark.parametrize("symbols", [("AAA",), ("AAB", "NONE"), ("AAA", "ZZZ", "ÄÖ"), ("AA",), ()])
+@pytest.mark.parametrize("days", [None, 3])
+def test_the_files_of_some_symbols_are_those_of_each(
+    lake: Lake, symbols: tuple[str, ...], days: int | None
+) -> None:
+    span = None if days is None else TimeRange(to_us(BEGIN), to_us(BEGIN + timedelta(days=days)))
+    assert lake.engine.kept is not None
+    for pin in lake.pin([VIEWS["silver.klines"]]).values():
+        equal = {"market": "spot"}
+        each = [Where({**equal, "symbol": symbol}, span) for symbol in symbols]
+        wanted = {
+            f.file_path for where in each or [Where(equal, span)] for f in plan_files(pin, where)
+        }
+        kept = plan_files(pin, Among(equal, span, symbols), lake.engine.kept.manifests)
+        assert [file.file_path for file in kept] == sorted(wanted)
 
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
