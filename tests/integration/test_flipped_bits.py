@@ -76,7 +76,7 @@ def test_the_service_tells_it_too(stored: BarLake, monkeypatch: pytest.MonkeyPat
         reply = served.post(
             "/v1/sql", json.dumps({"query": SUMS}).encode(), {"Content-Type": "application/json"}
         )
-    assert reply.status == 503
+    assert reply.status == 503, reply.body
     assert file.name not in reply.body.decode()
 
 
