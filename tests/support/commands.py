@@ -23,8 +23,12 @@ MANY_BYTES = str(1 << 40)
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's environment with the lake's settings replaced by `settings`."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("LAKEHOUSE_")}
+    """This process's environment with the lake's settings replaced by `settings`.
+
+    Without the token of a Ray that earlier tests of this process started.
+    """
+    left_out = ("LAKEHOUSE_", "RAY_AUTH_")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
     return inherited | {f"LAKEHOUSE_{name}": str(value) for name, value in settings.items()}
 
 
