@@ -26,6 +26,7 @@ import grpc  # type: ignore[import-untyped]
 import psutil  # type: ignore[import-untyped]
 import ray
 from ray._private import services
+from ray._private.utils import write_ray_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
@@ -157,7 +158,11 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
                 f"Ray did not start on this machine: {error}. "
                 "`lakehouse doctor` checks what it needs"
             ) from error
-        yield _describe(own=True, inherited_env=worker_env)
+        session = _describe(own=True, inherited_env=worker_env)
+        # As `ray start` does (2.60). What runs a job asks this file which cluster is its own; without
+        # it, any Ray of this machine may be taken.
+        write_ray_address(session.address, str(temp_dir))
+        yield session
 
 
 @contextmanager

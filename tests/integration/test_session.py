@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
+from ray._private import services
 
 from lakehouse_ray.errors import InvalidError, UnavailableError
 from lakehouse_ray.runtime.session import RaySession, connect, inside_job
@@ -88,6 +90,13 @@ def test_a_connection_of_this_process_is_used_and_left_as_it_is(ray_session: Ray
         assert again.address == ray_session.address
         assert again.view().cpus == 2
     assert ray_session.view().cpus == 2
+
+
+def test_jobs_of_an_own_ray_find_it_whatever_else_runs(ray_session: RaySession) -> None:
+    """By Ray's own search, which takes any Ray of the machine where this finds nothing."""
+    node = ray._private.worker._global_node
+    assert node is not None
+    assert services.find_bootstrap_address(node._ray_params.temp_dir) == ray_session.address
 
 
 def test_a_test_is_no_job() -> None:
