@@ -254,7 +254,7 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Written by `make docs` from `lakehouse_ray/settings.py`. Precedence: command line,",
+        "Written by `make docs` from `lakehouse_ray/settings/`. Precedence: command line,",
         "environment, `lakehouse.toml` in the working folder, default. `lakehouse config show`",
         "prints what is in force and where it came from.",
         "",
