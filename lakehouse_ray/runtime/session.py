@@ -96,8 +96,8 @@ def connect(
 ) -> Iterator[RaySession]:
     """Connect this process to Ray for as long as the context lasts.
 
-    address: `host:port` of a cluster's GCS, or `auto` for the cluster on this machine. Empty or `local`: the cluster that runs this job, else an own local
-        Ray. A connection that this process has already is used and left as it is.
+    address: `host:port` of a cluster's GCS, or `auto` for the cluster on this machine. Empty or
+        `local`: the cluster that runs this job, else an own local Ray. A connection that this process has already is used and left as it is.
     num_cpus, object_store_bytes, include_dashboard, worker_env: Of an own local Ray alone.
         `worker_env` is what its workers find in their environment from birth.
     log_to_driver: Show the workers' output on stderr.

@@ -1,8 +1,8 @@
 """Statements of the service's own: what does not change is kept.
 
 Opening an empty database for each statement takes longer than a thousand rows. Here all questions
-are cursors of one process-wide one, which knows the footers of files that it has read. Files are never changed under
-their names, so nothing kept can be stale.
+are cursors of one database, which knows the footers of files that it has read. Files are never
+changed under their names, so nothing kept can be stale.
 """
 
 from __future__ import annotations
