@@ -15,12 +15,14 @@ resolved.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
-from pyiceberg.manifest import DataFile
+from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.update.snapshot import _OverwriteFiles
 from sqlalchemy.exc import SQLAlchemyError
 
 from lakehouse_ray.clock import Clock, SystemClock
@@ -198,7 +200,7 @@ class Committer:
             update = transaction.update_snapshot(snapshot_properties=properties)
             # Both producers commit only on top of the snapshot that the check above looked at
             # (the table's property commit.retry.num-retries is 0): there is no blind rebase.
-            producer = update.overwrite() if removed else update.merge_append()
+            producer = _thread_safe(update.overwrite()) if removed else update.merge_append()
             with producer:
                 for path in removed:
                     producer.delete_data_file(self._files[path])
@@ -258,3 +260,28 @@ class Committer:
             file.spec_id = self._table.spec().spec_id
         self._index.add(entry)
         self._files[entry.path] = file
+
+
+def _thread_safe(producer: _OverwriteFiles) -> _OverwriteFiles:
+    """Give each thread of a commit its own evaluator of manifests.
+
+    PyIceberg 0.12 looks for the files to remove with one for all its threads, which keeps the
+    bounds it is at in itself: a manifest judged by another's is passed over, and the commit fails
+    with "Missing required files to delete".
+    """
+    make = producer._build_manifest_evaluator
+    of_thread = threading.local()
+
+    def evaluator(spec_id: int) -> Callable[[ManifestFile], bool]:
+        def evaluate(manifest: ManifestFile) -> bool:
+            made: dict[int, Callable[[ManifestFile], bool]] = of_thread.__dict__.setdefault(
+                "made", {}
+            )
+            if spec_id not in made:
+                made[spec_id] = make(spec_id)
+            return made[spec_id](manifest)
+
+        return evaluate
+
+    producer._build_manifest_evaluator = evaluator  # type: ignore[method-assign]
+    return producer

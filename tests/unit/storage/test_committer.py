@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pytest
+from pyiceberg.expressions.visitors import _ManifestEvalVisitor
 
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import DAY_US, month_range
@@ -21,7 +23,8 @@ from lakehouse_ray.storage.parquet import TableWriter
 
 TABLE = DATASETS["fundingRate"].table()
 START = month_range(2024, 1).start_us
-PARTITION = partition_of(TABLE, "um", None, "BTCUSDT", START)
+# Days whose multiples begin regions in years of their own, as far as these tests go.
+YEAR = 366
 
 
 class Hurry:
@@ -61,6 +64,8 @@ class Lake:
         """A request that adds a row on each day; it has seen and removes the files named."""
         self.made += 1
         files = ()
+        start_us = START + (days.start if days else 0) // YEAR * YEAR * DAY_US
+        partition = partition_of(TABLE, "um", None, "BTCUSDT", start_us)
         if days:
             frame = pl.DataFrame(
                 {
@@ -75,7 +80,7 @@ class Lake:
                     "flags": None,
                 }
             ).with_columns(pl.col("calc_time").cast(pl.Datetime("us", "UTC")))
-            with TableWriter(TABLE, self.store, PARTITION) as writer:
+            with TableWriter(TABLE, self.store, partition) as writer:
                 arrow = frame.cast(frame_schema(TABLE)).to_arrow(  # type: ignore[arg-type]
                     compat_level=pl.CompatLevel.oldest()
                 )
@@ -86,7 +91,7 @@ class Lake:
                     )
                 )
             files = writer.files
-        region = Region(PARTITION, "BTCUSDT", "BTCUSDT", START, START + 9 * DAY_US)
+        region = Region(partition, "BTCUSDT", "BTCUSDT", start_us, start_us + 9 * DAY_US)
         return CommitRequest(
             f"unit-{self.made}", files, tuple(removed), (region,), frozenset([*seen, *removed])
         )
@@ -193,6 +198,28 @@ def test_a_batch_is_one_snapshot(lake: Lake) -> None:
     ids = {outcome.snapshot_id for outcome in committer.commit([first, second])}
     assert len(ids) == 1
     assert lake.rows() == {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0}
+
+
+def test_every_file_to_remove_is_found_however_the_threads_of_a_commit_take_turns(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyIceberg keeps the manifest that an evaluator is at in the evaluator, which all its threads
+    share: a manifest judged by another's bounds is passed over, and with it a file to remove."""
+    committer = lake.committer()
+    first = [lake.add(range(year * YEAR, year * YEAR + 1), 1.0) for year in range(8)]
+    for request in first:
+        committer.commit([request])
+
+    def keep(self: _ManifestEvalVisitor, partitions: list[object]) -> None:
+        self.__dict__["kept"] = partitions
+        threading.Event().wait(0.002)  # the other threads' turn
+
+    slow = property(lambda self: self.__dict__["kept"], keep)
+    monkeypatch.setattr(_ManifestEvalVisitor, "partition_fields", slow, raising=False)
+    days = range(3 * YEAR, 3 * YEAR + 1)
+    (outcome,) = committer.commit([lake.add(days, 2.0, removed=[path_of(first[3])])])
+    assert outcome.committed
+    assert lake.rows() == {year * YEAR: 2.0 if year == 3 else 1.0 for year in range(8)}
 
 
 def test_files_that_may_hold_rows_of_a_region_are_all_found() -> None:
