@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
-import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
+from lakehouse_ray.cli import stopping
 from lakehouse_ray.cli.pipes import hush, is_broken
 
 # Name of each command: its module and function, and its line of help.
@@ -60,14 +59,7 @@ def usage() -> str:
 
 def main() -> NoReturn:
     """Run the command line; every end has an exit code and every error a message."""
-    told: list[int] = []
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        # As an exception, so that commits in progress end and children are ended.
-        told.append(128 + number)
-        raise SystemExit(told[0])
-
-    signal.signal(signal.SIGTERM, terminate)
+    stopping.listen()
     try:
         code = dispatch(sys.argv[1:])
         sys.stdout.flush()
@@ -76,8 +68,8 @@ def main() -> NoReturn:
             sys.exit(hush())
         if not isinstance(ended, SystemExit):
             raise
-        # Where the signal comes within ray.wait, ray 2.60 raises a SystemExit(1) of its own.
-        raise SystemExit(told[0] if told else ended.code) from None
+        told = stopping.told()
+        raise SystemExit(ended.code if told is None else told) from None
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 import typer.main
 
+from lakehouse_ray.cli import stopping
 from lakehouse_ray.cli.pipes import is_broken
 from lakehouse_ray.errors import (
     BadDataError,
@@ -33,7 +34,6 @@ DENIED = 6
 UNAVAILABLE = 7
 CONFLICT = 8
 NO_ROOM = 75
-INTERRUPTED = 130
 
 # Typer carries its own copy of click, whose base of usage errors has no public name.
 _USAGE_ERROR: type[Exception] = next(
@@ -72,8 +72,7 @@ def run(load: Callable[[], Any], name: str, arguments: list[str]) -> int:
     except typer.Exit as ended:
         return ended.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted; what was committed stays, run it again to go on", file=sys.stderr)  # noqa: T201
-        return INTERRUPTED
+        return _stopped(stopping.INTERRUPTED)
     except _USAGE_ERROR as error:
         message = error.format_message()  # type: ignore[attr-defined]
         _tell(message, USAGE, "UsageError", f"`lakehouse {name} --help` shows how it is called")
@@ -89,7 +88,13 @@ def run(load: Callable[[], Any], name: str, arguments: list[str]) -> int:
     except Exception as error:  # the last border: reported, never swallowed
         if is_broken(error):
             raise
-        return _unexpected(error, arguments)
+        told = stopping.told(error)
+        return _unexpected(error, arguments) if told is None else _stopped(told)
+
+
+def _stopped(code: int) -> int:
+    print("interrupted; what was committed stays, run it again to go on", file=sys.stderr)  # noqa: T201
+    return code
 
 
 def _unexpected(error: BaseException, arguments: list[str]) -> int:
