@@ -99,6 +99,14 @@ class History:
         found = self._folders(f"{ROOTS[market]}/{{}}/{dataset}/{symbol}/")
         return [interval for interval in INTERVAL_SECONDS if interval in found]
 
+    def knows(self, market: str, symbol: str) -> bool:
+        """Whether there is any file of the symbol."""
+        return any(
+            self._archive.inhabited(f"{ROOTS[market]}/{frequency}/{dataset}/{symbol}/")
+            for dataset in SHAPES
+            for frequency in FREQUENCIES
+        )
+
     def has(self, series: Series) -> bool:
         """Whether there is any file of this series."""
         return bool(self._segments(series))
