@@ -68,9 +68,7 @@ def bars_of(key: str) -> list[list[Any]]:
     for row in file_of(key):
         unit = 1000 if len(row[0]) == 16 else 1
         opened, closed = int(row[0]) // unit, int(row[6]) // unit
-        found.append(
-            [opened, *row[1:6], closed, row[7], int(row[8]), row[9], row[10], "0"]
-        )
+        found.append([opened, *row[1:6], closed, row[7], int(row[8]), row[9], row[10], "0"])
     return found
 
 
