@@ -10,6 +10,9 @@ from typing import Any
 
 from lakehouse_ray.testing.exchange.history import Row, micros
 
+# Of times in microseconds.
+_MICROS_DIGITS = 16
+
 
 def plain(text: str) -> str:
     return format(Decimal(text), "f") if "e" in text or "E" in text else text
@@ -17,16 +20,16 @@ def plain(text: str) -> str:
 
 def bar(row: Row, *, micro: bool) -> list[Any]:
     """micro: Times in microseconds, as spot answers where that is asked for."""
-    cells = row.cells
+    time_us, cells = row
     closes = micros(cells[6]) or 0
     if micro:
-        closes += 0 if len(cells[6]) >= 16 else 999
+        closes += 0 if len(cells[6]) >= _MICROS_DIGITS else 999
     else:
-        closes //= 1000
-    prices = [plain(text) for text in cells[1:5]]
+        time_us, closes = time_us // 1000, closes // 1000
+    _, opened, high, low, close, volume, _, amount, count, bought, bought_amount, _ = cells
     return [
-        row.time_us if micro else row.time_us // 1000, *prices, plain(cells[5]), closes,
-        plain(cells[7]), int(cells[8]), plain(cells[9]), plain(cells[10]), "0",
+        time_us, plain(opened), plain(high), plain(low), plain(close), plain(volume), closes,
+        plain(amount), int(count), plain(bought), plain(bought_amount), "0",
     ]  # fmt: skip
 
 
