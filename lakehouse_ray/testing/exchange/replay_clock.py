@@ -11,7 +11,7 @@ from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import InvalidError
 
 _SECOND_US = 1_000_000
-# One wait of the machine; longer ones are several. Also what standing still is asked again by.
+# One wait of the machine; longer ones are several, as are those while the clock stands still.
 _WAIT_S_MAX = 3600.0
 
 
@@ -85,9 +85,12 @@ class ReplayClock:
             while (left_s := self._left_s(due_us)) > 0:
                 self._changed.wait(min(left_s, _WAIT_S_MAX))
 
-    async def wait_until(self, moment_us: int) -> None:
-        """Return once it is this moment, whatever the clock is told in between."""
-        woken = asyncio.Event()
+    async def wait_until(self, moment_us: int, interrupt: asyncio.Event | None = None) -> None:
+        """Return once it is this moment, whatever the clock is told in between.
+
+        interrupt: Whose setting ends the wait early; so may a change of the clock then.
+        """
+        woken = interrupt or asyncio.Event()
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -99,13 +102,14 @@ class ReplayClock:
             self._wakers.add(wake)
         try:
             while (left_s := self.left_s(moment_us)) > 0:
-                woken.clear()
-                # A waiter of its own would be a task more; the clock is told things seldom.
                 handle = loop.call_later(min(left_s, _WAIT_S_MAX), woken.set)
                 try:
                     await woken.wait()
                 finally:
                     handle.cancel()
+                if interrupt is not None:
+                    return
+                woken.clear()
         finally:
             with self._changed:
                 self._wakers.discard(wake)
