@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 import zipfile
@@ -218,6 +221,29 @@ def test_rest_tells_what_the_bucket_lacks(tmp_path: Path, clock: ReplayClock) ->
         assert page.document[0][0] == start
         symbols = ask(exchange.url, "api/v3/exchangeInfo").document["symbols"]
         assert [one["symbol"] for one in symbols] == ["BTCUSDT"]
+
+
+def test_the_command_lets_rest_have_what_the_bucket_lacks(tmp_path: Path) -> None:
+    folder = "data/spot/daily/klines/BTCUSDT/1h/"
+    for root, days in (("whole", "2024-12-3*"), ("cut", "2024-12-30*")):
+        write_archive(MARKET, tmp_path / root, folder, f"*{days}.zip")
+    program = "import typer; from lakehouse_ray.cli.exchange import exchange; typer.run(exchange)"
+    options = ["--root", str(tmp_path / "cut"), "--rest-root", str(tmp_path / "whole"), "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            assert ask(url, f"{folder}BTCUSDT-1h-2024-12-31.zip").status == 404
+            hours = ask(url, "api/v3/klines", {"symbol": "BTCUSDT", "interval": "1h"}).document
+        finally:
+            process.terminate()
+    assert len(hours) == 48
 
 
 def csv_rows(folder: str) -> list[tuple[str, ...]]:
