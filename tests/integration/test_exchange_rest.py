@@ -176,6 +176,11 @@ def test_faults_in_the_place_of_answers(
     assert found.status == status
     assert found.body == body if body in (b"", b"null", b"[]") else found.body.startswith(body)
     assert found.headers["Retry-After"] == {"throttled": "7", "banned": "1"}.get(fault)
+    if fault == "throttled":
+        before = exchange.told_limits()["spot"]["too_soon"]
+        ask(exchange.url, "api/v3/ping")
+        assert exchange.told_limits()["spot"]["too_soon"] == before + 1
+        clock.advance(7)
     assert "X-MBX-USED-WEIGHT-1M" in found.headers
     if fault == "banned":
         assert ask(exchange.url, "api/v3/ping").status == 418

@@ -63,6 +63,8 @@ class RestDesk:
                 await asyncio.sleep(float(rule.params["first_byte_s"]))
             instead = spoiled.instead(rule, market, self._data.meter.weight_max(market))
             if instead is not None:
+                wait_s = float(instead.headers.get("Retry-After", 0))
+                self._data.meter.hush(market, asked.address, now_us // 1000, wait_s)
                 return instead
         loop = asyncio.get_running_loop()
         good = await loop.run_in_executor(self._workers, self._data.answer, asked, now_us)
