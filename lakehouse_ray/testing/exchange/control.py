@@ -38,6 +38,8 @@ class Controlled(Protocol):
 
     def requests(self) -> dict[str, int]: ...
 
+    def told_limits(self) -> dict[str, Any]: ...
+
     def set_faults(self, faults: Faults) -> None: ...
 
     def republish(self, match: str, then: str) -> None: ...
@@ -68,6 +70,8 @@ def _tell(exchange: Controlled, route: str) -> Mapping[str, Any] | None:
     if route == "requests":
         counted = exchange.requests()
         return {"requests": counted, "total": sum(counted.values())}
+    if route == "limits":
+        return exchange.told_limits()
     if route == "clock":
         return {"now_us": exchange.clock.now_us(), "speed": exchange.clock.speed}
     if route == "streams":
