@@ -27,6 +27,7 @@ from lakehouse_ray.testing.exchange.replay_clock import ReplayClock
 from lakehouse_ray.testing.exchange.streams.hub import Streams
 
 PREFIX = "_control/"
+_ORDERS = ("faults", "republish", "clock", "streams")
 _BODY_BYTES_MAX = 2**20
 
 
@@ -51,7 +52,7 @@ async def answer(exchange: Controlled, request: web.BaseRequest, route: str) -> 
         return web.json_response({"error": "loopback only"}, status=403)
     if request.method == "GET":
         told = _tell(exchange, route)
-    elif request.method == "POST":
+    elif request.method == "POST" and route in _ORDERS:
         body = await request.content.read(_BODY_BYTES_MAX)
         try:
             told = _do(exchange, route, body)
@@ -81,7 +82,7 @@ def _tell(exchange: Controlled, route: str) -> Mapping[str, Any] | None:
     return None
 
 
-def _do(exchange: Controlled, route: str, body: bytes) -> Mapping[str, Any] | None:
+def _do(exchange: Controlled, route: str, body: bytes) -> Mapping[str, Any]:
     if route == "faults":
         exchange.set_faults(Faults.parse(body.decode(), "json"))
         return {"ok": True}
@@ -91,9 +92,7 @@ def _do(exchange: Controlled, route: str, body: bytes) -> Mapping[str, Any] | No
         return {"ok": True}
     if route == "clock":
         return _set_clock(exchange.clock, asked)
-    if route == "streams":
-        return {"ok": True, "connections": _strike(exchange.streams, dict(asked))}
-    return None
+    return {"ok": True, "connections": _strike(exchange.streams, asked)}
 
 
 def _set_clock(clock: ReplayClock, asked: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,12 +21,14 @@ from urllib.parse import parse_qsl, unquote
 from aiohttp import web
 from multidict import CIMultiDict
 
+from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.testing.exchange import answers, control
 from lakehouse_ray.testing.exchange.answers import xml_response
 from lakehouse_ray.testing.exchange.api.desk import RestDesk
 from lakehouse_ray.testing.exchange.api.limits import RateLimits
 from lakehouse_ray.testing.exchange.api.market_data import MarketData, is_rest
+from lakehouse_ray.testing.exchange.api.tickers import Books
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, Head
 from lakehouse_ray.testing.exchange.cache import BoundedCache
 from lakehouse_ray.testing.exchange.conditions import http_date, select
@@ -75,8 +77,10 @@ class ReplicaExchange:
     rest_archive: What REST remembers, without faults; `archive` where none is given. One that has
         more than `archive` has days that the bucket lacks.
     limits: What one address may ask of REST.
-    recording: Frames that streams play, before what the archive's rows give.
-    clock: The exchange's time, for all that is timed.
+    books: Bodies of the depth route; those of the recording where none are given.
+    recording: Frames that streams play, before what the rows of REST's archive give.
+    clock: The exchange's time, for all that is timed; a ReplayClock can be told to go faster, or to
+        stand still.
     """
 
     def __init__(
@@ -86,27 +90,28 @@ class ReplicaExchange:
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        clock: ReplayClock | None = None,
+        clock: Clock | None = None,
         cache_bytes_max: int = CACHE_BYTES_MAX,
         rest: RestAnswers | None = None,
         rest_archive: Archive | None = None,
         limits: RateLimits | None = None,
+        books: Books | None = None,
         recording: Recording | None = None,
     ) -> None:
-        self.clock = clock or ReplayClock()
+        self.clock = clock if isinstance(clock, ReplayClock) else ReplayClock(machine=clock)
         rules = faults or Faults()
         self._archive = FaultyArchive(archive, rules, self.clock)
         self.history = History(rest_archive or archive)
+        self._workers = ThreadPoolExecutor(THREADS, thread_name_prefix="replica-exchange")
+        recorded_books = RecordedBooks(recording) if recording is not None else None
+        sources = sources_of(self.history, recording, recorded_books)
+        self.streams = Streams(self.clock, sources, self._workers, rules, books=recorded_books)
+        data = MarketData(self.history, rest, limits, books or self.streams.depth)
+        self._rest = RestDesk(data, self._archive, self.clock, self._workers)
         self._host = host
         self._port = port
         self._cache: BoundedCache[Blob] = BoundedCache(cache_bytes_max)
         self._requests: Counter[str] = Counter()
-        self._workers = ThreadPoolExecutor(THREADS, thread_name_prefix="replica-exchange")
-        books = RecordedBooks(recording) if recording is not None else None
-        sources = sources_of(rest_archive or archive, recording, books)
-        self.streams = Streams(self.clock, sources, self._workers, rules, books=books)
-        data = MarketData(self.history, rest, limits, self.streams.depth)
-        self._rest = RestDesk(data, self._archive, self.clock, self._workers)
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._runner: web.ServerRunner | None = None
