@@ -38,7 +38,7 @@ class RateLimits:
         default_factory=lambda: MappingProxyType(WEIGHT_PER_MINUTE)
     )
     counted: Mapping[str, int] = field(
-        default_factory=lambda: MappingProxyType({"funding": 500, "ratios": 1000})
+        default_factory=lambda: MappingProxyType({"funding": 500, "statistics": 1000})
     )
     refused_max: int = 10
     ban_s: float = 120.0
