@@ -22,11 +22,10 @@ from lakehouse_ray.testing.exchange import (
 )
 
 T = TypeVar("T")
-START_S = 1_700_000_000
+START_S = 1_714_564_800  # 2024-05-01T12:00Z
 START_US = START_S * 1_000_000
 MARKET = SyntheticArchive(
-    symbols=["BTCUSDT", "币安人生USDT"],
-    markets=["spot", "um"],
+    symbols=["BTCUSDT", "币安人生USDT", "BTCUSD_PERP"],
     start=date(2024, 5, 1),
     end=date(2024, 5, 3),
 )
