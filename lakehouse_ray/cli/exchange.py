@@ -18,6 +18,7 @@ from lakehouse_ray.testing.exchange import (
     Archive,
     Faults,
     FolderArchive,
+    RateLimits,
     Recording,
     ReplayClock,
     ReplicaExchange,
@@ -26,7 +27,6 @@ from lakehouse_ray.testing.exchange import (
     made_of,
     recorded,
 )
-from lakehouse_ray.testing.exchange.api.limits import RateLimits
 from lakehouse_ray.testing.exchange.synthetic import DEFAULT_END, DEFAULT_START
 from lakehouse_ray.testing.exchange.universe import MARKETS
 

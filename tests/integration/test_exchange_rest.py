@@ -27,15 +27,15 @@ from support.exchange_clients import ccxt_at, loopback_alone, python_binance_at
 from lakehouse_ray.testing.exchange import (
     Faults,
     FolderArchive,
+    RateLimits,
+    ReplayClock,
     ReplicaExchange,
+    Series,
     SyntheticArchive,
     made_of,
     recorded,
     write_archive,
 )
-from lakehouse_ray.testing.exchange.api.limits import RateLimits
-from lakehouse_ray.testing.exchange.history import Series
-from lakehouse_ray.testing.exchange.replay_clock import ReplayClock
 
 pytestmark = pytest.mark.integration
 
