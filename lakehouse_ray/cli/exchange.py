@@ -18,6 +18,7 @@ from lakehouse_ray.testing.exchange import (
     Archive,
     Faults,
     FolderArchive,
+    RateLimits,
     Recording,
     ReplayClock,
     ReplicaExchange,
@@ -26,7 +27,6 @@ from lakehouse_ray.testing.exchange import (
     made_of,
     recorded,
 )
-from lakehouse_ray.testing.exchange.api.limits import RateLimits
 from lakehouse_ray.testing.exchange.synthetic import DEFAULT_END, DEFAULT_START
 from lakehouse_ray.testing.exchange.universe import MARKETS
 
@@ -92,6 +92,13 @@ def exchange(
     markets: Annotated[str, typer.Option(help="Synthetic: which markets.")] = _MARKETS,
     start: Annotated[str, typer.Option(help="Synthetic: first day (or month).")] = _START,
     end: Annotated[str, typer.Option(help="Synthetic: the day after the last one.")] = _END,
+    rest_end: Annotated[
+        str,
+        typer.Option(
+            help="Synthetic: up to which day REST and websockets know the market, where the bucket "
+            "ends before."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Synthetic: another seed, another market.")] = 0,
     trades_per_minute: Annotated[
         int, typer.Option(min=1, help="Synthetic: at most this many, per symbol.")
@@ -111,6 +118,7 @@ def exchange(
         raise InvalidError("there must be one archive to serve", "give --root DIR or --synthetic")
     rules = Faults.load(faults) if faults is not None else Faults()
     archive: Archive
+    told: Archive | None = FolderArchive(rest_root) if rest_root is not None else None
     answered = recorded(rest) if rest is not None else RestAnswers()
     if root is not None:
         archive, what = FolderArchive(root), str(root)
@@ -124,8 +132,11 @@ def exchange(
             trades_per_minute=trades_per_minute,
         )
         what = f"a synthetic market of {len(archive.instruments)} symbols"
+        last = _day("--rest-end", rest_end) if rest_end else _day("--end", end)
+        if rest_end:
+            told = archive.until(last)
         if rest is None:
-            answered = made_of(archive.instruments, _day("--end", end))
+            answered = made_of(archive.instruments, last)
     recording = Recording(recorded_streams) if recorded_streams else None
     clock = ReplayClock(_first_moment(at, recording), speed)
     stopped = threading.Event()
@@ -138,8 +149,7 @@ def exchange(
     signal.signal(signal.SIGTERM, stop)
     served = ReplicaExchange(
         archive, rules, host, port, rest=answered, limits=RateLimits(ban_s=ban_s),
-        rest_archive=None if rest_root is None else FolderArchive(rest_root), recording=recording,
-        clock=clock,
+        rest_archive=told, recording=recording, clock=clock,
     )  # fmt: skip
     with served as server:
         if as_json:
