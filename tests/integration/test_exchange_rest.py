@@ -211,6 +211,11 @@ def test_faults_of_bodies_and_of_connections(exchange: ReplicaExchange, rules: A
     assert rows() == good
     rules("api/v3/klines?symbol=ETHUSDT&*", "null_body")
     assert rows() == good
+    # A fault of REST alone leaves the bucket as it is.
+    rules("*", "empty_body")
+    key = "data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2024-12-31.zip"
+    assert len(ask(exchange.url, key).body) > 0
+    assert ask(exchange.url, "api/v3/ping").body == b""
 
 
 def test_rest_tells_what_the_bucket_lacks(tmp_path: Path, clock: ReplayClock) -> None:

@@ -35,14 +35,15 @@ by the name "?prefix=<its prefix>", a request of REST by its path ("fapi/v1/klin
 with what is asked ("fapi/v1/klines?symbol=BTCUSDT&interval=1m"). Every rule may have `times` and
 `probability`.
 
-Faults of *answers* (`FAULTS`, stage "answer") hit any request, the first rule that matches winning;
-`times=N`: the first N requests of each key. Faults of *objects* (stages "zip", "content",
-"checksum") hit zips and change everything said of them: body, CHECKSUM, ETag, size in listings; all
-rules that match apply, in order; `times=N`: until the zip was delivered N times. `checksum` says
-whether the published CHECKSUM is that of the defective bytes ("fresh") or of the good ones
-("stale"); content defects default to "fresh", truncated_zip and corrupt_zip to "stale".
-`probability` is decided once per object, and anew for each request of an answer; it and the rows
-that a defect hits are functions of `seed` and key, so two runs see the same.
+Faults of *answers* (`FAULTS`, stage "answer"; those of REST alone: stage "rest") hit any request,
+the first rule that matches winning; `times=N`: the first N requests of each key. Faults of
+*objects* (stages "zip", "content", "checksum") hit zips and change everything said of them: body,
+CHECKSUM, ETag, size in listings; all rules that match apply, in order; `times=N`: until the zip was
+delivered N times. `checksum` says whether the published CHECKSUM is that of the defective bytes
+("fresh") or of the good ones ("stale"); content defects default to "fresh", truncated_zip and
+corrupt_zip to "stale". `probability` is decided once per object, and anew for each request of an
+answer; it and the rows that a defect hits are functions of `seed` and key, so two runs see the
+same.
 
 Faults of *streams* strike what one websocket client gets. Those of messages (stage "message") match
 the path at which the stream alone is served (`ws/btcusdt@trade`, `fapi/ws/…`, `dapi/ws/…`), however
@@ -111,7 +112,8 @@ _ANSWERS: Mapping[str, Params] = {
     "slow": _with(first_byte_s=0.0, bytes_per_s=0.0),
     "reset": _with(after_bytes=1000),
     "short_body": _with(keep=0.5),
-    # Of REST alone: objects are answered as if there were no such rule.
+}
+_OF_REST: Mapping[str, Params] = {
     "restricted": _with(),
     "banned": _with(ban_s=120.0),
     "empty_body": _with(),
@@ -138,6 +140,7 @@ _CONNECTIONS: Mapping[str, Params] = {
 }
 FAULTS: Mapping[str, Kind] = MappingProxyType(
     {name: Kind("answer", params) for name, params in _ANSWERS.items()}
+    | {name: Kind("rest", params) for name, params in _OF_REST.items()}
     | {name: Kind("message", params) for name, params in _MESSAGES.items()}
     | {name: Kind("connection", params) for name, params in _CONNECTIONS.items()}
     | {"missing_checksum": Kind("checksum", _with()), "wrong_checksum": Kind("checksum", _with())}

@@ -70,12 +70,14 @@ class FaultyArchive:
     def answer_rule(self, key: str, asked: str = "") -> Rule | None:
         """Count a request for `key` and give the fault its answer is to have.
 
-        asked: A longer name of the request that rules may match too; counted it is as `key`.
+        asked: Of REST, whose own faults it may have, a longer name that rules may match too; counted
+            it is as `key`.
         """
+        stages = ("answer", "rest") if asked else ("answer",)
         state = self._state
         for number, rule in enumerate(state.faults.rules):
             fits = rule.matches(key) or (asked != "" and rule.matches(asked))
-            if rule.stage != "answer" or not fits:
+            if rule.stage not in stages or not fits:
                 continue
             with self._lock:
                 seen = state.answers[number, key]

@@ -41,9 +41,10 @@ _BY_TIME = (
 _LATE = ("metrics",)
 # Files that inflate to more are read in pieces of this size each time, and not remembered.
 PIECE_BYTES = 32 * 2**20
-# Lines as bytes, with about 100 bytes of Python and numpy for each.
-_LINE_BYTES = 100
-CACHE_BYTES_MAX = 256 * 2**20
+# What Python and numpy add to the text of each line.
+_LINE_BYTES = 65
+# The largest file that is not read in pieces is less than a quarter of it, and so is remembered.
+CACHE_BYTES_MAX = 384 * 2**20
 # What zipfile raises of what is no zip, ends early, is packed or locked in some other way.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 # Series whose files are remembered.
