@@ -6,6 +6,8 @@ import asyncio
 import csv
 import io
 import json
+import subprocess
+import sys
 import urllib.request
 import zipfile
 from dataclasses import replace
@@ -29,6 +31,7 @@ from support.replica_streams import (
     until,
     within,
 )
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lakehouse_ray.testing.exchange import LIMITS, ReplayClock, ReplicaExchange
@@ -273,10 +276,14 @@ def test_a_client_that_does_not_read_holds_the_others_up_and_then_is_gone(tmp_pa
     within(watch())
 
 
-def get(exchange: ReplicaExchange, path: str, body: Any = None) -> Any:
+def ask(url: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(f"{exchange.url}/{path}", data, timeout=20) as reply:
+    with urllib.request.urlopen(url, data, timeout=20) as reply:
         return json.loads(reply.read())
+
+
+def get(exchange: ReplicaExchange, path: str, body: Any = None) -> Any:
+    return ask(f"{exchange.url}/{path}", body)
 
 
 def test_another_process_moves_the_clock_and_ends_connections(tmp_path: Path) -> None:
@@ -403,3 +410,30 @@ def test_an_archive_that_fails_ends_the_replay_loudly() -> None:
     within(watch(exchange))
     with pytest.raises(OSError, match="the disk is gone"):
         exchange.stop()
+
+
+def test_the_command_plays_recordings_at_any_speed(tmp_path: Path) -> None:
+    recorded = tmp_path / "frames.txt"
+    recorded.write_text("\n".join(BTC))
+    program = "import typer; from lakehouse_ray.cli.exchange import exchange; typer.run(exchange)"
+    command = [sys.executable, "-c", program, "--synthetic", "--json", "--symbols", "BTCUSDT"]
+    options = ["--recorded", str(recorded), "--speed", "0"]
+
+    async def watch(url: str) -> None:
+        async with connect(f"{url.replace('http', 'ws')}/ws/btcusdt@trade") as socket:
+            told = await asyncio.to_thread(ask, f"{url}/_control/clock", {"speed": 1000})
+            assert told["speed"] == 1000
+            assert await texts(socket, 10) == [data_of(line) for line in BTC[:10]]
+
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            within(watch(json.loads(process.stdout.readline())["url"]))
+            process.terminate()
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert errors.splitlines()[1] == "it is 2024-05-01T11:59:59Z there, at 0 times our speed"
