@@ -3,6 +3,7 @@
 bronze/<venue>/<key of the object, without .zip>@<sha256>.zip
 bronze/<venue>/<api|fapi|dapi>/<route>@<sha256>.json        answers of REST
 tables/<schema>/<table>/{data,metadata}/…       kept by the table format
+limits/<exchange>/<instance>.json               what was asked of an exchange lately, and its bans
 cache/answers/<key>                             large answers of the service, given again
 tmp/                                            written aside, then moved
 """
@@ -16,6 +17,8 @@ from lakehouse_ray.errors import InvalidError
 
 TABLES = "tables"
 BRONZE = "bronze"
+# May be removed where no run asks an exchange and no ban lasts.
+LIMITS = "limits"
 # Nothing of the lake: may be removed at any time.
 ANSWERS = "cache/answers"
 
@@ -23,6 +26,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Unicode symbols are real (币安人生USDT); separators, dots alone and control characters are not.
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f@]{1,200}")
 _ANSWER = re.compile(r"[0-9a-f]{32,64}", re.ASCII)
+_EXCHANGE = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 # Routes of REST; no key of the archive begins so.
 _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
@@ -41,6 +45,20 @@ def answer_path(key: str) -> str:
     if not _ANSWER.fullmatch(key):
         raise InvalidError(f"not the key of an answer: {key!r}")
     return f"{ANSWERS}/{key}"
+
+
+def budget_folder(exchange: str) -> str:
+    """Where the accounts of what was asked of an exchange are. exchange: Hexadecimal."""
+    if not _EXCHANGE.fullmatch(exchange):
+        raise InvalidError(f"not the name of an exchange: {exchange!r}")
+    return f"{LIMITS}/{exchange}"
+
+
+def budget_path(exchange: str, instance: str) -> str:
+    """Where one instance keeps its account. Both hexadecimal."""
+    if not _ANSWER.fullmatch(instance):
+        raise InvalidError(f"not the name of an instance: {instance!r}")
+    return f"{budget_folder(exchange)}/{instance}.json"
 
 
 def validate_key(key: str) -> str:
