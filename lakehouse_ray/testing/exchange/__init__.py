@@ -5,6 +5,7 @@ It shares no code with the readers it tests.
 
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, FolderArchive, Head, walk
 from lakehouse_ray.testing.exchange.faults import FAULTS, Faults, Rule
+from lakehouse_ray.testing.exchange.history import History, Row, Series
 from lakehouse_ray.testing.exchange.market import Instrument
 from lakehouse_ray.testing.exchange.materialise import Written, write_archive
 from lakehouse_ray.testing.exchange.rest import RestAnswers, made_of, recorded
@@ -18,10 +19,13 @@ __all__ = [
     "Faults",
     "FolderArchive",
     "Head",
+    "History",
     "Instrument",
     "ReplicaExchange",
     "RestAnswers",
+    "Row",
     "Rule",
+    "Series",
     "SyntheticArchive",
     "Written",
     "made_of",

@@ -2,9 +2,10 @@
 of REST.
 
 Objects and listings are answered at the root and, as S3 does with path-style addresses, below the
-bucket's name. Two routes are the replica's own; no key begins with their prefix, and they answer
+bucket's name. Four routes are the replica's own; no key begins with their prefix, and they answer
 loopback alone:
 
+    GET  /_control/limits      by market: requests, refused, bans, the weight used in each minute
     GET  /_control/requests    {"requests": {key: count}, "total": n}; listings as "?prefix=..."
     POST /_control/faults      replaces the rules; the body is a fault file as JSON
     POST /_control/republish   {"match": glob, "then": defect}: new content from now on
@@ -21,6 +22,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
@@ -30,11 +32,22 @@ from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import InvalidError, UnavailableError
 from lakehouse_ray.testing.exchange import answers
 from lakehouse_ray.testing.exchange.answers import xml_response
+from lakehouse_ray.testing.exchange.api import spoiled
+from lakehouse_ray.testing.exchange.api.limits import RateLimits
+from lakehouse_ray.testing.exchange.api.market_data import (
+    MarketData,
+    Reply,
+    Request,
+    is_rest,
+    market_of,
+)
+from lakehouse_ray.testing.exchange.api.tickers import Books
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, Head
 from lakehouse_ray.testing.exchange.cache import BoundedCache
 from lakehouse_ray.testing.exchange.conditions import http_date, select
 from lakehouse_ray.testing.exchange.faults import Faults, Rule
 from lakehouse_ray.testing.exchange.faulty import FaultyArchive
+from lakehouse_ray.testing.exchange.history import History
 from lakehouse_ray.testing.exchange.listing import (
     BUCKET,
     BadQueryError,
@@ -67,7 +80,11 @@ class ReplicaExchange:
     host: Only a loopback address keeps the replica to this machine.
     port: 0 takes a free one; `url` tells which.
     cache_bytes_max: Memory for the bodies asked for last.
-    rest: Answers at the routes of REST.
+    rest: Bodies of exchangeInfo; of a market without one it is made of the archive.
+    rest_archive: What REST remembers, without faults; `archive` where none is given. One that has
+        more than `archive` has days that the bucket lacks.
+    limits: What one address may ask of REST.
+    books: Bodies of the depth route, where any are known.
     """
 
     def __init__(
@@ -80,10 +97,14 @@ class ReplicaExchange:
         clock: Clock | None = None,
         cache_bytes_max: int = CACHE_BYTES_MAX,
         rest: RestAnswers | None = None,
+        rest_archive: Archive | None = None,
+        limits: RateLimits | None = None,
+        books: Books | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._archive = FaultyArchive(archive, faults or Faults(), self._clock)
-        self._rest = rest or RestAnswers()
+        self.history = History(rest_archive or archive)
+        self._rest = MarketData(self.history, rest, limits, books)
         self._host = host
         self._port = port
         self._cache: BoundedCache[Blob] = BoundedCache(cache_bytes_max)
@@ -142,6 +163,10 @@ class ReplicaExchange:
         """How often each key was asked for (GET and HEAD); listings under "?prefix=<prefix>"."""
         return dict(self._requests)
 
+    def told_limits(self) -> dict[str, dict[str, Any]]:
+        """What was asked of REST by market: see `Meter.told`."""
+        return self._rest.meter.told()
+
     def set_faults(self, faults: Faults) -> None:
         """Replace the rules and forget what they counted."""
         self._archive.set_faults(faults)
@@ -171,6 +196,8 @@ class ReplicaExchange:
         key = unquote(raw).removeprefix("/")
         if key.startswith(CONTROL):
             return await self._control(request, key.removeprefix(CONTROL))
+        if is_rest(key):
+            return await self._answer_rest(request, key, query)
         if request.method not in ("GET", "HEAD"):
             message = "The specified method is not allowed against this resource."
             return xml_response(405, error_xml("MethodNotAllowed", message))
@@ -182,14 +209,38 @@ class ReplicaExchange:
         faulty = None if rule is None else await answers.instead(rule, key)
         if faulty is not None:
             return faulty
-        asked = dict(parse_qsl(query, keep_blank_values=True))
-        answer = self._rest.answer(key, asked, self._clock.now_us() // 1000)
-        if answer is None:
-            return await self._object(request, key, rule)
-        headers = CIMultiDict({"Content-Type": "application/json"})
-        if rule is not None:
-            return await answers.write(rule, request, answer[0], headers, answer[1])
-        return web.Response(status=answer[0], headers=headers, body=answer[1])
+        return await self._object(request, key, rule)
+
+    async def _answer_rest(
+        self, request: web.BaseRequest, path: str, query: str
+    ) -> web.StreamResponse:
+        pairs = parse_qsl(query, keep_blank_values=True)
+        asked = Request(path, pairs, request.headers, request.remote or "", request.method)
+        now_us = self._clock.now_us()
+        self._count(path)
+        rule = self._archive.answer_rule(path, f"{path}?{unquote(query)}")
+        admission = self._rest.admit(asked, now_us)
+        market = market_of(path, dict(pairs))
+        if rule is not None and rule.fault == "banned":
+            ban_s = float(rule.params["ban_s"])
+            admission = self._rest.meter.ban(market, asked.address, now_us // 1000, ban_s)
+        if admission.refusal is not None:
+            reply: Reply | None = Reply(admission.refusal.status, admission.refusal.body)
+        else:
+            most = self._rest.meter.weight_max(market)
+            reply = None if rule is None else spoiled.instead(rule, market, most)
+        if reply is None:
+            if rule is not None and rule.fault == "slow":
+                await asyncio.sleep(float(rule.params["first_byte_s"]))
+            reply = await self._loop.run_in_executor(
+                self._workers, self._rest.answer, asked, now_us
+            )
+        headers = CIMultiDict(self._rest.headers(asked, admission, now_us) | reply.headers)
+        if rule is None or admission.refusal is not None:
+            return web.Response(status=reply.status, headers=headers, body=reply.body)
+        chance = self._archive.chance(path, self._requests[path])
+        body = spoiled.spoil(rule, reply.body, chance)
+        return await answers.write(rule, request, reply.status, headers, body)
 
     async def _list(self, request: web.BaseRequest, query: dict[str, str]) -> web.StreamResponse:
         name = f"?prefix={query.get('prefix', '')}"
@@ -283,6 +334,8 @@ class ReplicaExchange:
     async def _control(self, request: web.BaseRequest, route: str) -> web.StreamResponse:
         if not _from_loopback(request):
             return web.json_response({"error": "loopback only"}, status=403)
+        if (request.method, route) == ("GET", "limits"):
+            return web.json_response(self._rest.meter.told())
         if (request.method, route) == ("GET", "requests"):
             total = sum(self._requests.values())
             return web.json_response({"requests": self._requests, "total": total})
