@@ -2,6 +2,7 @@
 
 bronze/<venue>/<key of the object, without .zip>@<sha256>.zip
 bronze/<venue>/<api|fapi|dapi>/<route>@<sha256>.json        answers of REST
+bronze/<venue>/rest/<market>/<dataset>/<day>@<sha256>.jsonl.gz  many of them, as they came
 tables/<schema>/<table>/{data,metadata}/…       kept by the table format
 limits/<exchange>/<instance>.json               what was asked of an exchange lately, and its bans
 cache/answers/<key>                             large answers of the service, given again
@@ -30,6 +31,8 @@ _EXCHANGE = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 # Routes of REST; no key of the archive begins so.
 _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
+_PACK = re.compile(r"rest/[a-z]{2,4}/[A-Za-z]{1,40}/\d{4}-\d{2}-\d{2}", re.ASCII)
+_SUFFIXES = (".zip", ".json", ".jsonl.gz")
 
 
 def marker_path(run_id: str) -> str:
@@ -75,7 +78,7 @@ def validate_key(key: str) -> str:
 class BronzePath:
     """Where one version of one object is kept, byte for byte.
 
-    key: Of a zip of the archive, or the route of an answer of REST.
+    key: Of a zip of the archive, the route of an answer of REST, or what many answers are of.
     """
 
     venue: str
@@ -88,12 +91,15 @@ class BronzePath:
             raise InvalidError(f"not a venue: {self.venue!r}")
         if not _SHA256.fullmatch(self.sha256):
             raise InvalidError(f"not a sha256: {self.sha256!r}")
-        if not self.key.endswith(".zip") and not _ROUTE.fullmatch(self.key):
+        zipped = self.key.endswith(".zip")
+        if not zipped and not _ROUTE.fullmatch(self.key) and not _PACK.fullmatch(self.key):
             raise InvalidError(f"neither the key of a zip nor a route: {self.key!r}")
 
     def __str__(self) -> str:
-        zipped = self.key.endswith(".zip")
-        stem, suffix = (self.key[: -len(".zip")], ".zip") if zipped else (self.key, ".json")
+        if self.key.endswith(".zip"):
+            stem, suffix = self.key[: -len(".zip")], ".zip"
+        else:
+            stem, suffix = self.key, ".jsonl.gz" if _PACK.fullmatch(self.key) else ".json"
         return f"{BRONZE}/{self.venue}/{stem}@{self.sha256}{suffix}"
 
     @classmethod
@@ -102,6 +108,9 @@ class BronzePath:
         venue, _, tail = rest.partition("/")
         stem, _, name = tail.rpartition("@")
         sha256, dot, suffix = name.partition(".")
-        if schema != BRONZE or dot + suffix not in (".zip", ".json"):
+        if schema != BRONZE or dot + suffix not in _SUFFIXES:
             raise InvalidError(f"not a path of bronze: {path!r}")
-        return cls(venue, f"{stem}.zip" if suffix == "zip" else stem, sha256)
+        found = cls(venue, f"{stem}.zip" if suffix == "zip" else stem, sha256)
+        if str(found) != path:
+            raise InvalidError(f"not a path of bronze: {path!r}")
+        return found

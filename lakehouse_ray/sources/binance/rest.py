@@ -100,9 +100,9 @@ class BinanceRest:
     async def fetch(self, fill: Fill) -> Fetched:
         """Ask for everything of a fill.
 
-        What cannot be had is told in the result, beside what was had. Raises DeniedError where the
-        exchange does not serve this network, UnavailableError where it cannot be reached or asks to
-        be left alone for longer than the policy waits.
+        What cannot be had is told in the result, beside what was had: UNAVAILABLE where the exchange
+        cannot be reached, or asks to be left alone for longer than the policy waits. Raises
+        DeniedError where it does not serve this network.
         """
         rows = Rows()
         answers: list[RawAnswer] = []
@@ -117,13 +117,15 @@ class BinanceRest:
                 return Fetched(fill, rows, tuple(answers), None, error.reason, error.detail)
             try:
                 raw, items = await self._ask(request)
+            except UnavailableError as error:
+                return Fetched(fill, rows, tuple(answers), None, "UNAVAILABLE", error.message)
             except _SpoiledError as error:
                 return Fetched(fill, rows, tuple(answers), error.raw, error.reason, error.detail)
             answers.append(raw)
             answer = Answer(items, raw.server_us)
 
     async def time_us(self, market: Market) -> int:
-        """The exchange's clock. Raises as `fetch` does, and UnavailableError for nonsense."""
+        """The exchange's clock. Raises DeniedError and UnavailableError."""
         spoken, _ = await self._send(rest_requests.clock(market))
         heard = hear(spoken.status, spoken.headers, spoken.body)
         if spoken.status == 451:
