@@ -41,6 +41,7 @@ class KeptBudget:
     """`Budget`, kept in the lake. Safe for several threads.
 
     exchange: Names the exchange that is asked; runs that ask another share nothing.
+    share, lease_s: As `Budget` takes them.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class KeptBudget:
         *,
         exchange: str,
         share: float,
+        lease_s: float = 140.0,
     ) -> None:
-        self._budget = Budget(limits, clock, share=share)
+        self._budget = Budget(limits, clock, share=share, lease_s=lease_s)
         self._slack = {
             (market, limit.name): limit.amount * share * _SLACK_SHARE
             for market, of_market in limits.items()
