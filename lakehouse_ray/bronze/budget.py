@@ -65,7 +65,7 @@ class KeptBudget:
         self._exchange = exchange
         self._own = budget_path(exchange, uuid.uuid4().hex)
         self._lock = threading.Lock()
-        self._untold: dict[tuple[str, str], int] = {}
+        self._untold: dict[tuple[Market, str], int] = {}
         self._told_s = -math.inf
         self._listened_s = clock.monotonic_s()
         self._take_over()

@@ -161,12 +161,9 @@ def make_units(planned: Iterable[Planned], requests_max: int) -> Iterator[FillUn
 
 
 def _place(fill: Fill) -> tuple[int, str]:
-    fine = any(p.transform == "bucket16" for p in _table_of(fill))
+    table = DATASETS[fill.dataset].table(fill.interval)
+    fine = any(partition.transform == "bucket16" for partition in table.partitions)
     return (bucket_of(fill.symbol) if fine else 0), fill.symbol
-
-
-def _table_of(fill: Fill) -> tuple[object, ...]:
-    return DATASETS[fill.dataset].table(fill.interval).partitions
 
 
 def _one_unit_of_time(fill: Fill) -> Iterator[TimeRange]:

@@ -1,4 +1,4 @@
-"""What REST is to bring: a series, and the range that the lake lacks of it."""
+"""What REST is to bring, a range of a series that the lake lacks; and its answers as they come."""
 
 from __future__ import annotations
 
@@ -24,3 +24,17 @@ class Fill:
         """One per series: of two answers for one row the later one wins."""
         parts = ["rest", self.market, self.dataset, self.symbol]
         return "/".join([*parts, self.interval] if self.interval else parts)
+
+
+@dataclass(frozen=True)
+class RawAnswer:
+    """An answer as it came.
+
+    url: Asked for; it holds no secret. received_us: By this machine's clock.
+    server_us: By the exchange's, to the second; the time up to which it is sure to have answered.
+    """
+
+    url: str
+    received_us: int
+    server_us: int
+    body: bytes

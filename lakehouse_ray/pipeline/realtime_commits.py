@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from lakehouse_ray.assembly.writer import Writer
-from lakehouse_ray.bronze.answers import Kept, Pack, open_pack
 from lakehouse_ray.errors import BadDataError, NotFoundError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS, find_dataset
@@ -30,6 +29,7 @@ from lakehouse_ray.silver.rows_work import rows_schema
 from lakehouse_ray.sources.binance.rest import REST_READER_VERSION, read_again
 from lakehouse_ray.sources.rest import Rows
 from lakehouse_ray.sources.source import BadRecord
+from lakehouse_ray.storage.answers import Kept, Pack, open_pack
 from lakehouse_ray.storage.ledger import events, log_request, plain_rows, read_object_log
 
 
@@ -178,7 +178,7 @@ class FillCommits:
         # Only refusals of the series as a whole end it; what came before one stays.
         state = "quarantined" if reason and not kept.answers else "built"
         told = told_asked(fill.span) if whole else (detail or None)
-        event = self._event(fill, pack, rows, frame.height)
+        event = self._event(kept, pack, rows, frame.height)
         batch.received.append({**event, "state": "received", "detail": None})
         batch.ended.append({**event, "state": state, "reason": reason or None, "detail": told})
 
@@ -236,7 +236,9 @@ class FillCommits:
         self._committers.commit(table, [request])
         self._report.commits += 1
 
-    def _event(self, fill: Fill, pack: Pack, rows: Rows, height: int) -> dict[str, object]:
+    def _event(self, kept: Kept, pack: Pack, rows: Rows, height: int) -> dict[str, object]:
+        fill = kept.fill
+        first = kept.answers[0] if kept.answers else kept.spoiled
         return {
             "market": fill.market,
             "dataset": fill.dataset,
@@ -245,7 +247,7 @@ class FillCommits:
             "freq": "rest",
             "period_start": pack.received_us,
             "key": fill.source_key,
-            "url": self._writer.rest_bases[fill.market],
+            "url": first.url if first else self._writer.rest_bases[fill.market],
             "last_modified": pack.received_us,
             "size": pack.size,
             "sha256": pack.sha256,

@@ -29,6 +29,7 @@ from lakehouse_ray.pipeline.execution import (
     open_executor,
     store_marker,
 )
+from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.realtime_commits import FillCommits, left_over, open_fill_committers
 from lakehouse_ray.pipeline.realtime_plan import UpdateRequest, plan_update
 from lakehouse_ray.pipeline.realtime_report import SilentUpdate, UpdateObserver, UpdateReport
@@ -190,7 +191,7 @@ class _Run:
         self._observer.advanced(self.report, unit.requests)
 
 
-def _rebuild(writer: Writer, request: UpdateRequest) -> gold.BuildReport | None:
+def _rebuild(writer: Writer, request: UpdateRequest) -> BuildReport | None:
     """Derived tables of the series asked for; None where nothing is made of them.
 
     Whether this run changed anything or not: one before may have died between the two.

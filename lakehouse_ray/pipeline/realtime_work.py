@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import dataclass
 
 from lakehouse_ray.assembly.writer import Writer
-from lakehouse_ray.bronze.answers import Pack, keep
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.bronze.fill_plan import FillUnit, Planned
 from lakehouse_ray.model.fills import Fill
 from lakehouse_ray.pipeline.execution import check_store
 from lakehouse_ray.sources.rest import Fetched
+from lakehouse_ray.storage.answers import Kept, Pack, keep
 from lakehouse_ray.telemetry.logs import configure
 
 
@@ -67,7 +67,11 @@ class FillWorker:
             )
             for one in fetched
         )
-        answered = [one for one in fetched if one.answers or one.spoiled is not None]
+        answered = [
+            Kept(one.fill, one.answers, one.spoiled)
+            for one in fetched
+            if one.answers or one.spoiled is not None
+        ]
         pack = None
         if answered:
             pack = keep(self._writer.store, answered, self._writer.clock.now_us())

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from lakehouse_ray.model.fills import Fill
+from lakehouse_ray.model.fills import Fill, RawAnswer
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.sources.source import BadRecord
@@ -28,20 +28,6 @@ class Request:
     costs: Mapping[str, int]
     micro: bool = False
     keyed: bool = False
-
-
-@dataclass(frozen=True)
-class RawAnswer:
-    """An answer as it came.
-
-    url: Asked for; it holds no secret. received_us: By this machine's clock.
-    server_us: By the exchange's, to the second; the time up to which it is sure to have answered.
-    """
-
-    url: str
-    received_us: int
-    server_us: int
-    body: bytes
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ from typing import Any
 import polars as pl
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
+from support.failing import Crashed, FailingCommitter, FailingWriter, crash
 
+from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import SystemClock
+from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import parse_time
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
@@ -186,6 +189,13 @@ def test_every_row_of_rest_leads_to_the_answer_that_gave_it(
             bar = told[int(row["open_time"].timestamp() * 1000)]
             assert float(bar[1]) == row["open"]
             assert float(bar[5]) == row["volume"]
+    told = Reader(lake.settings.resolved()).lake.why("BSVUSDT", "2026-04-10T12:00", "1m", "um")
+    [first, *_] = told["rows"][0]["objects"]
+    assert (first["verdict"], first["freq"]) == ("gave the row", "rest")
+    [answer] = first["answers"]
+    assert "/fapi/v1/klines?symbol=BSVUSDT&interval=1m" in answer["url"]
+    assert json.loads(answer["record"])[0] == parse_time("2026-04-10T12:00") // 1000
+    assert not [p for p in Reader(lake.settings.resolved()).lake.verify().problems if not p.note]
 
 
 def test_a_symbol_that_is_not_stored_comes_from_its_start_on(
@@ -229,3 +239,59 @@ def test_spoiled_answers_of_one_series_keep_no_other_from_coming(
         later = update(writer(exchange.url, tmp_path / "home"), everything(again=True, build=False))
     assert not later.partial
     assert_as(lake, truth)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("bronze.object_log", 1), ("silver.klines_fine", 1), ("bronze.object_log", 2)],
+)
+def test_killed_at_any_commit_the_next_run_ends_it(
+    exchange: ReplicaExchange, truth: Writer, tmp_path: Path, name: str, number: int, after: bool
+) -> None:
+    lake = writer(exchange.url, tmp_path / "home")
+    ingest(lake, IngestRequest(Selection(DATASETS["klines"], "um", "1m", ("BSVUSDT",))))
+    request = UpdateRequest(
+        ask_for("um", "klines", "1m", end_us=parse_time("2026-04-20")), build=False
+    )
+    dying = FailingWriter(lake.settings)
+    hook = {"after" if after else "before": crash}
+    around = {name: lambda inner: FailingCommitter(inner, number, **hook)}
+    object.__setattr__(dying, "around", around)
+    with pytest.raises(Crashed):
+        update(dying, request)
+    answered = exchange.told_limits()["um"]["requests"]
+    report = update(lake, request)
+    assert not report.partial
+    symbol = pl.col("symbol") == "BSVUSDT"
+    expected = table(truth, "silver.klines_fine").filter(symbol)
+    assert table(lake, "silver.klines_fine").drop(SOURCES).equals(expected.drop(SOURCES))
+    log = table(lake, "bronze.object_log").filter(freq="rest")
+    ended = log.filter(state="built").select("key", "version", "unit_id").unique()
+    left = log.filter(state="received").join(ended, on=["key", "version", "unit_id"], how="anti")
+    assert left.is_empty()
+    if (name, number, after) != ("bronze.object_log", 1, False):
+        # Its answers were in the ledger: none is asked for again.
+        assert exchange.told_limits()["um"]["requests"] - answered <= 1
+    assert update(lake, request).requests == 0
+
+
+def test_a_ban_that_one_run_was_told_keeps_the_next_from_asking(
+    roots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rule = Rule("fapi/v1/klines*", "banned", times=1, params={"ban_s": 600.0})
+    with ReplicaExchange(
+        FolderArchive(roots[1]), Faults((rule,)), rest_archive=FolderArchive(roots[0]), clock=Then()
+    ) as exchange:
+        lake = writer(exchange.url, tmp_path / "home", update={"quiet_max_s": 5.0})
+        ingest(lake, IngestRequest(Selection(DATASETS["klines"], "um", "1m", ("BSVUSDT",))))
+        request = UpdateRequest(ask_for("um", "klines", "1m", end_us=parse_time("2026-04-20")))
+        report = update(lake, request)
+        assert report.failed > 0
+        asked = exchange.told_limits()["um"]["requests"]
+        again = writer(exchange.url, tmp_path / "home", update={"quiet_max_s": 5.0})
+        with pytest.raises(UnavailableError) as caught:
+            update(again, request)
+        assert caught.value.retry_after_s is not None
+        assert exchange.told_limits()["um"]["requests"] == asked
+        assert exchange.told_limits()["um"]["while_banned"] == 0

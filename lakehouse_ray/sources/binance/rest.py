@@ -14,7 +14,7 @@ import structlog
 
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import BadDataError, UnavailableError
-from lakehouse_ray.model.fills import Fill
+from lakehouse_ray.model.fills import Fill, RawAnswer
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.sources.binance import rest_requests
 from lakehouse_ray.sources.binance.rest_answers import hear, read_list
@@ -23,7 +23,7 @@ from lakehouse_ray.sources.binance.rest_contracts import funding_pages, metrics_
 from lakehouse_ray.sources.binance.rest_trades import agg_trade_pages, trade_pages
 from lakehouse_ray.sources.budget import Grant, Seen
 from lakehouse_ray.sources.http import HttpClient, Spoken
-from lakehouse_ray.sources.rest import Answer, Fetched, Pages, RawAnswer, Request, Rows
+from lakehouse_ray.sources.rest import Answer, Fetched, Pages, Request, Rows
 
 log = structlog.get_logger()
 

@@ -44,7 +44,7 @@ def funding_pages(fill: Fill, rows: Rows) -> Pages:
             continue
         empty = 0
         found.append(frame)
-        cursor_us = int(frame["calc_time"].dt.epoch("us").max()) + 1000  # type: ignore[operator]
+        cursor_us = int(frame["calc_time"].dt.epoch("us")[-1]) + 1000
     if not found:
         rows.absent.append(fill.span)
         return

@@ -125,7 +125,9 @@ def metrics(market: Market, route: str, symbol: str, start_us: int, end_us: int)
         named = (("pair", pair_of(symbol)),)
         if route == "openInterestHist":
             named += (("contractType", "PERPETUAL"),)
-    params = (*named, ("period", "5m"), *_times(start_us, end_us), ("limit", METRICS_PAGE_ROWS))
+    params: tuple[tuple[str, str | int], ...] = (
+        *named, ("period", "5m"), *_times(start_us, end_us), ("limit", METRICS_PAGE_ROWS),
+    )  # fmt: skip
     costs = {STATISTICS: 1} if market == "um" else {STATISTICS: 1, WEIGHT: 1}
     return Request(market, f"futures/data/{route}", _texts(params), costs)
 

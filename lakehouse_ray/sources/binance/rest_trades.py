@@ -116,10 +116,9 @@ def _page(kind: _Numbered, fill: Fill, rows: Rows, first_id: int) -> Asking[pl.D
     answer = yield kind.page(first_id)
     frame, bad = read_rows(kind.dataset, kind.record, answer.items, fill.symbol, _EVER)
     rows.bad += bad
-    if not frame.is_empty() and int(frame[kind.id].min()) < first_id:  # type: ignore[arg-type]
-        raise BadDataError(
-            "BROKEN_SEQUENCE", f"asked from id {first_id}, it answers from {frame[kind.id].min()}"
-        )
+    least = frame[kind.id].min()
+    if isinstance(least, int) and least < first_id:
+        raise BadDataError("BROKEN_SEQUENCE", f"asked from id {first_id}, it answers from {least}")
     return frame
 
 

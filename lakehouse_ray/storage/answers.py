@@ -11,17 +11,16 @@ import base64
 import gzip
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from lakehouse_ray.errors import BadDataError
-from lakehouse_ray.model.fills import Fill
+from lakehouse_ray.model.fills import Fill, RawAnswer
 from lakehouse_ray.model.timespan import TimeRange, format_time
 from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.model.work import version_of
-from lakehouse_ray.sources.rest import Fetched, RawAnswer
 from lakehouse_ray.storage.objects import ObjectStore
 from lakehouse_ray.storage.paths import BronzePath
 
@@ -51,18 +50,19 @@ class Pack:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a pack has of one fill."""
+    """What a pack has of one fill. spoiled: An answer that could not be read, if any."""
 
     fill: Fill
     answers: tuple[RawAnswer, ...]
+    spoiled: RawAnswer | None = None
 
 
-def keep(store: ObjectStore, fetched: Iterable[Fetched], now_us: int) -> Pack:
+def keep(store: ObjectStore, fills: Iterable[Kept], now_us: int) -> Pack:
     """Put the answers of some fills, all of one market and data set, into bronze."""
     lines: list[bytes] = []
     last_us = 0
     first: Fill | None = None
-    for one in fetched:
+    for one in fills:
         first = first or one.fill
         lines.append(orjson.dumps({"fill": _spelled(one.fill)}))
         answers = [(raw, False) for raw in one.answers]
@@ -92,14 +92,18 @@ def open_pack(store: ObjectStore, path: str, sha256: str) -> list[Kept]:
         raise BadDataError("CHECKSUM_MISMATCH", f"{path} is not what was received")
     text = gzip.decompress(data)
     assert len(text) <= _INFLATED_BYTES_MAX, "packs are cut by the number of their requests"
-    found: list[tuple[Fill, list[RawAnswer]]] = []
-    for line in text.splitlines():
+    found: list[Kept] = []
+    for line in text.split(b"\n"):
+        if not line:
+            continue
         item = orjson.loads(line)
         if "fill" in item:
-            found.append((_fill(item["fill"]), []))
-        elif not item.get("spoiled"):
-            found[-1][1].append(_raw(item))
-    return [Kept(fill, tuple(answers)) for fill, answers in found]
+            found.append(Kept(_fill(item["fill"]), ()))
+        elif item.get("spoiled"):
+            found[-1] = replace(found[-1], spoiled=_raw(item))
+        else:
+            found[-1] = replace(found[-1], answers=(*found[-1].answers, _raw(item)))
+    return found
 
 
 def _spelled(fill: Fill) -> dict[str, Any]:

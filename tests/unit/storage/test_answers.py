@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakehouse_ray.bronze.answers import keep, open_pack
 from lakehouse_ray.errors import BadDataError
-from lakehouse_ray.model.fills import Fill
+from lakehouse_ray.model.fills import Fill, RawAnswer
 from lakehouse_ray.model.timespan import TimeRange
-from lakehouse_ray.sources.rest import Fetched, RawAnswer, Rows
+from lakehouse_ray.storage.answers import Kept, keep, open_pack
 from lakehouse_ray.storage.objects import LocalStore
 from lakehouse_ray.storage.paths import BronzePath
 
@@ -31,18 +30,15 @@ def test_answers_come_back_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, given_: list[RawAnswer], spoiled: RawAnswer
 ) -> None:
     store = LocalStore(tmp_path_factory.mktemp("lake"))
-    fetched = [Fetched(FILL, Rows(), tuple(given_), spoiled), Fetched(FILL, Rows(), ())]
-    pack = keep(store, fetched, NOW_US)
-    first, second = open_pack(store, pack.path, pack.sha256)
-    assert first.fill == second.fill == FILL
-    assert first.answers == tuple(given_)
-    assert second.answers == ()
+    kept = [Kept(FILL, tuple(given_), spoiled), Kept(FILL, ())]
+    pack = keep(store, kept, NOW_US)
+    assert open_pack(store, pack.path, pack.sha256) == kept
     assert str(BronzePath.parse(pack.path)) == pack.path
 
 
 def test_a_pack_that_changed_is_told(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    pack = keep(store, [Fetched(FILL, Rows(), ())], NOW_US)
+    pack = keep(store, [Kept(FILL, ())], NOW_US)
     assert pack.path.startswith("bronze/binance/rest/um/klines/2026-03-31@")
     data = bytearray(store.get(pack.path))
     data[-1] ^= 1
