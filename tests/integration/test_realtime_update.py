@@ -28,6 +28,7 @@ from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.realtime_plan import UpdateRequest
 from lakehouse_ray.pipeline.realtime_update import dry_run, update
 from lakehouse_ray.query.asked import ask_for
+from lakehouse_ray.query.verify import verify
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.testing.exchange import Faults, FolderArchive, ReplicaExchange, Rule
@@ -195,7 +196,7 @@ def test_every_row_of_rest_leads_to_the_answer_that_gave_it(
     [answer] = first["answers"]
     assert "/fapi/v1/klines?symbol=BSVUSDT&interval=1m" in answer["url"]
     assert json.loads(answer["record"])[0] == parse_time("2026-04-10T12:00") // 1000
-    assert not [p for p in Reader(lake.settings.resolved()).lake.verify().problems if not p.note]
+    assert not verify(Reader(lake.settings.resolved()).lake, deep=True).problems
 
 
 def test_a_symbol_that_is_not_stored_comes_from_its_start_on(
@@ -279,17 +280,19 @@ def test_killed_at_any_commit_the_next_run_ends_it(
 def test_a_ban_that_one_run_was_told_keeps_the_next_from_asking(
     roots: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    # One after the other: what is on its way when the ban comes is told of it as well.
+    patience = {"quiet_max_s": 5.0, "requests_in_flight": 1}
     rule = Rule("fapi/v1/klines*", "banned", times=1, params={"ban_s": 600.0})
     with ReplicaExchange(
         FolderArchive(roots[1]), Faults((rule,)), rest_archive=FolderArchive(roots[0]), clock=Then()
     ) as exchange:
-        lake = writer(exchange.url, tmp_path / "home", update={"quiet_max_s": 5.0})
+        lake = writer(exchange.url, tmp_path / "home", update=patience)
         ingest(lake, IngestRequest(Selection(DATASETS["klines"], "um", "1m", ("BSVUSDT",))))
         request = UpdateRequest(ask_for("um", "klines", "1m", end_us=parse_time("2026-04-20")))
         report = update(lake, request)
         assert report.failed > 0
         asked = exchange.told_limits()["um"]["requests"]
-        again = writer(exchange.url, tmp_path / "home", update={"quiet_max_s": 5.0})
+        again = writer(exchange.url, tmp_path / "home", update=patience)
         with pytest.raises(UnavailableError) as caught:
             update(again, request)
         assert caught.value.retry_after_s is not None
