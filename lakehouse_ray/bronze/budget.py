@@ -34,7 +34,6 @@ _LISTEN_S = 5.0
 _TELL_S = 60.0
 # The longest window, and time for whoever wrote to have ended.
 _USE_AGE_US = 10 * 60 * 1_000_000
-_FILE_AGE_US = 7 * 24 * 3600 * 1_000_000
 
 
 class KeptBudget:
@@ -126,15 +125,13 @@ class KeptBudget:
     def _take_over(self) -> None:
         now_us = self._clock.now_us()
         for path, document in self._others():
-            age_us = now_us - document["written_us"]
             memory = _memory(document)
-            slack = 0.0
-            if age_us > _USE_AGE_US:
-                memory = Memory({}, memory.blocked)
-            elif not document["ended"]:
-                slack = _SLACK_SHARE
-            self._budget.remember(memory, slack)
-            if age_us > _FILE_AGE_US and all(us < now_us for us in memory.blocked.values()):
+            if now_us - document["written_us"] <= _USE_AGE_US:
+                self._budget.remember(memory, 0.0 if document["ended"] else _SLACK_SHARE)
+                continue
+            self._budget.remember(Memory({}, memory.blocked))
+            if all(until_us < now_us for until_us in memory.blocked.values()):
+                # It says nothing any more. Whoever it is of writes it again with its next grant.
                 self._store.delete(path)
 
     def _listen(self) -> None:

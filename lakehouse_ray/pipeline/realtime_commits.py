@@ -124,8 +124,7 @@ class FillCommits:
             try:
                 pack = open_pack(self._writer.store, one.pack.path, one.pack.sha256)
             except (BadDataError, NotFoundError) as error:
-                self._report.failed += 1
-                self._report.note("LOST", one.pack.path, str(error))
+                self._lose(found, one, str(error))
                 continue
             for kept in pack:
                 if (kept.fill.source_key, _unit_id(kept.fill)) in named:
@@ -151,24 +150,26 @@ class FillCommits:
             rows = read_again(fill, kept.answers)
         except BadDataError as error:
             rows, reason, detail = Rows(), error.reason, error.detail
+        # What was asked for again came again.
+        bad = list({(row.reason, row.raw): row for row in rows.bad}.values())
         frame = framed(fill, dataset, rows, pack.version)
         if frame.height:
             batch.frames.append(frame)
         report = self._report
         report.requests += len(kept.answers)
         report.left_open += rows.left_open
-        report.rows_quarantined += len(rows.bad)
+        report.rows_quarantined += len(bad)
         report.absent_seconds += sum(s.end_us - s.start_us for s in rows.absent) // SECOND_US
         report.notes.update(rows.notes)
         report.resumed += int(resumed)
-        whole = not reason and not resumed and not rows.left_open and not rows.bad
+        whole = not reason and not resumed and not rows.left_open and not bad
         if whole or resumed:
             report.fills += 1
         if reason:
             self._give_up(fill, reason, detail)
         batch.refused += [
             _refusal(fill, pack.version, row, report.run_id, self._writer.clock.now_us())
-            for row in rows.bad[:ROWS_PER_OBJECT_MAX]
+            for row in bad[:ROWS_PER_OBJECT_MAX]
         ]
         if reason and reason != "UNAVAILABLE":
             record = BadRecord(0, reason, detail, "", fill.symbol)
@@ -178,9 +179,29 @@ class FillCommits:
         # Only refusals of the series as a whole end it; what came before one stays.
         state = "quarantined" if reason and not kept.answers else "built"
         told = told_asked(fill.span) if whole else (detail or None)
-        event = self._event(kept, pack, rows, frame.height)
+        event = self._event(kept, pack, len(bad), frame.height)
         batch.received.append({**event, "state": "received", "detail": None})
         batch.ended.append({**event, "state": state, "reason": reason or None, "detail": told})
+
+    def _lose(self, found: dict[tuple[str, Market], _Batch], left: LeftOver, detail: str) -> None:
+        """Say that answers are gone: what they were for is asked for again."""
+        self._report.failed += 1
+        self._report.note("LOST", left.pack.path, detail)
+        where = left.dataset, left.market
+        batch = found.setdefault(where, _Batch(find_dataset(left.dataset), left.market))
+        told = {"state": "quarantined", "reason": "LOST", "detail": detail[:1000]}
+        now_us = self._writer.clock.now_us()
+        for row in left.rows:
+            times = {name: to_us(row[name]) for name in ("period_start", "last_modified")}  # type: ignore[arg-type]
+            batch.ended.append({**row, **times, **told, "run_id": self._report.run_id})
+            batch.refused.append(
+                {
+                    **{name: row[name] for name in ("market", "dataset", "symbol", "interval")},
+                    "source": "rest", "source_key": row["key"], "source_version": row["version"],
+                    "reason": "LOST", "detail": detail[:1000], "run_id": self._report.run_id,
+                    "quarantined_at": now_us,
+                }
+            )  # fmt: skip
 
     def _unanswered(self, ended: Iterable[Ended]) -> None:
         for one in ended:
@@ -236,7 +257,7 @@ class FillCommits:
         self._committers.commit(table, [request])
         self._report.commits += 1
 
-    def _event(self, kept: Kept, pack: Pack, rows: Rows, height: int) -> dict[str, object]:
+    def _event(self, kept: Kept, pack: Pack, bad: int, height: int) -> dict[str, object]:
         fill = kept.fill
         first = kept.answers[0] if kept.answers else kept.spoiled
         return {
@@ -254,7 +275,7 @@ class FillCommits:
             "version": pack.version,
             "path": pack.path,
             "rows": height,
-            "rows_quarantined": len(rows.bad),
+            "rows_quarantined": bad,
             "decoder_version": REST_READER_VERSION,
             "unit_id": _unit_id(fill),
             "run_id": self._report.run_id,

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import ray
 from pyiceberg.catalog.sql import SqlCatalog
 from support.failing import Crashed, FailingCommitter, FailingWriter, crash
 
@@ -29,6 +30,7 @@ from lakehouse_ray.pipeline.realtime_plan import UpdateRequest
 from lakehouse_ray.pipeline.realtime_update import dry_run, update
 from lakehouse_ray.query.asked import ask_for
 from lakehouse_ray.query.verify import verify
+from lakehouse_ray.runtime.shared import NAMESPACE
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.testing.exchange import Faults, FolderArchive, ReplicaExchange, Rule
@@ -298,3 +300,32 @@ def test_a_ban_that_one_run_was_told_keeps_the_next_from_asking(
         assert caught.value.retry_after_s is not None
         assert exchange.told_limits()["um"]["requests"] == asked
         assert exchange.told_limits()["um"]["while_banned"] == 0
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_on_ray_share_one_account(
+    exchange: ReplicaExchange, truth: Writer, tmp_path: Path
+) -> None:
+    lake = writer(exchange.url, tmp_path / "home", update={"unit_requests_max": 3})
+    bring(lake)
+    on_ray = Writer(
+        lake.settings.model_copy(
+            update={
+                "compute": lake.settings.compute.model_copy(
+                    update={"local_bytes_max": 0, "actors": 2, "profile": "small"}
+                )
+            }
+        ).resolved()
+    )
+    report = update(on_ray, everything(build=False))
+    assert (report.executor, report.actors) == ("ray", 2)
+    assert not report.partial
+    assert_as(lake, truth)
+    name = f"budget-{on_ray.exchange_name}"
+    actor = ray.get_actor(name, namespace=NAMESPACE)
+    used = ray.get(actor.call.remote("used", ("um",), {}))
+    told = exchange.told_limits()["um"]
+    # The time of the day was asked for by this process.
+    assert used["weight"][0] >= sum(told["windows"].values()) - 1 > 0
+    assert told["refused"] == 0
+    ray.kill(actor, no_restart=True)

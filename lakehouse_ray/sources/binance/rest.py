@@ -158,7 +158,7 @@ class BinanceRest:
         """Return an answer that concerns the request; what does not, is waited out."""
         url = self.url_of(request)
         headers = self._headers(request)
-        attempt = 0
+        attempt, quiet_s = 0, 0.0
         while True:
             ticket = await self._granted(request)
             seen = Seen()
@@ -174,11 +174,13 @@ class BinanceRest:
                 failure = error.message
             finally:
                 await asyncio.to_thread(self._account.settle, ticket, request.market, seen)
+            attempt += 1
             if seen.quiet_s > 0:
                 log.warning("asked for quiet", market=request.market, quiet_s=seen.quiet_s)
-                continue
-            attempt += 1
-            if attempt >= self._policy.attempts_max:
+                quiet_s += seen.quiet_s
+                if quiet_s <= self._policy.quiet_max_s or attempt == 1:
+                    continue  # `_granted` waits, or gives up
+            if attempt >= self._policy.attempts_max or quiet_s > self._policy.quiet_max_s:
                 raise UnavailableError(f"{url}: {failure}; gave up after {attempt} attempts")
             await self._pause(attempt)
 

@@ -24,6 +24,8 @@ from lakehouse_ray.sources.rest import Asking, Pages, Rows
 SETTLED_US = 2 * SECOND_US
 # Ranges without bars that are asked for again one by one; with more of them, the page as a whole.
 _HOLES_MAX = 8
+# Times it is asked for what is missing still, as long as each of them brings some of it.
+_ROUNDS_MAX = 10
 
 
 def bar_pages(fill: Fill, rows: Rows) -> Pages:
@@ -32,11 +34,15 @@ def bar_pages(fill: Fill, rows: Rows) -> Pages:
     while cursor_us < fill.span.end_us:
         page = page_at(fill, cursor_us)
         opened = yield from _page(fill, page, rows)
-        holes = list(missing(opened, page, fill.interval or ""))
-        again = holes if len(holes) <= _HOLES_MAX else [page]
-        for hole in again:
-            opened += yield from _page(fill, hole, rows)
-        absent = list(missing(sorted(set(opened)), page, fill.interval or ""))
+        absent = list(missing(opened, page, fill.interval or ""))
+        for _ in range(_ROUNDS_MAX):
+            before = len(opened)
+            for hole in absent if len(absent) <= _HOLES_MAX else [page]:
+                again = yield from _page(fill, hole, rows)
+                opened = sorted({*opened, *again})
+            if len(opened) == before:
+                break
+            absent = list(missing(opened, page, fill.interval or ""))
         cursor_us = page.end_us
         if not opened and fill.market != "cm" and cursor_us < fill.span.end_us:
             # Before its listing a symbol may have years of nothing: go to its next bar.
