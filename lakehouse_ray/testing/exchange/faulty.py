@@ -17,6 +17,7 @@ from lakehouse_ray.testing.exchange.keys import ArchiveKey
 from lakehouse_ray.testing.exchange.zip_defects import alter
 
 CHECKSUM = ".CHECKSUM"
+_OF_OBJECTS = ("zip", "content", "checksum")
 # Heads of altered objects that are remembered, so that a listing does not alter them anew.
 HEADS_MAX = 100_000
 
@@ -69,12 +70,14 @@ class FaultyArchive:
     def answer_rule(self, key: str, asked: str = "") -> Rule | None:
         """Count a request for `key` and give the fault its answer is to have.
 
-        asked: A longer name of the request that rules may match too; counted it is as `key`.
+        asked: Of REST, whose own faults it may have, a longer name that rules may match too; counted
+            it is as `key`.
         """
+        stages = ("answer", "rest") if asked else ("answer",)
         state = self._state
         for number, rule in enumerate(state.faults.rules):
             fits = rule.matches(key) or (asked != "" and rule.matches(asked))
-            if rule.stage != "answer" or not fits:
+            if rule.stage not in stages or not fits:
                 continue
             with self._lock:
                 seen = state.answers[number, key]
@@ -170,7 +173,7 @@ class FaultyArchive:
             return []
         changes = []
         for number, rule in enumerate(state.faults.rules):
-            if rule.stage == "answer" or (rule.stage == "checksum" and name == key):
+            if rule.stage not in _OF_OBJECTS or (rule.stage == "checksum" and name == key):
                 continue
             if rule.matches(name) and self._applies(state, number, rule, name):
                 change = self._change(state, number, rule, name)
