@@ -7,7 +7,7 @@ import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import structlog
@@ -25,12 +25,15 @@ from lakehouse_ray.sources.budget import Grant, Seen
 from lakehouse_ray.sources.http import HttpClient, Spoken
 from lakehouse_ray.sources.rest import Answer, Fetched, Pages, Request, Rows
 
+R = TypeVar("R")
+
 log = structlog.get_logger()
 
 # Raised whenever the same answers could be read differently.
 REST_READER_VERSION = 1
 _PAUSE_INITIAL_S = 0.25
 _PAUSE_MAX_S = 20.0
+_ACCOUNT_ATTEMPTS_MAX = 5
 # Beyond this it is no page of records.
 _BODY_BYTES_MAX = 32 << 20
 _PAGES: dict[str, Callable[[Fill, Rows], Pages]] = {
@@ -173,7 +176,7 @@ class BinanceRest:
             except UnavailableError as error:
                 failure = error.message
             finally:
-                await asyncio.to_thread(self._account.settle, ticket, request.market, seen)
+                await self._told(self._account.settle, ticket, request.market, seen)
             attempt += 1
             if seen.quiet_s > 0:
                 log.warning("asked for quiet", market=request.market, quiet_s=seen.quiet_s)
@@ -190,9 +193,7 @@ class BinanceRest:
         granted = False
         try:
             while True:
-                grant = await asyncio.to_thread(
-                    self._account.ask, ticket, request.market, request.costs
-                )
+                grant = await self._told(self._account.ask, ticket, request.market, request.costs)
                 granted = grant.granted
                 if granted:
                     return ticket
@@ -205,7 +206,19 @@ class BinanceRest:
                 await asyncio.sleep(grant.wait_s)
         finally:
             if not granted:
-                await asyncio.to_thread(self._account.give_back, ticket)
+                await self._told(self._account.give_back, ticket)
+
+    async def _told(self, call: Callable[..., R], *arguments: Any) -> R:
+        """Call the account in a thread. All of its calls may be repeated: where its process died, the
+        one made in its place is asked."""
+        for attempt in range(1, _ACCOUNT_ATTEMPTS_MAX + 1):
+            try:
+                return await asyncio.to_thread(call, *arguments)
+            except UnavailableError:
+                if attempt == _ACCOUNT_ATTEMPTS_MAX:
+                    raise
+            await self._pause(attempt)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _pause(self, attempt: int) -> None:
         """Full jitter below an exponential bound."""
