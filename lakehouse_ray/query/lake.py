@@ -26,6 +26,7 @@ from lakehouse_ray.query.lake_frame import Frames, LakeFrame, Meta
 from lakehouse_ray.query.lake_instruments import LakeInstruments
 from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
+from lakehouse_ray.query.plain import PlainReading
 from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policies, plan_of
 from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, files_sql
 from lakehouse_ray.query.statement import Engine, Result
@@ -294,7 +295,11 @@ class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
         planned = {name: self._engine.plan(pin, where) for name, pin in pins.items()}
         self._engine.verify(file for files in planned.values() for file in files)
         sources = {name: files_sql(pins[name].shape, files) for name, files in planned.items()}
-        return self._engine.run(query, views, sources, parameters, snapshots_of(pins))
+        plain = None
+        if self._engine.kept is not None:
+            files = [(pins[name], some) for name, some in planned.items()]
+            plain = PlainReading(self._engine.kept, query, parameters, views, files)
+        return self._engine.run(query, views, sources, parameters, snapshots_of(pins), plain)
 
     def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]:
         """Find the snapshots of everything behind some views."""
