@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 from lakehouse_ray.assembly.stores import catalog_access, s3_access
+from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.model.alerts import Thresholds
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.venue import Market
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.sources.addresses import GuardedResolver
 from lakehouse_ray.sources.binance.archive import BinanceArchive
 from lakehouse_ray.sources.binance.decode import BinanceDecoder
+from lakehouse_ray.sources.binance.limits import limits_of
+from lakehouse_ray.sources.binance.rest import Account, BinanceRest, RestPolicy
+from lakehouse_ray.sources.budget import Limit
 from lakehouse_ray.sources.http import HttpClient, RetryPolicy
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
 from lakehouse_ray.storage.committer import Committer
@@ -68,6 +74,62 @@ class Writer:
         ingest = self.settings.ingest
         return HttpClient(
             ingest.requests_in_flight, ingest.request_timeout_s, self.retry, self.clock
+        )
+
+    @property
+    def rest_bases(self) -> dict[Market, str]:
+        """Where each market's REST is asked."""
+        binance = self.settings.binance
+        return {"spot": binance.spot_url, "um": binance.um_url, "cm": binance.cm_url}
+
+    @property
+    def exchange_name(self) -> str:
+        """Names the exchange that is asked: the same for all who ask it, 16 hexadecimal digits."""
+        bases = " ".join(self.rest_bases.values())
+        return hashlib.sha256(bases.encode()).hexdigest()[:16]
+
+    @property
+    def limits(self) -> dict[Market, tuple[Limit, ...]]:
+        """What the exchange allows, by market."""
+        update = self.settings.update
+        return limits_of(
+            {
+                "spot": update.spot_weight_max,
+                "um": update.um_weight_max,
+                "cm": update.cm_weight_max,
+            }
+        )
+
+    def budget(self) -> KeptBudget:
+        """The account of what the exchange may be asked; one for all who share an address."""
+        update = self.settings.update
+        return KeptBudget(
+            self.limits,
+            self.store,
+            self.clock,
+            exchange=self.exchange_name,
+            share=update.limit_share,
+            # Longer than any request may take.
+            lease_s=update.request_timeout_s + 120.0,
+        )
+
+    def rest(self, http: HttpClient, account: Account) -> BinanceRest:
+        """The exchange's REST, asked within the event loop of `http`."""
+        update = self.settings.update
+        return BinanceRest(
+            http,
+            account,
+            self.rest_bases,
+            self.clock,
+            api_key=self.settings.binance.api_key.get_secret_value(),
+            policy=RestPolicy(update.attempts_max, update.quiet_max_s),
+        )
+
+    def rest_client(self) -> HttpClient:
+        """A client of the running event loop for the exchange's REST."""
+        update = self.settings.update
+        return HttpClient(
+            update.requests_in_flight, update.request_timeout_s, self.retry, self.clock
         )
 
     def outbound_client(self) -> HttpClient:

@@ -18,10 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lakehouse_ray.bronze.fill_plan import FillPlan
 from lakehouse_ray.bronze.plan import Plan
 from lakehouse_ray.gold.plan import ProductPlan
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
 from lakehouse_ray.pipeline.gold_report import BuildReport
+from lakehouse_ray.pipeline.realtime_report import UpdateReport
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.allocator import Allocation
 
@@ -151,6 +153,20 @@ class BuildProgress(_Progress):
 
     def advanced(self, report: BuildReport, units: int) -> None:
         self._advance(units, "units", f"{report.total('rows'):,} rows")
+
+
+class UpdateProgress(_Progress):
+    """Shows how an update goes on. `pipeline.realtime_report.UpdateObserver`."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        super().__init__("looking for what is missing", enabled=enabled)
+
+    def planned(self, plan: FillPlan, allocation: Allocation) -> None:
+        text = f"{len(plan.planned):,} ranges, about {plan.requests:,} requests"
+        self._size(plan.requests, f"{text}; {allocation.explain()[0]}")
+
+    def advanced(self, report: UpdateReport, requests: int) -> None:
+        self._advance(requests, "requests", f"{report.rows:,} rows")
 
 
 class AssessmentProgress(_Progress):

@@ -88,6 +88,9 @@ def _objects(objects: list[Mapping[str, Any]]) -> Iterator[str]:
             yield f"     {one['reason']}: {one['detail']}"
         if one.get("unreadable"):
             yield f"     {one['unreadable']}"
+        for answer in one.get("answers", ())[:_LINES_SHOWN_MAX]:
+            yield f"     {answer['url']}, received {answer['received_at']}"
+            yield f"     {answer['record']}"
         for line in one.get("lines", ())[:_LINES_SHOWN_MAX]:
             refused = f"  (refused, {line['refused']})" if line["refused"] else ""
             yield f"     line {line['line']}: {line['raw']}{refused}"

@@ -242,14 +242,57 @@ class BuildWorkflow(_Workflow):
         return _name(*dict.fromkeys(self.products))
 
 
-Workflow = Annotated[
-    IngestWorkflow | QualityWorkflow | BuildWorkflow, Field(discriminator="workflow")
-]
+class UpdateWorkflow(_Workflow):
+    """Gaps and the latest rows, filled by the exchange's REST within its limits."""
 
-_WORKFLOW: TypeAdapter[IngestWorkflow | QualityWorkflow | BuildWorkflow] = TypeAdapter(Workflow)
+    workflow: Literal["update"]
+    market: Market | None = Field(None, description="spot, um or cm. None: all.")
+    dataset: DatasetName | None = Field(None, description="None: all that REST has.")
+    interval: Interval | None = Field(None, description="Of bars. None: all.")
+    symbols: Symbols = Field([], description="Empty: all that are stored.")
+    start: Time | None = Field(None, description=f"{_START} Also of symbols that are not stored.")
+    end: Time | None = Field(None, description=_END)
+    again: bool = Field(False, description="Ask also for what the exchange said it has not.")
+    build: bool = Field(True, description="Rebuild derived tables afterwards.")
+    dry_run: bool = Field(False, description="Only say what would be asked for.")
+    profile: Literal["small", "medium", "large", "xlarge"] | None = Field(
+        None, description=_PROFILE
+    )
+    actors: int = Field(0, ge=0, le=1000, description="Workers; 0: the allocator chooses.")
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        if self.dataset == INSTRUMENTS:
+            raise InvalidError("instruments are ingested, not updated")
+        if self.dataset is not None and self.interval is not None:
+            interval_of(find_dataset(self.dataset), self.interval)
+        parse_span(self.start or "", self.end or "", *STORED_SPAN)
+        return self
+
+    def arguments(self) -> list[str]:
+        return [
+            "update",
+            *_options(
+                market=self.market, dataset=self.dataset, interval=self.interval,
+                symbols=_joined(self.symbols), start=self.start, end=self.end,
+                profile=self.profile, actors=self.actors or None,
+            ),
+            *_flags({
+                "--again": self.again, "--no-build": not self.build, "--dry-run": self.dry_run,
+            }),
+        ]  # fmt: skip
+
+    def subject(self) -> str:
+        return _name(self.market, self.dataset, self.interval)
 
 
-def parse_workflow(values: object) -> IngestWorkflow | QualityWorkflow | BuildWorkflow:
+AnyWorkflow = IngestWorkflow | QualityWorkflow | BuildWorkflow | UpdateWorkflow
+Workflow = Annotated[AnyWorkflow, Field(discriminator="workflow")]
+
+_WORKFLOW: TypeAdapter[AnyWorkflow] = TypeAdapter(Workflow)
+
+
+def parse_workflow(values: object) -> AnyWorkflow:
     """Read a workflow's name and parameters. Raises InvalidError for what cannot be."""
     try:
         return _WORKFLOW.validate_python(values)
@@ -260,7 +303,7 @@ def parse_workflow(values: object) -> IngestWorkflow | QualityWorkflow | BuildWo
             f"{where}: {first['msg']}"
             if where
             else str(first["msg"]).removeprefix("Value error, "),
-            "workflows are ingest, quality and build, with the parameters of their commands",
+            "workflows are ingest, update, build and quality, with the parameters of their commands",
         ) from error
 
 

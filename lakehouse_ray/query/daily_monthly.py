@@ -110,7 +110,7 @@ def _pairs(
                AS period_end
         FROM bronze.objects
         WHERE {where.sql(VIEWS["bronze.objects"].tables[0])} AND state = 'built'
-              AND path IS NOT NULL
+              AND freq IN ('daily', 'monthly') AND path IS NOT NULL
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY last_seen DESC, version DESC) = 1
     ), months AS (
         SELECT m.symbol, m.period_start, m.period_end FROM files m JOIN files d

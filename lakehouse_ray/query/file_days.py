@@ -30,7 +30,7 @@ def delays(pinned: Pinned, kind: Kind, symbols: tuple[str, ...], hours_max: floa
         SELECT symbol, key, any_value(period_start) AS period_start, any_value(freq) AS freq,
                min(last_modified) AS published
         FROM bronze.objects o
-        WHERE {where.sql(VIEWS["bronze.objects"].tables[0])}
+        WHERE {where.sql(VIEWS["bronze.objects"].tables[0])} AND freq IN ('daily', 'monthly')
         GROUP BY symbol, key HAVING bool_or(state = 'built')
     ), late AS (
         SELECT symbol, period_start, {_END}, date_diff('second', period_end, published) / 3600.0
@@ -54,7 +54,8 @@ def refused_days(pinned: Pinned, kind: Kind, symbols: tuple[str, ...]) -> pl.Dat
     query = f"""
     WITH files AS (
         SELECT symbol, key, any_value(period_start) AS period_start, any_value(freq) AS freq
-        FROM bronze.objects WHERE {where.sql(VIEWS["bronze.objects"].tables[0])}
+        FROM bronze.objects
+        WHERE {where.sql(VIEWS["bronze.objects"].tables[0])} AND freq IN ('daily', 'monthly')
         GROUP BY symbol, key HAVING NOT bool_or(state = 'built')
     ), spans AS (SELECT symbol, period_start, {_END} FROM files o)
     SELECT DISTINCT symbol,
@@ -73,7 +74,7 @@ def refused_rows(pinned: Pinned, kind: Kind, symbols: tuple[str, ...]) -> pl.Dat
     objects = where.sql(VIEWS["bronze.objects"].tables[0])
     known = pinned.frame(
         f"SELECT symbol, key, version, period_start, {_END} FROM bronze.objects o "
-        f"WHERE {objects} AND current AND rows_quarantined > 0",
+        f"WHERE {objects} AND current AND rows_quarantined > 0 AND freq IN ('daily', 'monthly')",
         VIEWS["bronze.objects"],
         where,
     )

@@ -150,7 +150,7 @@ def _objects(pinned: Pinned, kind: Kind, symbols: tuple[str, ...]) -> pl.DataFra
            CASE WHEN arg_max(state, seen_at) <> 'built'
                 THEN coalesce(arg_max_null(reason, seen_at), arg_max(state, seen_at)) END AS reason,
            arg_max(rows_quarantined, seen_at) FILTER (state = 'built') AS rows_quarantined
-    FROM {OBJECT_LOG.name} WHERE {where.sql(OBJECT_LOG)}
+    FROM {OBJECT_LOG.name} WHERE {where.sql(OBJECT_LOG)} AND freq IN ('daily', 'monthly')
     GROUP BY symbol, key, freq, period_start
     """
     found = pinned.frame(query, VIEWS[OBJECT_LOG.name], where)

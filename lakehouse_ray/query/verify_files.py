@@ -150,7 +150,9 @@ def _verify_hashes(bench: Workbench, mend: str) -> None:
 def _sha256(bench: Workbench, path: str) -> str:
     digest = hashlib.sha256()
     try:
-        with bench.store.filesystem.open_input_stream(bench.store.locate(path)) as stream:
+        with bench.store.filesystem.open_input_stream(
+            bench.store.locate(path), compression=None
+        ) as stream:
             while chunk := stream.read(_HASH_BYTES):
                 digest.update(chunk)
     except (OSError, LakehouseError):

@@ -12,7 +12,7 @@ from lakehouse_ray.query.verification import Workbench
 _LEDGER = """
 CREATE TABLE ledger AS
 SELECT key, any_value(market) AS market, any_value(dataset) AS dataset,
-       any_value(symbol) AS symbol, any_value("interval") AS "interval",
+       any_value(symbol) AS symbol, any_value("interval") AS "interval", any_value(freq) AS freq,
        any_value(period_start) AS period_start,
        any_value(CASE freq WHEN 'daily' THEN period_start + INTERVAL 1 DAY
                            ELSE period_start + INTERVAL 1 MONTH END) AS period_end,
@@ -27,7 +27,7 @@ CREATE TABLE built AS
 SELECT l.*, arg_max(o.rows, o.seen_at) AS rows,
        arg_max(o.rows_quarantined, o.seen_at) AS rows_quarantined
 FROM ledger l JOIN bronze.object_log o ON o.key = l.key AND o.version = l.built
-WHERE o.state = 'built' GROUP BY ALL
+WHERE o.state = 'built' AND l.freq IN ('daily', 'monthly') GROUP BY ALL
 """
 
 

@@ -17,6 +17,7 @@ from lakehouse_ray.model.timespan import TimeRange, format_time, to_us
 from lakehouse_ray.query.pinned import Among, Kind, Pinned
 from lakehouse_ray.query.scan import text, timestamp
 from lakehouse_ray.query.views import VIEWS
+from lakehouse_ray.query.witnesses_rest import answers_of
 from lakehouse_ray.sources.source import CsvFile, FindLines, ObjectDecoder
 from lakehouse_ray.storage.objects import ObjectStore, explain
 
@@ -30,7 +31,7 @@ _VALUES_SHOWN_MAX = 5
 
 @dataclass(frozen=True)
 class Source:
-    """Where a row says that it is from. kind: daily or monthly."""
+    """Where a row says that it is from. kind: daily, monthly, rest or stream."""
 
     key: str
     version: str
@@ -64,13 +65,17 @@ def witnesses(
     span: The times of the row. winner: What the row names as its source.
     files: None: say nothing of what is inside of them.
     """
-    objects = _objects(pinned, kind, symbol, span)
+    objects = _objects(pinned, kind, symbol, span, winner)
     refusals = _refusals(pinned, kind, symbol, [row["key"] for row in objects])
     built = _latest_built(objects)
     told = []
     for row in objects:
         one = {name: _plain(row[name]) for name in _TOLD}
-        if files is not None and row["path"] is not None and _small(row["size"], files):
+        if files is None or row["path"] is None or not _small(row["size"], files):
+            pass
+        elif row["freq"] == "rest":
+            one |= answers_of(files.store, row, kind.interval, span)
+        else:
             one |= _inside(kind, symbol, span, row, files, refusals)
         one["verdict"] = _verdict(one, winner, built)
         told.append(one)
@@ -81,14 +86,22 @@ def _small(size_bytes: int | None, files: Bytes) -> bool:
     return files.size_max is None or (size_bytes is not None and size_bytes <= files.size_max)
 
 
-def _objects(pinned: Pinned, kind: Kind, symbol: str, span: TimeRange) -> list[dict[str, Any]]:
+def _objects(
+    pinned: Pinned, kind: Kind, symbol: str, span: TimeRange, winner: Source | None
+) -> list[dict[str, Any]]:
+    """Files whose period holds the moment; of answers of REST, the one that gave the row."""
     where = Among(kind.equal | {"dataset": kind.dataset.name, "symbol": symbol})
     view = VIEWS["bronze.objects"]
+    named = "false"
+    if winner is not None and winner.kind == "rest":
+        named = f"key = {text(winner.key)} AND version = {text(winner.version)}"
     query = (
         "SELECT *, period_start + CASE freq WHEN 'monthly' THEN INTERVAL 1 MONTH "
         f"ELSE INTERVAL 1 DAY END AS period_end FROM {view.name} "
-        f"WHERE {where.sql(view.tables[0])} AND period_start <= {timestamp(span.start_us)} AND "
+        f"WHERE {where.sql(view.tables[0])} AND (freq IN ('daily', 'monthly') "
+        f"AND period_start <= {timestamp(span.start_us)} AND "
         f"period_end + to_microseconds({kind.dataset.slack_us}) > {timestamp(span.start_us)} "
+        f"OR {named}) "
         "ORDER BY freq, key, version DESC"
     )
     return list(pinned.frame(query, view, where).iter_rows(named=True))

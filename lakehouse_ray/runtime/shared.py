@@ -23,6 +23,8 @@ from lakehouse_ray.runtime.outcome import Failure, attempt, portable
 
 C = TypeVar("C")
 
+# Of instances that several jobs share.
+NAMESPACE = "lakehouse"
 # How long a call waits for the instance to be made anew after it died.
 RESTART_TIMEOUT_S = 60.0
 
@@ -70,6 +72,38 @@ def shared(
     finally:
         with contextlib.suppress(Exception):
             ray.kill(actor, no_restart=True)
+
+
+@contextmanager
+def shared_by_all(
+    factory: Callable[[], C],
+    name: str,
+    *,
+    methods: Sequence[str],
+    call_timeout_s: float = 60.0,
+) -> Iterator[C]:
+    """As `shared`, but one instance of that name for all jobs of the cluster.
+
+    Whoever comes first makes it by `factory`; it stays until the cluster ends, since another job may
+    be using it. It runs on any node.
+    """
+    actor: Any = (
+        ray.remote(SharedInstance)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            max_concurrency=1,
+            max_restarts=-1,
+            max_task_retries=0,
+        )
+        .remote(factory, name)
+    )
+    proxy = _Proxy(actor, name, tuple(methods), call_timeout_s)
+    proxy._ask("", (), {}, RESTART_TIMEOUT_S)
+    yield cast(C, proxy)
 
 
 @contextmanager

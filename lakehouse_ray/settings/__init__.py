@@ -38,6 +38,7 @@ from lakehouse_ray.settings.lake import (
     TelemetrySettings,
 )
 from lakehouse_ray.settings.reading import QuerySettings, ServeSettings
+from lakehouse_ray.settings.update import UpdateSettings
 
 ENV_PREFIX = "LAKEHOUSE_"
 CONFIG_FILE = "lakehouse.toml"
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     catalog: CatalogSettings = CatalogSettings()
     ingest: IngestSettings = IngestSettings()
+    update: UpdateSettings = UpdateSettings()
     build: BuildSettings = BuildSettings()
     quality: QualitySettings = QualitySettings()
     alerts: AlertSettings = AlertSettings()

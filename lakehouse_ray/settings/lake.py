@@ -26,6 +26,10 @@ class BinanceSettings(Section):
     spot_url: str = Field("https://api.binance.com", description="REST, spot.")
     um_url: str = Field("https://fapi.binance.com", description="REST, USD-M futures.")
     cm_url: str = Field("https://dapi.binance.com", description="REST, COIN-M futures.")
+    api_key: SecretStr = Field(
+        SecretStr(""),
+        description="For what the exchange tells only to who has one (old trades). Never printed.",
+    )
     stream_url: str = Field("wss://data-stream.binance.vision", description="Websocket, spot.")
 
     @model_validator(mode="after")
@@ -34,10 +38,15 @@ class BinanceSettings(Section):
             real = self.archive_url.rstrip("/") == REAL_ARCHIVE_URL
             object.__setattr__(self, "listing_url", REAL_LISTING_URL if real else self.archive_url)
         for name in type(self).model_fields:
+            if not name.endswith("_url"):
+                continue
             value = str(getattr(self, name))
             if not value.startswith(("http://", "https://", "ws://", "wss://")):
                 raise ValueError(f"{name} must start with http:// or https://, not {value!r}")
             object.__setattr__(self, name, value.rstrip("/"))
+        key = self.api_key.get_secret_value()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("api_key must be printable ASCII")
         return self
 
 

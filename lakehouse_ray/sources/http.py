@@ -65,6 +65,15 @@ class Response:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """A whole answer of any status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
 class Downloaded:
     """A body that went to a file.
 
@@ -170,6 +179,27 @@ class HttpClient:
             return await self._keep_trying(url, once)
         finally:
             state.close()
+
+    async def speak(self, url: str, headers: Mapping[str, str], bytes_max: int) -> Spoken:
+        """Return the answer to one GET, sent once, whatever its status.
+
+        Raises UnavailableError for no answer, a torn one, and one of more than `bytes_max`.
+        """
+        try:
+            async with self._session.get(
+                URL(url, encoded=True),
+                headers=headers,
+                timeout=self._small_timeout,
+                allow_redirects=False,
+            ) as answer:
+                body = await answer.content.read(bytes_max + 1)
+                while len(body) <= bytes_max and not answer.content.at_eof():
+                    body += await answer.content.read(bytes_max + 1 - len(body))
+                if len(body) > bytes_max:
+                    raise UnavailableError(f"more than {bytes_max:,} bytes")
+                return Spoken(answer.status, answer.headers, body)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise UnavailableError(_describe(error)) from error
 
     async def send(
         self,

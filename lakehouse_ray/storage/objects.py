@@ -238,7 +238,7 @@ class S3Store:
 
     def put(self, path: str, data: bytes) -> None:
         try:
-            with self._fs.open_output_stream(self.locate(path)) as stream:
+            with self._fs.open_output_stream(self.locate(path), compression=None) as stream:
                 stream.write(data)
         except OSError as error:
             raise explain(error, f"writing {self._root}/{path}") from error
@@ -247,7 +247,7 @@ class S3Store:
         try:
             with (
                 file.open("rb") as source,
-                self._fs.open_output_stream(self.locate(path)) as stream,
+                self._fs.open_output_stream(self.locate(path), compression=None) as stream,
             ):
                 try:
                     shutil.copyfileobj(source, stream, 8 << 20)

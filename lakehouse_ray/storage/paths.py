@@ -2,7 +2,9 @@
 
 bronze/<venue>/<key of the object, without .zip>@<sha256>.zip
 bronze/<venue>/<api|fapi|dapi>/<route>@<sha256>.json        answers of REST
+bronze/<venue>/rest/<market>/<dataset>/<day>@<sha256>.jsonl.gz  many of them, as they came
 tables/<schema>/<table>/{data,metadata}/…       kept by the table format
+limits/<exchange>/<instance>.json               what was asked of an exchange lately, and its bans
 cache/answers/<key>                             large answers of the service, given again
 tmp/                                            written aside, then moved
 """
@@ -16,6 +18,8 @@ from lakehouse_ray.errors import InvalidError
 
 TABLES = "tables"
 BRONZE = "bronze"
+# May be removed where no run asks an exchange and no ban lasts.
+LIMITS = "limits"
 # Nothing of the lake: may be removed at any time.
 ANSWERS = "cache/answers"
 
@@ -23,9 +27,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Unicode symbols are real (币安人生USDT); separators, dots alone and control characters are not.
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f@]{1,200}")
 _ANSWER = re.compile(r"[0-9a-f]{32,64}", re.ASCII)
+_EXCHANGE = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 # Routes of REST; no key of the archive begins so.
 _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
+_PACK = re.compile(r"rest/[a-z]{2,4}/[A-Za-z]{1,40}/\d{4}-\d{2}-\d{2}", re.ASCII)
+_SUFFIXES = (".zip", ".json", ".jsonl.gz")
 
 
 def marker_path(run_id: str) -> str:
@@ -43,6 +50,20 @@ def answer_path(key: str) -> str:
     return f"{ANSWERS}/{key}"
 
 
+def budget_folder(exchange: str) -> str:
+    """Where the accounts of what was asked of an exchange are. exchange: Hexadecimal."""
+    if not _EXCHANGE.fullmatch(exchange):
+        raise InvalidError(f"not the name of an exchange: {exchange!r}")
+    return f"{LIMITS}/{exchange}"
+
+
+def budget_path(exchange: str, instance: str) -> str:
+    """Where one instance keeps its account. Both hexadecimal."""
+    if not _ANSWER.fullmatch(instance):
+        raise InvalidError(f"not the name of an instance: {instance!r}")
+    return f"{budget_folder(exchange)}/{instance}.json"
+
+
 def validate_key(key: str) -> str:
     """Return the archive's key if it can name a file below the root.
 
@@ -57,7 +78,7 @@ def validate_key(key: str) -> str:
 class BronzePath:
     """Where one version of one object is kept, byte for byte.
 
-    key: Of a zip of the archive, or the route of an answer of REST.
+    key: Of a zip of the archive, the route of an answer of REST, or what many answers are of.
     """
 
     venue: str
@@ -70,12 +91,15 @@ class BronzePath:
             raise InvalidError(f"not a venue: {self.venue!r}")
         if not _SHA256.fullmatch(self.sha256):
             raise InvalidError(f"not a sha256: {self.sha256!r}")
-        if not self.key.endswith(".zip") and not _ROUTE.fullmatch(self.key):
+        zipped = self.key.endswith(".zip")
+        if not zipped and not _ROUTE.fullmatch(self.key) and not _PACK.fullmatch(self.key):
             raise InvalidError(f"neither the key of a zip nor a route: {self.key!r}")
 
     def __str__(self) -> str:
-        zipped = self.key.endswith(".zip")
-        stem, suffix = (self.key[: -len(".zip")], ".zip") if zipped else (self.key, ".json")
+        if self.key.endswith(".zip"):
+            stem, suffix = self.key[: -len(".zip")], ".zip"
+        else:
+            stem, suffix = self.key, ".jsonl.gz" if _PACK.fullmatch(self.key) else ".json"
         return f"{BRONZE}/{self.venue}/{stem}@{self.sha256}{suffix}"
 
     @classmethod
@@ -84,6 +108,9 @@ class BronzePath:
         venue, _, tail = rest.partition("/")
         stem, _, name = tail.rpartition("@")
         sha256, dot, suffix = name.partition(".")
-        if schema != BRONZE or dot + suffix not in (".zip", ".json"):
+        if schema != BRONZE or dot + suffix not in _SUFFIXES:
             raise InvalidError(f"not a path of bronze: {path!r}")
-        return cls(venue, f"{stem}.zip" if suffix == "zip" else stem, sha256)
+        found = cls(venue, f"{stem}.zip" if suffix == "zip" else stem, sha256)
+        if str(found) != path:
+            raise InvalidError(f"not a path of bronze: {path!r}")
+        return found

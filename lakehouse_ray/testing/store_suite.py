@@ -56,7 +56,15 @@ class StoreTests:
         assert not store.root.endswith("/")
 
     @pytest.mark.parametrize(
-        "path", ["a", "a/b/c.zip", "币安人生USDT/x@0.zip", "a b/c+d=e&f.parquet", "x=1/y=%2F"]
+        "path",
+        [
+            "a",
+            "a/b/c.zip",
+            "a/b.jsonl.gz",
+            "币安人生USDT/x@0.zip",
+            "a b/c+d=e&f.parquet",
+            "x=1/y=%2F",
+        ],
     )
     def test_what_is_put_is_there_under_its_path(self, store: ObjectStore, path: str) -> None:
         store.put(path, b"some bytes")

@@ -5,11 +5,12 @@ import signal
 import threading
 
 import pytest
+import ray
 
 from lakehouse_ray.errors import BadDataError, InvalidError, UnavailableError
 from lakehouse_ray.runtime.pool import RayExecutor
 from lakehouse_ray.runtime.session import RaySession
-from lakehouse_ray.runtime.shared import shared, unshared
+from lakehouse_ray.runtime.shared import NAMESPACE, shared, shared_by_all, unshared
 from lakehouse_ray.testing.executor_suite import spec
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
@@ -115,3 +116,17 @@ def test_a_killed_instance_is_made_anew_and_the_call_in_flight_is_not_repeated()
 def test_its_twin_in_this_process_is_the_instance_itself() -> None:
     with unshared(Counter, "counter") as counter:
         assert type(counter) is Counter
+
+
+def test_jobs_of_a_cluster_share_an_instance_by_its_name(ray_session: RaySession) -> None:
+    name = f"counter of {os.getpid()}"
+    executor = RayExecutor(inherited_env=ray_session.inherited_env)
+    with shared_by_all(Counter, name, methods=METHODS) as first:
+        assert first.add(1) == 1
+        with executor.pool(lambda: first, lambda found, by: found.add(by), spec()) as pool:
+            assert not [one.error for one in pool.map_unordered([1] * 10) if one.error]
+    # The one who made it has left; who comes later finds what it counted.
+    with shared_by_all(Counter, name, methods=METHODS) as second:
+        assert second.add(1) == 12
+        assert second.pid() != os.getpid()
+    ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)

@@ -39,6 +39,12 @@ OBJECT_REFUSALS = (
     _reject("NOT_UTF8", "The file is not text."),
     _reject("EMPTY", "The file has no rows."),
     _reject("UNKNOWN_COLUMNS", "Header or number of columns are not those of the data set."),
+    _reject("LOST", "Bronze has no longer what the ledger says was received."),
+    _reject("NOT_AN_ANSWER", "REST answered with something else than a list of records."),
+    _reject("INVALID_SYMBOL", "The exchange's REST does not know the symbol (any more)."),
+    _reject("KEY_NEEDED", "The exchange tells it only to who has an API key."),
+    _reject("REQUEST_REFUSED", "The exchange's REST refuses the request, for good."),
+    _reject("BROKEN_SEQUENCE", "Pages of REST do not go on where the ones before ended."),
     _reject("NOT_EXCHANGE_INFO", "The answer is no exchangeInfo: no JSON with a list of symbols."),
 )
 

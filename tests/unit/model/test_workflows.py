@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from lakehouse_ray.cli import build as build_command
 from lakehouse_ray.cli import ingest as ingest_command
 from lakehouse_ray.cli import quality as quality_command
+from lakehouse_ray.cli import update as update_command
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.timespan import parse_time
@@ -77,6 +78,21 @@ def assessments(draw: st.DrawFn) -> dict[str, Any]:
         "interval": draw(st.none() | INTERVAL) if has_bars else None,
         "symbols": draw(SYMBOLS), "start": start, "end": end,
         "threshold": draw(st.none() | st.floats(0, 1)), "again": draw(st.booleans()),
+    }  # fmt: skip
+
+
+@st.composite
+def updates(draw: st.DrawFn) -> dict[str, Any]:
+    start, end = draw(SPAN)
+    dataset = draw(st.none() | st.sampled_from(list(DATASETS.values())))
+    has_bars = dataset is None or dataset.bars
+    return {
+        "workflow": "update", "market": draw(st.none() | MARKET),
+        "dataset": dataset and dataset.name,
+        "interval": draw(st.none() | INTERVAL) if has_bars else None,
+        "symbols": draw(SYMBOLS), "start": start, "end": end, "again": draw(st.booleans()),
+        "build": draw(st.booleans()), "dry_run": draw(st.booleans()), "profile": draw(PROFILE),
+        "actors": draw(ACTORS),
     }  # fmt: skip
 
 
@@ -156,6 +172,21 @@ def test_an_assessment_is_the_commands_own(values: dict[str, Any]) -> None:
     assert (told["threshold"], told["again"]) == (values["threshold"], values["again"])
     # Files are written by nobody from afar.
     assert not any(told[name] for name in ("html", "report_json", "address", "home"))
+
+
+@settings(deadline=None)
+@given(updates())
+def test_an_update_is_the_commands_own(values: dict[str, Any]) -> None:
+    told = parsed(update_command.update, values)
+    asked = ask_for(told["market"], told["dataset"], told["interval"], told["symbols"])
+    assert (asked.market, asked.interval) == (values["market"], values["interval"])
+    assert (asked.dataset and asked.dataset.name) == values["dataset"]
+    assert asked.symbols == unique(values["symbols"])
+    assert (told["start"] or None, told["end"] or None) == (values["start"], values["end"])
+    for name in ("again", "build", "dry_run"):
+        assert told[name] is values[name]
+    assert (told["profile"] or None, told["actors"]) == (values["profile"], values["actors"])
+    assert not any(told[name] for name in ("address", "home", "json_", "debug"))
 
 
 GOOD: dict[str, Any] = {

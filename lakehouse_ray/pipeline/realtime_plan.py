@@ -1,0 +1,282 @@
+"""What the lake lacks and REST may have: gaps between its rows, and what came after the last one.
+
+Everything is read from the lake's tables and its ledger; the exchange is asked for its time alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from lakehouse_ray.assembly.reader import Reader
+from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.bronze.budget import KeptBudget
+from lakehouse_ray.bronze.fill_plan import FillPlan, joined, minus, plan_fill
+from lakehouse_ray.errors import InvalidError, NotFoundError
+from lakehouse_ray.kernels.causes import known_outages
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.fills import Fill
+from lakehouse_ray.model.rhythm import Grid, Ids, Months, OwnHours, rhythm_of
+from lakehouse_ray.model.timespan import (
+    DAY_US,
+    SECOND_US,
+    TimeRange,
+    month_of,
+    month_ordinal,
+    parse_time,
+    to_us,
+)
+from lakehouse_ray.model.venue import Market, parse_market
+from lakehouse_ray.query.asked import Asked, wanted
+from lakehouse_ray.query.gaps import gaps
+from lakehouse_ray.query.pinned import Kind, Pinned
+from lakehouse_ray.query.views import VIEWS
+from lakehouse_ray.sources.binance.rest import REST_DATASETS
+from lakehouse_ray.sources.binance.rest_bars import SETTLED_US
+from lakehouse_ray.storage.ledger import read_object_log
+
+# Of what happens now the exchange's answers may lack some for so long.
+_NOW_US = 5 * SECOND_US
+# Causes of gaps in which there is nothing to be had: nobody traded, or the symbol was not there.
+_NOTHING_THERE = ("no_trades", "not_listed", "delisted")
+# Reasons for which a series is left alone for a while.
+_LASTING = ("INVALID_SYMBOL", "KEY_NEEDED", "REQUEST_REFUSED")
+
+
+@dataclass(frozen=True)
+class UpdateRequest:
+    """What to bring up to date.
+
+    asked: Series; symbols that are not stored are filled from `asked.start_us` on. Its range bounds
+        gaps and the latest rows alike.
+    again: Ask again for what the exchange said it has not.
+    build: Rebuild derived tables afterwards.
+    """
+
+    asked: Asked
+    again: bool = False
+    build: bool = True
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the ledger knows of a series. asked: Ranges of which every row that there is was had."""
+
+    asked: tuple[TimeRange, ...] = ()
+    refused: str = ""
+
+
+def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> FillPlan:
+    """Say what is missing and what it takes to ask for it. Writes nothing but the account.
+
+    Raises NotFoundError where nothing of what is asked for is stored, nor could be;
+    LakehouseError where lake or exchange cannot be reached.
+    """
+    reader = Reader(writer.settings)
+    pinned = Pinned(reader.lake, VIEWS.values())
+    asked = request.asked
+    series = [(kind, pinned.lives(kind)) for kind in _kinds(pinned, asked)]
+    new = _not_stored(asked, series)
+    if not series and not new:
+        raise NotFoundError(
+            f"nothing of {asked} is stored that REST has"
+            if str(asked)
+            else "nothing is stored yet",
+            "ingest it first, or name symbols, --market, --dataset and --start",
+        )
+    markets = {parse_market(kind.market) for kind, _ in series} | {fill[0] for fill in new}
+    now_us = exchange_times(writer, account, markets)
+    plan = FillPlan()
+    for kind, lives in series:
+        _plan_kind(writer, reader, request, kind, wanted(lives, asked), now_us, plan)
+    for market, dataset, interval, symbol in new:
+        assert asked.start_us is not None
+        end_us = _end_us(asked, now_us[market] - _NOW_US)
+        plan.series += 1
+        if asked.start_us < end_us:
+            span = TimeRange(asked.start_us, end_us)
+            fill = Fill(market, dataset.name, symbol, interval, span, now_us[market])
+            plan.planned += plan_fill(fill, "tail", writer.settings.update.unit_requests_max)
+    return plan
+
+
+def exchange_times(
+    writer: Writer, account: KeptBudget, markets: Iterable[Market]
+) -> dict[Market, int]:
+    """The exchange's own clock, market by market. Raises DeniedError and UnavailableError."""
+
+    async def ask() -> dict[Market, int]:
+        client = writer.rest_client()
+        try:
+            rest = writer.rest(client, account)
+            return {market: await rest.time_us(market) for market in sorted(markets)}
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
+def _kinds(pinned: Pinned, asked: Asked) -> list[Kind]:
+    return [
+        kind
+        for kind in pinned.kinds
+        if asked.takes(kind) and kind.dataset.name in REST_DATASETS[parse_market(kind.market)]
+    ]
+
+
+def _not_stored(
+    asked: Asked, series: list[tuple[Kind, pl.DataFrame]]
+) -> list[tuple[Market, Dataset, str | None, str]]:
+    """Series asked for by name that have no row yet."""
+    known = {symbol for _, lives in series for symbol in lives["symbol"].to_list()}
+    new = [symbol for symbol in asked.symbols if symbol not in known]
+    if not new:
+        return []
+    told = asked.market is not None and asked.dataset is not None and asked.start_us is not None
+    if not told or (asked.dataset is not None and asked.dataset.bars and not asked.interval):
+        raise NotFoundError(
+            f"there is no {new[0]} in {str(asked) or 'the lake'}",
+            "to fill a symbol that is not stored, give --market, --dataset, --interval and --start",
+        )
+    assert asked.dataset is not None
+    market = parse_market(asked.market or "")
+    if asked.dataset.name not in REST_DATASETS[market]:
+        raise InvalidError(
+            f"REST has no {asked.dataset.name} of {market}",
+            f"it has {', '.join(REST_DATASETS[market])}",
+        )
+    return [(market, asked.dataset, asked.interval, symbol) for symbol in new]
+
+
+def _plan_kind(
+    writer: Writer,
+    reader: Reader,
+    request: UpdateRequest,
+    kind: Kind,
+    lives: pl.DataFrame,
+    now_us: Mapping[Market, int],
+    plan: FillPlan,
+) -> None:
+    if lives.is_empty():
+        return
+    asked, market = request.asked, parse_market(kind.market)
+    holes = _holes(reader, asked, kind, plan)
+    before = _before(writer, kind, now_us[market])
+    requests_max = writer.settings.update.unit_requests_max
+    for symbol, first, last, rows in lives.iter_rows():
+        plan.series += 1
+        known = before.get(symbol, _Before())
+        if known.refused and not request.again:
+            plan.skipped[known.refused] += 1
+            continue
+        first_us, last_us = to_us(first), to_us(last)
+        tail = _tail(kind, last_us, asked, now_us[market])
+        rows_a_day = rows / max(1 / 24, (last_us - first_us) / DAY_US)
+        wanted_spans = [("gap", span) for span in joined(holes.get(symbol, ()), kind.interval)]
+        if tail is not None:
+            wanted_spans.append(("tail", tail))
+        found = 0
+        for why, span in wanted_spans:
+            for left in minus(span, () if request.again else known.asked):
+                fill = Fill(market, kind.dataset.name, symbol, kind.interval, left, now_us[market])
+                parts = list(plan_fill(fill, why, requests_max, rows_a_day))
+                plan.planned += parts
+                found += len(parts)
+        if not found:
+            plan.current += 1
+
+
+def _holes(reader: Reader, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str, list[TimeRange]]:
+    """Ranges between stored rows that REST may have, by symbol."""
+    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
+    if rhythm is None:
+        return {}
+    own = replace(asked, market=kind.market, dataset=kind.dataset, interval=kind.interval)
+    try:
+        found = gaps(reader.lake, own).rows
+    except NotFoundError:  # none of the symbols asked for is of this kind
+        return {}
+    known = known_outages(found, kind.market).select("start_time", "end_time").unique()
+    nothing = found.filter(pl.col("cause").is_in(_NOTHING_THERE))
+    left = found.filter(~pl.col("cause").is_in(_NOTHING_THERE))
+    outages = left.join(known, on=["start_time", "end_time"], how="semi")
+    left = left.join(known, on=["start_time", "end_time"], how="anti")
+    if outages.height:
+        plan.skipped["outage"] += outages.height
+    for cause, count in nothing.group_by("cause").len().iter_rows():
+        plan.skipped[cause] += count
+    spans: dict[str, list[TimeRange]] = {}
+    reach_us = SECOND_US if isinstance(rhythm, Ids) else 0
+    for symbol, start, end in left.select("symbol", "start_time", "end_time").iter_rows():
+        # Ids that are missing may be of the very moments of the rows beside them.
+        span = TimeRange(to_us(start) - reach_us, to_us(end) + reach_us)
+        spans.setdefault(symbol, []).append(span)
+    return spans
+
+
+def _before(writer: Writer, kind: Kind, now_us: int) -> dict[str, _Before]:
+    """What the ledger says of earlier fills, by symbol."""
+    log = read_object_log(writer.catalog, kind.market, kind.dataset.name, kind.interval)
+    log = log.filter(pl.col("freq") == "rest")
+    lasting_us = writer.settings.update.refused_again_s * 1e6
+    found: dict[str, _Before] = {}
+    columns = ("symbol", "state", "reason", "detail", "seen_at")
+    for symbol, state, reason, detail, seen_at in log.select(columns).iter_rows():
+        one = found.get(symbol, _Before())
+        if state == "built":
+            covered = asked_of(detail or "")
+            found[symbol] = _Before((*one.asked, covered) if covered else one.asked)
+        elif state == "quarantined" and reason in _LASTING:
+            fresh = now_us - to_us(seen_at) < lasting_us
+            found[symbol] = replace(one, refused=reason if fresh else "")
+    return found
+
+
+def _tail(kind: Kind, last_us: int, asked: Asked, now_us: int) -> TimeRange | None:
+    """From after the last row to now, as far as rows of it are whole."""
+    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
+    end_us = _end_us(asked, now_us - _NOW_US)
+    if isinstance(rhythm, Grid):
+        step = rhythm.step_us
+        anchor_us = last_us if rhythm.anchor_us is None else rhythm.anchor_us
+        start_us = last_us + step - (last_us - anchor_us) % step
+        closed_us = now_us - SETTLED_US if kind.dataset.bars else now_us
+        closed_us = min(end_us, closed_us)
+        end_us = closed_us - (closed_us - anchor_us) % step
+    elif isinstance(rhythm, Months):
+        start_us = month_of(month_ordinal(last_us) + 1).start_us
+        end_us = month_of(month_ordinal(end_us)).start_us
+    elif isinstance(rhythm, OwnHours):
+        start_us = last_us + SECOND_US
+    else:
+        # More may have happened at the very moment of the last one.
+        start_us = last_us
+    if asked.start_us is not None:
+        start_us = max(start_us, asked.start_us)
+    return TimeRange(start_us, end_us) if start_us < end_us else None
+
+
+def _end_us(asked: Asked, now_us: int) -> int:
+    return now_us if asked.end_us is None else min(asked.end_us, now_us)
+
+
+_ASKED = "asked for "
+
+
+def told_asked(span: TimeRange) -> str:
+    """How the ledger says that all there is of a range was had; `asked_of` reads it."""
+    return f"{_ASKED}{span}"
+
+
+def asked_of(detail: str) -> TimeRange | None:
+    """The range that a detail of the ledger tells of; None where it tells of none."""
+    if not detail.startswith(_ASKED):
+        return None
+    start, _, end = detail[len(_ASKED) :].strip("[)").partition(", ")
+    try:
+        return TimeRange(parse_time(start), parse_time(end))
+    except InvalidError:
+        return None

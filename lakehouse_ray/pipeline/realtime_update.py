@@ -1,0 +1,212 @@
+"""Workflow 2: from the exchange's REST to bronze, silver and gold, as far as the lake lacks rows.
+
+    gaps, last rows, ledger -> plan -> units -> workers (ask page by page, within the limits)
+        -> bronze -> ledger (received) -> silver, quarantine -> ledger (built) -> gold
+
+Workers hand back descriptions of the answers they put into bronze; what is made of them is read from
+there. An answer is in the ledger before anything of it is in silver: whoever dies in between leaves
+answers that the next run reads first. What a killed worker had asked for is asked for again.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import cast
+
+from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.bronze.budget import KeptBudget
+from lakehouse_ray.bronze.fill_plan import FillPlan, make_units
+from lakehouse_ray.errors import NotFoundError
+from lakehouse_ray.gold.plan import BuildScope
+from lakehouse_ray.model.venue import parse_market
+from lakehouse_ray.pipeline import gold
+from lakehouse_ray.pipeline.commits import CommitQueue
+from lakehouse_ray.pipeline.execution import (
+    concerns_all,
+    open_executor,
+    store_marker,
+)
+from lakehouse_ray.pipeline.gold_report import BuildReport
+from lakehouse_ray.pipeline.realtime_commits import FillCommits, left_over, open_fill_committers
+from lakehouse_ray.pipeline.realtime_plan import UpdateRequest, plan_update
+from lakehouse_ray.pipeline.realtime_report import SilentUpdate, UpdateObserver, UpdateReport
+from lakehouse_ray.pipeline.realtime_work import AskedUnit, Setup, UnitTask, process
+from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.runtime.cluster import ClusterView
+from lakehouse_ray.runtime.executor import Done
+from lakehouse_ray.runtime.shared import shared_by_all, unshared
+
+_ACCOUNT_METHODS = ("ask", "settle", "give_back", "used", "blocked_s")
+# What a row of an answer takes on the wire, roughly.
+_BYTES_A_ROW = 150
+
+
+@dataclass(frozen=True)
+class _MakeAccount:
+    """Makes the account where it will live; pickles."""
+
+    writer: Writer
+
+    def __call__(self) -> KeptBudget:
+        return self.writer.budget()
+
+
+def dry_run(writer: Writer, request: UpdateRequest) -> FillPlan:
+    """Say what is missing and what it takes. Asks the exchange for its time alone."""
+    account = writer.budget()
+    try:
+        return plan_update(writer, request, account)
+    finally:
+        account.close()
+
+
+def update(
+    writer: Writer, request: UpdateRequest, observer: UpdateObserver | None = None
+) -> UpdateReport:
+    """Bring the lake up to what REST has; running it again changes nothing.
+
+    Raises LakehouseError for what concerns the whole run (disk full, a network that the exchange does
+    not serve); what concerns single series is in the report.
+    """
+    observer = observer or SilentUpdate()
+    started_s = time.monotonic()
+    run = _Run(writer, request, observer)
+    with ExitStack() as stack:
+        run.execute(stack)
+    if request.build:
+        run.report.built = _rebuild(writer, request)
+    run.report.seconds = time.monotonic() - started_s
+    return run.report
+
+
+def allocate_update(writer: Writer, plan: FillPlan, view: ClusterView) -> Allocation:
+    """Choose executor and workers for a plan. They wait more than they work: few will do."""
+    compute = writer.settings.compute
+    return allocate(
+        Workload(
+            kind="other",
+            files=max(1, plan.requests),
+            compressed_bytes=plan.rows * _BYTES_A_ROW,
+            units=max(1, plan.requests // writer.settings.update.unit_requests_max),
+        ),
+        view,
+        compute.profiles(),
+        profile=compute.profile,
+        actors=compute.actors,
+        local_bytes_max=compute.local_bytes_max,
+    )
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(self, writer: Writer, request: UpdateRequest, observer: UpdateObserver) -> None:
+        self._writer = writer
+        self._request = request
+        self._observer = observer
+        self.report = UpdateReport(run_id=f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}")
+
+    def execute(self, stack: ExitStack) -> None:
+        # What an earlier run left comes first: its rows are then no gaps any more.
+        self._resume()
+        plan = dry_run(self._writer, self._request)
+        self._count(plan)
+        if not plan.planned:
+            return
+        executor, allocation = open_executor(
+            self._writer, lambda view: allocate_update(self._writer, plan, view), stack
+        )
+        report, settings = self.report, self._writer.settings
+        report.executor, report.actors = allocation.executor, allocation.actors
+        self._observer.planned(plan, allocation)
+        local = allocation.executor == "local"
+        account = stack.enter_context(self._account(local=local))
+        datasets = sorted({(one.fill.dataset, one.fill.interval) for one in plan.planned}, key=str)
+        committers = stack.enter_context(
+            open_fill_committers(self._writer, datasets, report.run_id, local=local)
+        )
+        commits = FillCommits(self._writer, committers, report)
+        queue = stack.enter_context(
+            CommitQueue[AskedUnit](commits.commit, settings.update.units_per_commit)
+        )
+        marker = stack.enter_context(store_marker(self._writer, report.run_id))
+        spec = allocation.spec(
+            attempts_max=settings.ingest.unit_attempts_max,
+            # A unit may wait for its turn, and for the end of a ban.
+            deadline_s=settings.ingest.unit_deadline_s + 2 * settings.update.quiet_max_s,
+        )
+        setup = Setup(self._writer, account, marker)
+        started_s = time.monotonic()
+        with executor.pool(setup, process, spec) as pool:
+            units = make_units(plan.planned, settings.update.unit_requests_max)
+            for done in pool.map_unordered(UnitTask(unit) for unit in units):
+                self._take(done, queue)
+            queue.drain()
+        if local:
+            account.close()
+        report.work_seconds = time.monotonic() - started_s
+
+    def _account(self, *, local: bool) -> AbstractContextManager[KeptBudget]:
+        make = _MakeAccount(self._writer)
+        if local:
+            return unshared(make, "budget")
+        name = f"budget-{self._writer.exchange_name}"
+        return cast(
+            "AbstractContextManager[KeptBudget]",
+            shared_by_all(make, name, methods=_ACCOUNT_METHODS),
+        )
+
+    def _resume(self) -> None:
+        left = left_over(self._writer, self._request.asked)
+        if not left:
+            return
+        datasets = sorted({(one.dataset, one.interval) for one in left}, key=str)
+        with open_fill_committers(
+            self._writer, datasets, self.report.run_id, local=True
+        ) as committers:
+            FillCommits(self._writer, committers, self.report).resume(left)
+
+    def _count(self, plan: FillPlan) -> None:
+        report = self.report
+        report.series, report.current = plan.series, plan.current
+        report.gaps = sum(one.kind == "gap" for one in plan.planned)
+        report.tails = sum(one.kind == "tail" for one in plan.planned)
+        report.skipped.update(plan.skipped)
+
+    def _take(self, done: Done[UnitTask, AskedUnit], queue: CommitQueue[AskedUnit]) -> None:
+        unit = done.task.unit
+        if done.error is not None:
+            if concerns_all(done.error):
+                raise done.error
+            for one in unit.fills:
+                self.report.failed += 1
+                reason = type(done.error).__name__
+                self.report.note(reason, one.fill.source_key, str(done.error))
+        else:
+            assert done.result is not None
+            queue.put(done.result)
+        self._observer.advanced(self.report, unit.requests)
+
+
+def _rebuild(writer: Writer, request: UpdateRequest) -> BuildReport | None:
+    """Derived tables of the series asked for; None where nothing is made of them.
+
+    Whether this run changed anything or not: one before may have died between the two.
+    """
+    asked = request.asked
+    markets = (parse_market(asked.market),) if asked.market else ()
+    scope = BuildScope(markets)
+    if asked.symbols:
+        plans = gold.plan_build(writer, gold.BuildRequest(scope=scope))
+        known = {symbol for plan in plans for symbol in plan.symbols}
+        symbols = tuple(symbol for symbol in asked.symbols if symbol in known)
+        if not symbols:
+            return None
+        scope = BuildScope(markets, symbols)
+    try:
+        return gold.build(writer, gold.BuildRequest(scope=scope))
+    except NotFoundError:
+        return None

@@ -1,0 +1,285 @@
+"""Binance's REST: fills asked for page by page, within one account of limits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlencode
+
+import structlog
+
+from lakehouse_ray.clock import Clock
+from lakehouse_ray.errors import BadDataError, UnavailableError
+from lakehouse_ray.model.fills import Fill, RawAnswer
+from lakehouse_ray.model.venue import Market
+from lakehouse_ray.sources.binance import rest_requests
+from lakehouse_ray.sources.binance.rest_answers import hear, read_list
+from lakehouse_ray.sources.binance.rest_bars import bar_pages
+from lakehouse_ray.sources.binance.rest_contracts import funding_pages, metrics_pages
+from lakehouse_ray.sources.binance.rest_trades import agg_trade_pages, trade_pages
+from lakehouse_ray.sources.budget import Grant, Seen
+from lakehouse_ray.sources.http import HttpClient, Spoken
+from lakehouse_ray.sources.rest import Answer, Fetched, Pages, Request, Rows
+
+R = TypeVar("R")
+
+log = structlog.get_logger()
+
+# Raised whenever the same answers could be read differently.
+REST_READER_VERSION = 1
+_PAUSE_INITIAL_S = 0.25
+_PAUSE_MAX_S = 20.0
+_ACCOUNT_ATTEMPTS_MAX = 5
+# Beyond this it is no page of records.
+_BODY_BYTES_MAX = 32 << 20
+_PAGES: dict[str, Callable[[Fill, Rows], Pages]] = {
+    "klines": bar_pages,
+    "markPriceKlines": bar_pages,
+    "indexPriceKlines": bar_pages,
+    "premiumIndexKlines": bar_pages,
+    "aggTrades": agg_trade_pages,
+    "trades": trade_pages,
+    "fundingRate": funding_pages,
+    "metrics": metrics_pages,
+}
+# Data sets that a market's REST has.
+REST_DATASETS: dict[Market, tuple[str, ...]] = {
+    "spot": ("klines", "aggTrades", "trades"),
+    "um": tuple(_PAGES),
+    "cm": tuple(_PAGES),
+}
+
+
+class Account(Protocol):
+    """`sources.budget.Budget`, or whatever stands for it. Called from threads."""
+
+    def ask(self, ticket: str, market: Market, costs: Mapping[str, int]) -> Grant: ...
+
+    def settle(self, ticket: str, market: Market, seen: Seen) -> None: ...
+
+    def give_back(self, ticket: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class RestPolicy:
+    """attempts_max: Times a request is sent that fails or is answered with nonsense.
+
+    quiet_max_s: The longest quiet that is waited for; a longer ban ends the run.
+    """
+
+    attempts_max: int = 6
+    quiet_max_s: float = 3600.0
+
+
+class BinanceRest:
+    """Asks within one event loop.
+
+    account: Of what may be asked, shared by all who ask from this address.
+    """
+
+    def __init__(
+        self,
+        http: HttpClient,
+        account: Account,
+        bases: Mapping[Market, str],
+        clock: Clock,
+        *,
+        api_key: str = "",
+        policy: RestPolicy | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._http = http
+        self._account = account
+        self._bases = bases
+        self._clock = clock
+        self._api_key = api_key
+        self._policy = policy or RestPolicy()
+        self._rng = rng or random.Random()
+
+    async def fetch(self, fill: Fill) -> Fetched:
+        """Ask for everything of a fill.
+
+        What cannot be had is told in the result, beside what was had: UNAVAILABLE where the exchange
+        cannot be reached, or asks to be left alone for longer than the policy waits. Raises
+        DeniedError where it does not serve this network.
+        """
+        rows = Rows()
+        answers: list[RawAnswer] = []
+        pages = pages_of(fill, rows)
+        answer: Answer | None = None
+        while True:
+            try:
+                request = next(pages) if answer is None else pages.send(answer)
+            except StopIteration:
+                return Fetched(fill, rows, tuple(answers))
+            except BadDataError as error:
+                return Fetched(fill, rows, tuple(answers), None, error.reason, error.detail)
+            try:
+                raw, items = await self._ask(request)
+            except UnavailableError as error:
+                return Fetched(fill, rows, tuple(answers), None, "UNAVAILABLE", error.message)
+            except _SpoiledError as error:
+                return Fetched(fill, rows, tuple(answers), error.raw, error.reason, error.detail)
+            answers.append(raw)
+            answer = Answer(items, raw.server_us)
+
+    async def time_us(self, market: Market) -> int:
+        """The exchange's clock. Raises DeniedError and UnavailableError."""
+        spoken, _ = await self._send(rest_requests.clock(market))
+        heard = hear(spoken.status, spoken.headers, spoken.body)
+        if spoken.status == 451:
+            read_list(spoken.status, spoken.body)
+        if heard.seen.server_us is None:
+            raise UnavailableError(f"{self._bases[market]} does not tell its time")
+        return heard.seen.server_us
+
+    async def _ask(self, request: Request) -> tuple[RawAnswer, list[Any]]:
+        """Return an answer that is a list of records, trying again what may yet become one."""
+        for attempt in range(1, self._policy.attempts_max + 1):
+            spoken, url = await self._send(request)
+            seen = hear(spoken.status, spoken.headers, spoken.body).seen
+            now_us = self._clock.now_us()
+            raw = RawAnswer(url, now_us, seen.server_us or 0, spoken.body)
+            try:
+                items = read_list(spoken.status, spoken.body)
+                if seen.server_us is None:
+                    raise BadDataError("NOT_AN_ANSWER", "it does not tell its time (no Date)")
+                return raw, items
+            except BadDataError as error:
+                final = error.reason != "NOT_AN_ANSWER" or attempt == self._policy.attempts_max
+                if final:
+                    detail = f"{request.path}: {error.detail}"
+                    raise _SpoiledError(error.reason, detail, raw) from error
+            await self._pause(attempt)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _send(self, request: Request) -> tuple[Spoken, str]:
+        """Return an answer that concerns the request; what does not, is waited out."""
+        url = self.url_of(request)
+        headers = self._headers(request)
+        attempt, quiet_s = 0, 0.0
+        while True:
+            ticket = await self._granted(request)
+            seen = Seen()
+            failure = ""
+            try:
+                spoken = await self._http.speak(url, headers, _BODY_BYTES_MAX)
+                heard = hear(spoken.status, spoken.headers, spoken.body)
+                seen = heard.seen
+                if not heard.again:
+                    return spoken, url
+                failure = f"answers {spoken.status}"
+            except UnavailableError as error:
+                failure = error.message
+            finally:
+                await self._told(self._account.settle, ticket, request.market, seen)
+            attempt += 1
+            if seen.quiet_s > 0:
+                log.warning("asked for quiet", market=request.market, quiet_s=seen.quiet_s)
+                quiet_s += seen.quiet_s
+                if quiet_s <= self._policy.quiet_max_s or attempt == 1:
+                    continue  # `_granted` waits, or gives up
+            if attempt >= self._policy.attempts_max or quiet_s > self._policy.quiet_max_s:
+                raise UnavailableError(f"{url}: {failure}; gave up after {attempt} attempts")
+            await self._pause(attempt)
+
+    async def _granted(self, request: Request) -> str:
+        """Wait until a request may be sent; return its ticket."""
+        ticket = uuid.uuid4().hex
+        granted = False
+        try:
+            while True:
+                grant = await self._told(self._account.ask, ticket, request.market, request.costs)
+                granted = grant.granted
+                if granted:
+                    return ticket
+                if grant.quiet_s > self._policy.quiet_max_s:
+                    raise UnavailableError(
+                        f"{request.market}: the exchange asks to be left alone for "
+                        f"{grant.quiet_s:,.0f} s more; run it again after that",
+                        grant.quiet_s,
+                    )
+                await asyncio.sleep(grant.wait_s)
+        finally:
+            if not granted:
+                await self._told(self._account.give_back, ticket)
+
+    async def _told(self, call: Callable[..., R], *arguments: Any) -> R:
+        """Call the account in a thread. All of its calls may be repeated: where its process died, the
+        one made in its place is asked."""
+        for attempt in range(1, _ACCOUNT_ATTEMPTS_MAX + 1):
+            try:
+                return await asyncio.to_thread(call, *arguments)
+            except UnavailableError:
+                if attempt == _ACCOUNT_ATTEMPTS_MAX:
+                    raise
+            await self._pause(attempt)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _pause(self, attempt: int) -> None:
+        """Full jitter below an exponential bound."""
+        bound_s = min(_PAUSE_MAX_S, _PAUSE_INITIAL_S * 2**attempt)
+        await asyncio.sleep(self._rng.uniform(0.0, bound_s))
+
+    def url_of(self, request: Request) -> str:
+        """Where a request is sent. It holds no secret: a key goes in a header."""
+        return url_of(self._bases[request.market], request)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        headers = {"X-MBX-TIME-UNIT": "MICROSECOND"} if request.micro else {}
+        if request.keyed and self._api_key:
+            headers["X-MBX-APIKEY"] = self._api_key
+        return headers
+
+
+class _SpoiledError(BadDataError):
+    """An answer that is none. raw: As it came."""
+
+    def __init__(self, reason: str, detail: str, raw: RawAnswer) -> None:
+        super().__init__(reason, detail)
+        self.raw = raw
+
+
+def url_of(base: str, request: Request) -> str:
+    """The address of a request. base: Of the market; empty: below it."""
+    return f"{base}/{request.path}?{urlencode(request.params)}"
+
+
+def pages_of(fill: Fill, rows: Rows) -> Pages:
+    """What asks for a fill, page by page."""
+    return _PAGES[fill.dataset](fill, rows)
+
+
+def read_again(fill: Fill, answers: Sequence[RawAnswer]) -> Rows:
+    """Return what a fill's answers gave, from the answers alone.
+
+    Raises BadDataError (BROKEN_SEQUENCE) where they are not those that the fill asks for.
+    """
+    rows = Rows()
+    pages = pages_of(fill, rows)
+    answer: Answer | None = None
+    left = iter(answers)
+    try:
+        while True:
+            request = next(pages) if answer is None else pages.send(answer)
+            raw = next(left, None)
+            if raw is None:
+                return rows
+            asked = url_of("", request).lstrip("/")
+            if not raw.url.endswith(asked):
+                raise _OtherAnswerError(f"{raw.url} is kept where {asked} is asked for")
+            answer = Answer(read_list(200, raw.body), raw.server_us)
+    except StopIteration:
+        return rows
+    except _OtherAnswerError as error:
+        raise BadDataError("BROKEN_SEQUENCE", str(error)) from error
+    except BadDataError:
+        return rows  # told already when it was fetched
+
+
+class _OtherAnswerError(Exception):
+    """An answer of another request."""

@@ -1,0 +1,110 @@
+"""Funding rates and metrics by REST."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.model.datasets.funding_rates import FUNDING_RATES
+from lakehouse_ray.model.datasets.metrics import METRICS
+from lakehouse_ray.model.fills import Fill
+from lakehouse_ray.model.records.contracts import FundingRecord, MetricsRecord
+from lakehouse_ray.model.timespan import DAY_US, HOUR_US, MINUTE_US, TimeRange, format_time
+from lakehouse_ray.sources.binance import rest_requests as ask
+from lakehouse_ray.sources.binance.rest_rows import read_rows
+from lakehouse_ray.sources.rest import Pages, Rows
+
+# The longest interval between two payments, and some time.
+_BEFORE_US = DAY_US + HOUR_US
+_SAMPLE_US = 5 * MINUTE_US
+# REST has metrics of so long; less a while, for they age while pages are waited for.
+_METRICS_AGE_US = 30 * DAY_US - HOUR_US
+
+
+def funding_pages(fill: Fill, rows: Rows) -> Pages:
+    """Ask for the payments of the fill's span.
+
+    The answer does not tell the interval. It is the time since the payment before, so the span is
+    asked for from a day earlier on; of the first payment there ever was it is the time to the next
+    one, and without one that payment is left for later.
+    """
+    span = TimeRange(fill.span.start_us - _BEFORE_US, fill.span.end_us)
+    found: list[pl.DataFrame] = []
+    cursor_us, empty = span.start_us, 0
+    while cursor_us < span.end_us and empty < 2:
+        page = TimeRange(cursor_us, span.end_us)
+        answer = yield ask.funding(fill.market, fill.symbol, page.start_us, page.end_us)
+        frame, bad = read_rows(FUNDING_RATES, FundingRecord, answer.items, fill.symbol, page)
+        rows.bad += bad
+        if frame.is_empty():
+            # Nothing more, or a cut answer: asked once more.
+            empty += 1
+            continue
+        empty = 0
+        found.append(frame)
+        cursor_us = int(frame["calc_time"].dt.epoch("us")[-1]) + 1000
+    if not found:
+        rows.absent.append(fill.span)
+        return
+    frame = _with_intervals(pl.concat(found).unique("calc_time").sort("calc_time"))
+    micro = pl.col("calc_time").dt.epoch("us")
+    frame = frame.filter(micro >= fill.span.start_us)
+    known = frame.filter(pl.col("funding_interval_hours").is_between(1, 24))
+    rows.left_open += frame.height - known.height
+    rows.frames.append(known)
+
+
+def metrics_pages(fill: Fill, rows: Rows) -> Pages:
+    """Ask for the samples of the fill's span, route by route, as far back as the exchange goes."""
+    oldest_us = fill.asked_us - _METRICS_AGE_US
+    if fill.span.end_us <= oldest_us:
+        raise BadDataError(
+            "REQUEST_REFUSED", f"REST has metrics from {format_time(oldest_us)} on alone"
+        )
+    start_us = max(fill.span.start_us, -(-oldest_us // _SAMPLE_US) * _SAMPLE_US)
+    if start_us > fill.span.start_us:
+        rows.notes.append(f"REST has metrics from {format_time(oldest_us)} on alone")
+    step_us = ask.METRICS_PAGE_ROWS * _SAMPLE_US
+    for from_us in range(start_us, fill.span.end_us, step_us):
+        page = TimeRange(from_us, min(fill.span.end_us, from_us + step_us))
+        samples: dict[Any, dict[str, Any]] = {}
+        for route, cells in ask.METRICS_ROUTES:
+            request = ask.metrics(fill.market, route, fill.symbol, page.start_us, page.end_us)
+            if request is None:
+                continue
+            answer = yield request
+            if not answer.items:  # nothing, or a cut answer
+                answer = yield request
+            _join(samples, answer.items, cells)
+        frame, bad = read_rows(METRICS, MetricsRecord, list(samples.values()), fill.symbol, page)
+        rows.bad += bad
+        rows.frames.append(frame)
+        if not samples:
+            rows.absent.append(page)
+
+
+def _with_intervals(frame: pl.DataFrame) -> pl.DataFrame:
+    """Hours since the payment before; of the first one, to the one after."""
+    micro = pl.col("calc_time").dt.epoch("us")
+    hours = (micro.diff() / HOUR_US).round().cast(pl.Int64)
+    return frame.with_columns(funding_interval_hours=hours.fill_null(hours.shift(-1)))
+
+
+def _join(
+    samples: dict[Any, dict[str, Any]], items: list[Any], cells: tuple[tuple[str, str], ...]
+) -> None:
+    """Put the cells of one route's answer to the samples of their time."""
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            samples[f"odd {number}"] = {"timestamp": item}
+            continue
+        time = item.get("timestamp")
+        sample = samples.setdefault(time if isinstance(time, int) else f"odd {time}", {})
+        sample["timestamp"] = time
+        if "symbol" in item:
+            sample["symbol"] = item["symbol"]
+        for name, column in cells:
+            if item.get(name) is not None:
+                sample[column] = item[name]

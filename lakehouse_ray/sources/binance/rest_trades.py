@@ -1,0 +1,150 @@
+"""Trades and aggTrades by REST: the first one by its time, then page after page by id.
+
+A page that is not full is no end: the end is an answer without rows, asked for twice, or a row past
+the range. Ids that are missing between two rows are asked for once more by themselves; the exchange
+has holes in its ids, and a cut answer looks the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.agg_trades import AGG_TRADES
+from lakehouse_ray.model.datasets.trades import TRADES
+from lakehouse_ray.model.fills import Fill
+from lakehouse_ray.model.records.base import Record
+from lakehouse_ray.model.records.trades import AggTradeRecord, TradeRecord
+from lakehouse_ray.model.timespan import HOUR_US, TimeRange, parse_time
+from lakehouse_ray.sources.binance import rest_requests as ask
+from lakehouse_ray.sources.binance.rest_rows import read_rows
+from lakehouse_ray.sources.rest import Asking, Pages, Request, Rows
+
+# On futures a range of time has to be shorter than an hour.
+_WINDOW_US = HOUR_US - 1000
+# Ranges of ids that are asked for again in one fill: each costs a whole page.
+_HOLES_MAX = 5
+_EVER = TimeRange(parse_time("2010"), parse_time("2200"))
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """How rows with ids are asked for."""
+
+    dataset: Dataset
+    record: type[Record]
+    id: str
+    page: Callable[[int], Request]
+
+
+def agg_trade_pages(fill: Fill, rows: Rows) -> Pages:
+    """Ask for the aggTrades of the fill's span."""
+    first = yield from _first(fill, rows)
+    if first is None:
+        return
+    micro = fill.span.start_us >= ask.MICRO_FROM_US
+
+    def page(first_id: int) -> Request:
+        return ask.agg_trades_from(fill.market, fill.symbol, first_id, micro=micro)
+
+    kind = _Numbered(AGG_TRADES, AggTradeRecord, "agg_trade_id", page)
+    rows.frames.append(_within(first, AGG_TRADES, fill.span))
+    if _past(first, AGG_TRADES, fill.span):
+        return
+    last_id = int(first["agg_trade_id"][-1])
+    yield from _holes(kind, fill, rows, first, int(first["agg_trade_id"][0]) - 1)
+    yield from _by_id(kind, fill, rows, last_id)
+
+
+def trade_pages(fill: Fill, rows: Rows) -> Pages:
+    """Ask for the trades of the fill's span; an aggTrade tells the id of the first one."""
+    first = yield from _first(fill, rows)
+    if first is None:
+        return
+    known = first.filter(pl.col("first_trade_id") >= 0)
+    if known.is_empty():
+        raise BadDataError("REQUEST_REFUSED", "no aggTrade of the range tells a trade's id")
+    micro = fill.span.start_us >= ask.MICRO_FROM_US
+
+    def page(first_id: int) -> Request:
+        return ask.trades_from(fill.market, fill.symbol, first_id, micro=micro)
+
+    kind = _Numbered(TRADES, TradeRecord, "id", page)
+    yield from _by_id(kind, fill, rows, int(known["first_trade_id"][0]) - 1)
+
+
+def _first(fill: Fill, rows: Rows) -> Asking[pl.DataFrame | None]:
+    """The first page with aggTrades of the span; None: it has none."""
+    cursor_us = fill.span.start_us
+    window_us = fill.span.end_us - cursor_us if fill.market == "spot" else _WINDOW_US
+    while cursor_us < fill.span.end_us:
+        span = TimeRange(cursor_us, min(fill.span.end_us, cursor_us + window_us))
+        for _ in range(2):
+            answer = yield ask.agg_trades_between(
+                fill.market, fill.symbol, span.start_us, span.end_us
+            )
+            frame, bad = read_rows(AGG_TRADES, AggTradeRecord, answer.items, fill.symbol, span)
+            rows.bad += bad
+            if not frame.is_empty():
+                return frame
+        cursor_us = span.end_us
+    rows.absent.append(fill.span)
+    return None
+
+
+def _by_id(kind: _Numbered, fill: Fill, rows: Rows, last_id: int) -> Pages:
+    """Take everything after an id, until a row is past the span or there is none."""
+    empty = 0
+    while empty < 2:
+        frame = yield from _page(kind, fill, rows, last_id + 1)
+        if frame.is_empty():
+            empty += 1
+            continue
+        empty = 0
+        rows.frames.append(_within(frame, kind.dataset, fill.span))
+        yield from _holes(kind, fill, rows, frame, last_id)
+        if _past(frame, kind.dataset, fill.span):
+            return
+        last_id = int(frame[kind.id].max())  # type: ignore[arg-type]
+
+
+def _page(kind: _Numbered, fill: Fill, rows: Rows, first_id: int) -> Asking[pl.DataFrame]:
+    answer = yield kind.page(first_id)
+    frame, bad = read_rows(kind.dataset, kind.record, answer.items, fill.symbol, _EVER)
+    rows.bad += bad
+    least = frame[kind.id].min()
+    if isinstance(least, int) and least < first_id:
+        raise BadDataError("BROKEN_SEQUENCE", f"asked from id {first_id}, it answers from {least}")
+    return frame
+
+
+def _holes(kind: _Numbered, fill: Fill, rows: Rows, frame: pl.DataFrame, before_id: int) -> Pages:
+    """Ask again for ids that are missing in a page, and between it and the one before."""
+    ids = frame[kind.id].sort()
+    starts = (
+        pl.DataFrame({"id": ids, "before": ids.shift(1, fill_value=before_id)})
+        .filter(pl.col("id") - pl.col("before") > 1)
+        .get_column("before")
+        .to_list()
+    )
+    for start in starts:
+        if rows.holes_asked >= _HOLES_MAX:
+            rows.notes.append(f"ids are missing after {start} too, and were not asked for again")
+            return
+        rows.holes_asked += 1
+        again = yield from _page(kind, fill, rows, start + 1)
+        rows.frames.append(_within(again, kind.dataset, fill.span))
+
+
+def _within(frame: pl.DataFrame, dataset: Dataset, span: TimeRange) -> pl.DataFrame:
+    micro = pl.col(dataset.time).dt.epoch("us")
+    return frame.filter((micro >= span.start_us) & (micro < span.end_us))
+
+
+def _past(frame: pl.DataFrame, dataset: Dataset, span: TimeRange) -> bool:
+    """Whether the last row is at or past the end of the span."""
+    return bool((frame[dataset.time].dt.epoch("us") >= span.end_us).any())

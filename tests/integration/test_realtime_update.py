@@ -1,0 +1,331 @@
+"""Days cut out of real files, served by REST alone: the tables are those of the uncut archive.
+
+The uncut archive is ingested into a lake of its own; both are read by PyIceberg.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import ray
+from pyiceberg.catalog.sql import SqlCatalog
+from support.failing import Crashed, FailingCommitter, FailingWriter, crash
+
+from lakehouse_ray.assembly.reader import Reader
+from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.clock import SystemClock
+from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.timespan import parse_time
+from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
+from lakehouse_ray.pipeline.realtime_plan import UpdateRequest
+from lakehouse_ray.pipeline.realtime_update import dry_run, update
+from lakehouse_ray.query.asked import ask_for
+from lakehouse_ray.query.verify import verify
+from lakehouse_ray.runtime.shared import NAMESPACE
+from lakehouse_ray.settings import Settings
+from lakehouse_ray.sources.source import Selection
+from lakehouse_ray.testing.exchange import Faults, FolderArchive, ReplicaExchange, Rule
+
+pytestmark = pytest.mark.integration
+
+ARCHIVE = Path(__file__).parents[2].parent / "shared/data/archive"
+if not ARCHIVE.is_dir():
+    pytest.skip("no real files here", allow_module_level=True)
+
+UM = "data/futures/um/daily"
+FOLDERS = (
+    f"{UM}/klines/BSVUSDT/1m", f"{UM}/klines/CLUSDT/1m", f"{UM}/aggTrades/BSVUSDT",
+    "data/spot/monthly/klines/BTCUSDT/1h",
+)  # fmt: skip
+CUT = ("2026-04-10", "2026-04-11", "2026-04-15", "2026-04-19", "2025-02", "2024-12", "2025-05")
+SERIES = (
+    ("um", "klines", "1m"),
+    ("um", "aggTrades", None),
+    ("spot", "klines", "1h"),
+)
+TABLES = ("silver.klines_fine", "silver.klines_coarse", "silver.agg_trades")
+KEYS = ("market", "symbol", "interval", "open_time", "transact_time", "agg_trade_id")
+SOURCES = ("source", "source_key", "source_version")
+
+
+class Then(SystemClock):
+    """The exchange's clock: the morning after the last of the days."""
+
+    def __init__(self) -> None:
+        self._begun_us = super().now_us()
+
+    def now_us(self) -> int:
+        return parse_time("2026-04-20T00:01") + super().now_us() - self._begun_us
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The whole of some folders, and the same without some days."""
+    whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
+    for folder in FOLDERS:
+        for file in (ARCHIVE / folder).iterdir():
+            (whole / folder).mkdir(parents=True, exist_ok=True)
+            (cut / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, whole / folder)
+            if not any(day in file.name for day in CUT):
+                shutil.copy(file, cut / folder)
+    return whole, cut
+
+
+@pytest.fixture(scope="module")
+def truth(roots: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Writer:
+    """A lake of the uncut archive."""
+    with ReplicaExchange(FolderArchive(roots[0])) as exchange:
+        lake = writer(exchange.url, tmp_path_factory.mktemp("truth"))
+        bring(lake)
+    return lake
+
+
+@pytest.fixture
+def exchange(roots: tuple[Path, Path], tmp_path: Path) -> Iterator[ReplicaExchange]:
+    """The bucket lacks days that REST has."""
+    shutil.copytree(roots[1], tmp_path / "bucket")
+    with ReplicaExchange(
+        FolderArchive(tmp_path / "bucket"), rest_archive=FolderArchive(roots[0]), clock=Then()
+    ) as running:
+        yield running
+
+
+def writer(url: str, home: Path, **more: Any) -> Writer:
+    urls = dict.fromkeys(("archive_url", "spot_url", "um_url", "cm_url"), url)
+    return Writer(Settings(home=home, binance=urls, compute={"local_bytes_max": 1 << 40}, **more))
+
+
+def bring(lake: Writer) -> None:
+    for market, dataset, interval in SERIES:
+        report = ingest(lake, IngestRequest(Selection(DATASETS[dataset], market, interval)))  # type: ignore[arg-type]
+        assert not report.partial
+
+
+def everything(**options: bool) -> UpdateRequest:
+    return UpdateRequest(ask_for(end_us=parse_time("2026-04-20")), **options)
+
+
+def table(lake: Writer, name: str) -> pl.DataFrame:
+    found = SqlCatalog("lakehouse", uri=lake.settings.catalog_uri).load_table(name)
+    frame = pl.scan_iceberg(found.metadata_location, reader_override="pyiceberg").collect()
+    return frame.sort([key for key in KEYS if key in frame.columns])
+
+
+def assert_as(lake: Writer, truth: Writer, *, sources: bool = False) -> None:
+    for name in TABLES:
+        left, right = table(lake, name), table(truth, name)
+        assert left.height == right.height, name
+        keys = [key for key in KEYS if key in left.columns]
+        assert not left.select(keys).is_duplicated().any()
+        dropped = () if sources else SOURCES
+        assert left.drop(dropped).equals(right.drop(dropped)), name
+
+
+def times_of_rest(frame: pl.DataFrame) -> pl.Series:
+    time = "open_time" if "open_time" in frame.columns else "transact_time"
+    return frame.filter(source="rest")[time].dt.strftime("%Y-%m-%d")
+
+
+def test_days_that_files_lack_come_by_rest_and_files_win_when_they_appear(
+    roots: tuple[Path, Path], exchange: ReplicaExchange, truth: Writer, tmp_path: Path
+) -> None:
+    lake = writer(exchange.url, tmp_path / "home")
+    bring(lake)
+    before = {name: table(lake, name).height for name in TABLES}
+
+    plan = dry_run(lake, everything())
+    assert plan.series == 4
+    assert {one.kind for one in plan.planned} == {"gap", "tail"}
+    report = update(lake, everything())
+    assert not report.partial
+    assert not report.reasons
+    assert report.rows == sum(table(lake, name).height - before[name] for name in TABLES)
+    assert_as(lake, truth)
+    for name in TABLES:
+        found = table(lake, name)
+        days = times_of_rest(found)
+        assert days.len() == found.height - before[name]
+        assert all(any(day.startswith(cut) for cut in CUT) for day in days.unique())
+    told = exchange.told_limits()
+    assert told["um"]["refused"] == told["spot"]["refused"] == 0
+
+    asked = dict(exchange.told_limits()["um"])
+    again = update(lake, everything())
+    assert (again.rows, again.requests, again.gaps) == (0, 0, 0)
+    assert exchange.told_limits()["um"]["requests"] - asked["requests"] <= 1  # the time of day
+
+    shutil.copytree(roots[0], tmp_path / "bucket", dirs_exist_ok=True)
+    bring(lake)
+    assert_as(lake, truth)
+    for name in TABLES:
+        assert set(table(lake, name)["source"]) <= {"daily", "monthly"}
+
+
+def test_every_row_of_rest_leads_to_the_answer_that_gave_it(
+    exchange: ReplicaExchange, tmp_path: Path
+) -> None:
+    lake = writer(exchange.url, tmp_path / "home")
+    report = ingest(lake, IngestRequest(Selection(DATASETS["klines"], "um", "1m", ("BSVUSDT",))))
+    assert report.rows
+    update(lake, UpdateRequest(ask_for("um", "klines", "1m", end_us=parse_time("2026-04-20"))))
+    rows = table(lake, "silver.klines_fine").filter(source="rest")
+    log = table(lake, "bronze.object_log").filter(freq="rest", state="built")
+    for key, version in rows.select("source_key", "source_version").unique().iter_rows():
+        [entry] = log.filter(key=key, version=version).head(1).to_dicts()
+        data = lake.store.get(entry["path"])
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        lines = [json.loads(line) for line in gzip.decompress(data).splitlines()]
+        bodies = [json.loads(line["body"]) for line in lines if "body" in line]
+        told = {bar[0]: bar for body in bodies for bar in body}
+        mine = rows.filter(source_key=key, source_version=version)
+        for row in mine.head(50).iter_rows(named=True):
+            bar = told[int(row["open_time"].timestamp() * 1000)]
+            assert float(bar[1]) == row["open"]
+            assert float(bar[5]) == row["volume"]
+    told = Reader(lake.settings.resolved()).lake.why("BSVUSDT", "2026-04-10T12:00", "1m", "um")
+    [first, *_] = told["rows"][0]["objects"]
+    assert (first["verdict"], first["freq"]) == ("gave the row", "rest")
+    [answer] = first["answers"]
+    assert "/fapi/v1/klines?symbol=BSVUSDT&interval=1m" in answer["url"]
+    assert json.loads(answer["record"])[0] == parse_time("2026-04-10T12:00") // 1000
+    assert not verify(Reader(lake.settings.resolved()).lake, deep=True).problems
+
+
+def test_a_symbol_that_is_not_stored_comes_from_its_start_on(
+    exchange: ReplicaExchange, truth: Writer, tmp_path: Path
+) -> None:
+    lake = writer(exchange.url, tmp_path / "home")
+    asked = ask_for(
+        "um", "klines", "1m", "BSVUSDT,NOSUCHUSDT", parse_time("2026-04-10"), parse_time("2026-04-12")
+    )  # fmt: skip
+    report = update(lake, UpdateRequest(asked))
+    assert report.reasons == {"INVALID_SYMBOL": 1}
+    assert not report.partial
+    found = table(lake, "silver.klines_fine")
+    expected = table(truth, "silver.klines_fine").filter(
+        pl.col("symbol") == "BSVUSDT",
+        pl.col("open_time").dt.strftime("%Y-%m-%d").is_in(["2026-04-10", "2026-04-11"]),
+    )
+    assert found.drop(SOURCES).equals(expected.drop(SOURCES))
+
+
+def test_spoiled_answers_of_one_series_keep_no_other_from_coming(
+    roots: tuple[Path, Path], truth: Writer, tmp_path: Path
+) -> None:
+    rule = Rule("fapi/v1/klines?symbol=CLUSDT*", "html_page")
+    archives = FolderArchive(roots[1]), FolderArchive(roots[0])
+    with ReplicaExchange(
+        archives[0], Faults((rule,)), rest_archive=archives[1], clock=Then()
+    ) as exchange:
+        lake = writer(exchange.url, tmp_path / "home", update={"attempts_max": 2})
+        bring(lake)
+        report = update(lake, everything(build=False))
+    assert report.partial
+    assert report.reasons["NOT_AN_ANSWER"] == report.refused > 0
+    refused = table(lake, "silver.quarantine_log")
+    assert set(refused["symbol"]) == {"CLUSDT"}
+    others = pl.col("symbol") != "CLUSDT"
+    name = "silver.klines_fine"
+    left, right = table(lake, name).filter(others), table(truth, name).filter(others)
+    assert left.drop(SOURCES).equals(right.drop(SOURCES))
+    with ReplicaExchange(archives[0], rest_archive=archives[1], clock=Then()) as exchange:
+        later = update(writer(exchange.url, tmp_path / "home"), everything(again=True, build=False))
+    assert not later.partial
+    assert_as(lake, truth)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("bronze.object_log", 1), ("silver.klines_fine", 1), ("bronze.object_log", 2)],
+)
+def test_killed_at_any_commit_the_next_run_ends_it(
+    exchange: ReplicaExchange, truth: Writer, tmp_path: Path, name: str, number: int, after: bool
+) -> None:
+    lake = writer(exchange.url, tmp_path / "home")
+    ingest(lake, IngestRequest(Selection(DATASETS["klines"], "um", "1m", ("BSVUSDT",))))
+    request = UpdateRequest(
+        ask_for("um", "klines", "1m", end_us=parse_time("2026-04-20")), build=False
+    )
+    dying = FailingWriter(lake.settings)
+    hook = {"after" if after else "before": crash}
+    around = {name: lambda inner: FailingCommitter(inner, number, **hook)}
+    object.__setattr__(dying, "around", around)
+    with pytest.raises(Crashed):
+        update(dying, request)
+    answered = exchange.told_limits()["um"]["requests"]
+    report = update(lake, request)
+    assert not report.partial
+    symbol = pl.col("symbol") == "BSVUSDT"
+    expected = table(truth, "silver.klines_fine").filter(symbol)
+    assert table(lake, "silver.klines_fine").drop(SOURCES).equals(expected.drop(SOURCES))
+    log = table(lake, "bronze.object_log").filter(freq="rest")
+    ended = log.filter(state="built").select("key", "version", "unit_id").unique()
+    left = log.filter(state="received").join(ended, on=["key", "version", "unit_id"], how="anti")
+    assert left.is_empty()
+    if (name, number, after) != ("bronze.object_log", 1, False):
+        # Its answers were in the ledger: none is asked for again.
+        assert exchange.told_limits()["um"]["requests"] - answered <= 1
+    assert update(lake, request).requests == 0
+
+
+def test_a_ban_that_one_run_was_told_keeps_the_next_from_asking(
+    roots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    # One after the other: what is on its way when the ban comes is told of it as well.
+    patience = {"quiet_max_s": 5.0, "requests_in_flight": 1}
+    rule = Rule("fapi/v1/klines*", "banned", times=1, params={"ban_s": 600.0})
+    with ReplicaExchange(
+        FolderArchive(roots[1]), Faults((rule,)), rest_archive=FolderArchive(roots[0]), clock=Then()
+    ) as exchange:
+        lake = writer(exchange.url, tmp_path / "home", update=patience)
+        ingest(lake, IngestRequest(Selection(DATASETS["klines"], "um", "1m", ("BSVUSDT",))))
+        request = UpdateRequest(ask_for("um", "klines", "1m", end_us=parse_time("2026-04-20")))
+        report = update(lake, request)
+        assert report.failed > 0
+        asked = exchange.told_limits()["um"]["requests"]
+        again = writer(exchange.url, tmp_path / "home", update=patience)
+        with pytest.raises(UnavailableError) as caught:
+            update(again, request)
+        assert caught.value.retry_after_s is not None
+        assert exchange.told_limits()["um"]["requests"] == asked
+        assert exchange.told_limits()["um"]["while_banned"] == 0
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_on_ray_share_one_account(
+    exchange: ReplicaExchange, truth: Writer, tmp_path: Path
+) -> None:
+    lake = writer(exchange.url, tmp_path / "home", update={"unit_requests_max": 3})
+    bring(lake)
+    on_ray = Writer(
+        lake.settings.model_copy(
+            update={
+                "compute": lake.settings.compute.model_copy(
+                    update={"local_bytes_max": 0, "actors": 2, "profile": "small"}
+                )
+            }
+        ).resolved()
+    )
+    report = update(on_ray, everything(build=False))
+    assert (report.executor, report.actors) == ("ray", 2)
+    assert not report.partial
+    assert_as(lake, truth)
+    name = f"budget-{on_ray.exchange_name}"
+    actor = ray.get_actor(name, namespace=NAMESPACE)
+    used = ray.get(actor.call.remote("used", ("um",), {}))
+    told = exchange.told_limits()["um"]
+    # The time of the day was asked for by this process.
+    assert used["weight"][0] >= sum(told["windows"].values()) - 1 > 0
+    assert told["refused"] == 0
+    ray.kill(actor, no_restart=True)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.timespan import MINUTE_US, TimeRange, parse_time
+from lakehouse_ray.model.venue import parse_market
+from lakehouse_ray.pipeline.realtime_plan import _tail, asked_of, told_asked
+from lakehouse_ray.query.asked import ask_for
+from lakehouse_ray.query.pinned import Kind
+
+NOW_US = parse_time("2026-04-20T12:34:56")
+moments = st.integers(parse_time("2015"), parse_time("2030"))
+
+
+@given(moments, st.integers(1, 10**12))
+def test_what_the_ledger_was_told_is_read_back(start_us: int, length_us: int) -> None:
+    span = TimeRange(start_us, start_us + length_us)
+    assert asked_of(told_asked(span)) == span
+
+
+@given(st.text(max_size=80))
+def test_other_details_tell_of_no_range(detail: str) -> None:
+    assert asked_of(detail) is None
+
+
+def test_a_range_that_is_none_is_no_range() -> None:
+    for text in ("", "[", "[2026, 2025)", "[2026-01-01, x)", "2026"):
+        assert asked_of(f"asked for {text}") is None
+
+
+def tail(dataset: str, interval: str | None, last: str, **asked: str) -> TimeRange | None:
+    times = {f"{name}_us": parse_time(text) for name, text in asked.items()}
+    kind = Kind(DATASETS[dataset], parse_market("um"), interval)
+    return _tail(kind, parse_time(last), ask_for(**times), NOW_US)  # type: ignore[arg-type]
+
+
+def test_a_tail_ends_with_the_last_bar_that_is_over() -> None:
+    found = tail("klines", "1h", "2026-04-20T09:00")
+    assert found == TimeRange(parse_time("2026-04-20T10:00"), parse_time("2026-04-20T12:00"))
+    assert tail("klines", "1h", "2026-04-20T11:00") is None
+    found = tail("klines", "1m", "2026-04-20T12:30")
+    assert found is not None
+    assert found.end_us == parse_time("2026-04-20T12:34")
+    assert tail("klines", "1mo", "2026-03-01") is None
+    found = tail("klines", "1mo", "2026-01-01")
+    assert found == TimeRange(parse_time("2026-02"), parse_time("2026-04"))
+    found = tail("klines", "1w", "2026-04-06")
+    assert found == TimeRange(parse_time("2026-04-13"), parse_time("2026-04-20"))
+
+
+def test_a_tail_is_bounded_by_what_is_asked_for() -> None:
+    found = tail("klines", "1h", "2026-04-10", start="2026-04-12", end="2026-04-13T00:30")
+    assert found == TimeRange(parse_time("2026-04-12"), parse_time("2026-04-13"))
+    assert tail("klines", "1h", "2026-04-10", end="2026-04-09") is None
+
+
+def test_trades_begin_at_the_very_moment_of_the_last_one() -> None:
+    found = tail("aggTrades", None, "2026-04-20T12:00")
+    assert found is not None
+    assert found.start_us == parse_time("2026-04-20T12:00")
+    assert NOW_US - MINUTE_US < found.end_us < NOW_US
+    found = tail("metrics", None, "2026-04-20T12:20")
+    assert found == TimeRange(parse_time("2026-04-20T12:25"), parse_time("2026-04-20T12:30"))
+    assert tail("metrics", None, "2026-04-20T12:25") is None
