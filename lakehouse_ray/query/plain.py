@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.live import is_live
 from lakehouse_ray.query.narrowing import (
     PLAIN_TABLE,
     column_of,
@@ -65,7 +66,11 @@ class PlainReading:
 
     @property
     def worth_it(self) -> bool:
-        """Whether there are rows enough, and no more files than can be looked at."""
+        """Whether there are rows enough, no more files than can be looked at, and none of live
+        rows, of which the main tables tell which count.
+        """
+        if is_live(self.planned):
+            return False
         files = [file for _, some in self.planned for file in some]
         rows = sum(file.record_count for file in files)
         return "://" not in self.kept.store.root and len(files) <= FILES_MAX and rows >= ROWS_MIN

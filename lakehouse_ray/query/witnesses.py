@@ -14,8 +14,9 @@ import polars as pl
 from lakehouse_ray.errors import BadDataError, LakehouseError
 from lakehouse_ray.model.dataset import PRECEDENCE
 from lakehouse_ray.model.timespan import TimeRange, format_time, to_us
+from lakehouse_ray.model.venue import FREQS
 from lakehouse_ray.query.pinned import Among, Kind, Pinned
-from lakehouse_ray.query.scan import text, timestamp
+from lakehouse_ray.query.scan import Where, text, timestamp
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.query.witnesses_rest import answers_of
 from lakehouse_ray.sources.source import CsvFile, FindLines, ObjectDecoder
@@ -31,11 +32,20 @@ _VALUES_SHOWN_MAX = 5
 
 @dataclass(frozen=True)
 class Source:
-    """Where a row says that it is from. kind: daily, monthly, rest or stream."""
+    """Where a row says that it is from.
+
+    key: Of REST and streams that of the series: the object is told by the version.
+    kind: daily, monthly, rest or stream.
+    """
 
     key: str
     version: str
     kind: str
+
+    def came_by(self, one: Mapping[str, Any]) -> bool:
+        """Whether a version of an object is what the row came with."""
+        named = one["key"] == self.key or self.kind not in FREQS
+        return named and (one["version"], one["freq"]) == (self.version, self.kind)
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ def witnesses(
     span: The times of the row. winner: What the row names as its source.
     files: None: say nothing of what is inside of them.
     """
-    objects = _objects(pinned, kind, symbol, span, winner)
+    objects = _objects(pinned, kind, symbol, span) + _received(pinned, kind, winner)
     refusals = _refusals(pinned, kind, symbol, [row["key"] for row in objects])
     built = _latest_built(objects)
     told = []
@@ -75,7 +85,7 @@ def witnesses(
             pass
         elif row["freq"] == "rest":
             one |= answers_of(files.store, row, kind.interval, span)
-        else:
+        elif row["freq"] in FREQS:
             one |= _inside(kind, symbol, span, row, files, refusals)
         one["verdict"] = _verdict(one, winner, built)
         told.append(one)
@@ -86,25 +96,33 @@ def _small(size_bytes: int | None, files: Bytes) -> bool:
     return files.size_max is None or (size_bytes is not None and size_bytes <= files.size_max)
 
 
-def _objects(
-    pinned: Pinned, kind: Kind, symbol: str, span: TimeRange, winner: Source | None
-) -> list[dict[str, Any]]:
-    """Files whose period holds the moment; of answers of REST, the one that gave the row."""
+def _objects(pinned: Pinned, kind: Kind, symbol: str, span: TimeRange) -> list[dict[str, Any]]:
+    """Files whose period holds the moment."""
     where = Among(kind.equal | {"dataset": kind.dataset.name, "symbol": symbol})
     view = VIEWS["bronze.objects"]
-    named = "false"
-    if winner is not None and winner.kind == "rest":
-        named = f"key = {text(winner.key)} AND version = {text(winner.version)}"
     query = (
         "SELECT *, period_start + CASE freq WHEN 'monthly' THEN INTERVAL 1 MONTH "
         f"ELSE INTERVAL 1 DAY END AS period_end FROM {view.name} "
-        f"WHERE {where.sql(view.tables[0])} AND (freq IN ('daily', 'monthly') "
+        f"WHERE {where.sql(view.tables[0])} AND freq IN ({', '.join(map(text, FREQS))}) "
         f"AND period_start <= {timestamp(span.start_us)} AND "
         f"period_end + to_microseconds({kind.dataset.slack_us}) > {timestamp(span.start_us)} "
-        f"OR {named}) "
         "ORDER BY freq, key, version DESC"
     )
     return list(pinned.frame(query, view, where).iter_rows(named=True))
+
+
+def _received(pinned: Pinned, kind: Kind, winner: Source | None) -> list[dict[str, Any]]:
+    """The answer or the frames that a row of REST or of a stream came with."""
+    if winner is None or winner.kind in FREQS:
+        return []
+    equal = {"market": kind.market, "version": winner.version, "freq": winner.kind}
+    if winner.kind == "rest":  # an object of many answers has a line of the ledger for each series
+        equal["key"] = winner.key
+    where = Where(equal)
+    view = VIEWS["bronze.objects"]
+    query = f"SELECT * FROM {view.name} WHERE {where.sql(view.tables[0])} ORDER BY key"
+    # Files are told apart by the market alone.
+    return list(pinned.frame(query, view, Where({"market": kind.market})).iter_rows(named=True))
 
 
 def _refusals(
@@ -197,7 +215,7 @@ def _copy(store: ObjectStore, path: str, target: Path) -> str:
 
 def _verdict(one: Mapping[str, Any], winner: Source | None, built: Mapping[str, str]) -> str:
     key, version = one["key"], one["version"]
-    if winner is not None and (winner.key, winner.version) == (key, version):
+    if winner is not None and winner.came_by(one):
         return "gave the row"
     if one["state"] == "quarantined":
         return "refused as a whole"

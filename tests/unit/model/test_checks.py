@@ -66,7 +66,7 @@ def test_every_reason_that_refuses_a_row_or_object_is_declared() -> None:
     """Reads the package for what stands as a reason: in errors, bad rows and results."""
     package = Path(lakehouse_ray.__file__).parent
     said: set[str] = set()
-    for room in ("sources", "bronze", "silver", "model/records"):
+    for room in ("sources", "bronze", "silver", "model/records", "pipeline"):
         for file in sorted((package / room).rglob("*.py")):
             text = file.read_text()
             said |= set(re.findall(r'(?:BadDataError|BadRow)\(\s*"([A-Z0-9_]{4,})"', text))
