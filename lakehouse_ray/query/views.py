@@ -29,6 +29,7 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.gaps import GAPS
 from lakehouse_ray.model.gold import UNIONS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
+from lakehouse_ray.model.live import LIVE_COMPARISON_LOG, LIVE_DIFFERENCE_LOG
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.table import Table
@@ -150,6 +151,31 @@ QUALIFY row_number() OVER (
 """
 
 
+_LIVE = 'market, dataset, symbol, "interval", source, source_version, final_key, final_version'
+
+# A comparison that was made again, since a run was killed or overtaken, says the same again.
+_LIVE_DIFFERENCES = f"""
+SELECT * FROM {LIVE_DIFFERENCE_LOG.name}
+QUALIFY row_number() OVER (
+    PARTITION BY {_LIVE}, "time", id, "column" ORDER BY compared_at DESC, run_id
+) = 1
+"""
+_LIVE_COMPARISONS = f"""
+SELECT * FROM {LIVE_COMPARISON_LOG.name}
+QUALIFY row_number() OVER (
+    PARTITION BY {_LIVE}, "day" ORDER BY compared_at DESC, run_id
+) = 1
+"""
+_LIVE_ACCURACY = f"""
+SELECT market, dataset, "interval", source, sum("rows")::BIGINT AS "rows",
+       sum(rows_different)::BIGINT AS rows_different,
+       sum(rows_different) / sum("rows") AS share_different, max(relative_max) AS relative_max,
+       count(DISTINCT symbol) AS symbols, min("day") AS first_day, max("day") AS last_day
+FROM ({_LIVE_COMPARISONS})
+GROUP BY market, dataset, "interval", source
+"""
+
+
 def copied(name: str, market: str) -> str:
     """The column of the table whose values a column of the view has; mostly itself."""
     coin, other = _COPIES.get(name, (name, name))
@@ -242,6 +268,24 @@ def _all() -> Mapping[str, View]:
             "have doubled.",
             (ALERTS, ASSESSMENT_LOG),
             _ALERTS,
+        ),
+        View(
+            "gold.live_differences",
+            "Values of live rows that the archive's rows, which took their place, give otherwise.",
+            (LIVE_DIFFERENCE_LOG,),
+            _LIVE_DIFFERENCES,
+        ),
+        View(
+            "gold.live_comparisons",
+            "How many live rows the archive's took the place of, and how many of them differed.",
+            (LIVE_COMPARISON_LOG,),
+            _LIVE_COMPARISONS,
+        ),
+        View(
+            "gold.live_accuracy",
+            "How right live rows were, by market, data set, interval and source.",
+            (LIVE_COMPARISON_LOG,),
+            _LIVE_ACCURACY,
         ),
         View(ALERT_DELIVERIES.name, ALERT_DELIVERIES.doc, (ALERT_DELIVERIES,)),
     ]
