@@ -54,6 +54,7 @@ class View:
     tables: Physical tables it reads; none where its rows are facts of this program.
     sql: Its SELECT over these; empty where it is the table of its name.
     added: Columns that it has besides those of its tables, each with what it says.
+    union: `sql` gives all rows of its tables and their columns, and what `copied` names.
     """
 
     name: str
@@ -61,6 +62,13 @@ class View:
     tables: tuple[Table, ...]
     sql: str = ""
     added: tuple[tuple[str, str], ...] = ()
+    union: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether its rows are those of its tables, one after the other, where none is live."""
+        own = not self.sql and bool(self.tables) and self.tables[-1].name == self.name
+        return self.union or own
 
 
 # On COIN-M `volume` counts contracts and `quote_volume` the base asset; elsewhere `volume` is it.
@@ -203,7 +211,7 @@ def _of_dataset(dataset: Dataset) -> View:
     tables = dataset.stored_tables
     union = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in tables)
     added = _BASE_VOLUMES_SAY if dataset is KLINES else ()
-    return View(name, dataset.doc, tables, union, added)
+    return View(name, dataset.doc, tables, union, added, union=True)
 
 
 def _live_rows(dataset: Dataset) -> list[View]:
@@ -215,7 +223,7 @@ def _live_rows(dataset: Dataset) -> list[View]:
 def _union(name: str, tables: tuple[Table, ...]) -> View:
     chosen = ", ".join(quoted(column) for column in tables[0].names)
     sql = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in tables)
-    return View(name, tables[0].doc, tables, sql)
+    return View(name, tables[0].doc, tables, sql, union=True)
 
 
 def _all() -> Mapping[str, View]:

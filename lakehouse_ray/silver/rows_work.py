@@ -33,6 +33,9 @@ from lakehouse_ray.silver.given_rows import (
     refuse_rows,
     timely,
 )
+from lakehouse_ray.silver.given_rows import (
+    rows_schema as rows_schema,
+)
 from lakehouse_ray.silver.quarantine import Refusals
 from lakehouse_ray.silver.regions import regions_of
 from lakehouse_ray.silver.resolve import key_of, merge_rows, with_day

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
 import zipfile
 from collections import Counter
@@ -16,6 +17,7 @@ from lakehouse_ray.testing.exchange.keys import ArchiveKey
 from lakehouse_ray.testing.exchange.zip_defects import alter
 
 CHECKSUM = ".CHECKSUM"
+_OF_OBJECTS = ("zip", "content", "checksum")
 # Heads of altered objects that are remembered, so that a listing does not alter them anew.
 HEADS_MAX = 100_000
 
@@ -65,11 +67,15 @@ class FaultyArchive:
             # Keyed by "" for every object: the moment is that of the call.
             state.switched_s[number, ""] = self._now_s()
 
-    def answer_rule(self, key: str) -> Rule | None:
-        """Count a request for `key` and give the fault its answer is to have."""
+    def answer_rule(self, key: str, asked: str = "") -> Rule | None:
+        """Count a request for `key` and give the fault its answer is to have.
+
+        asked: A longer name of the request that rules may match too; counted it is as `key`.
+        """
         state = self._state
         for number, rule in enumerate(state.faults.rules):
-            if rule.stage != "answer" or not rule.matches(key):
+            fits = rule.matches(key) or (asked != "" and rule.matches(asked))
+            if rule.stage != "answer" or not fits:
                 continue
             with self._lock:
                 seen = state.answers[number, key]
@@ -79,6 +85,10 @@ class FaultyArchive:
             if state.faults.draw(number, key, seen).random() < rule.probability:
                 return rule
         return None
+
+    def chance(self, key: str, occasion: int) -> random.Random:
+        """What a fault of an answer may draw from: of the seed, the key and the occasion."""
+        return self._state.faults.draw(-1, key, occasion)
 
     def delivered(self, key: str) -> None:
         """Note that an object was asked for: a zip may be switched to its next version by it."""
@@ -161,7 +171,7 @@ class FaultyArchive:
             return []
         changes = []
         for number, rule in enumerate(state.faults.rules):
-            if rule.stage == "answer" or (rule.stage == "checksum" and name == key):
+            if rule.stage not in _OF_OBJECTS or (rule.stage == "checksum" and name == key):
                 continue
             if rule.matches(name) and self._applies(state, number, rule, name):
                 change = self._change(state, number, rule, name)
