@@ -16,6 +16,8 @@ from support.served import serving
 from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import HOUR_US, parse_time
+from lakehouse_ray.pipeline.folding import fold
+from lakehouse_ray.query import plain
 from lakehouse_ray.query.contents import contents
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.straight import StraightResult
@@ -219,3 +221,19 @@ def test_the_service_answers_with_live_rows(lake: LiveLake) -> None:
         again = service.get("/v1/klines", symbol="BTCUSDT", interval="1h", market="um")
         assert again.headers["ETag"] != tag
         assert len(again.json["rows"]) == 9
+
+
+def test_plain_reading_leaves_live_rows_to_the_rule(
+    lake: LiveLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where statements that only choose columns are read straight from the files."""
+    monkeypatch.setattr(plain, "ROWS_MIN", 1)
+    reader = lake.connect()
+    query = "SELECT open_time, source FROM silver.{}"
+    found = reader.sql(query.format("klines")).pl()
+    assert sorted(found["source"].to_list()) == ["rest"] * 6 + ["stream"] * 2
+    assert reader.sql(query.format("klines_hot")).pl().height == 2
+    fold(lake.writer())
+    found = reader.sql(query.format("klines")).pl()
+    assert sorted(found["source"].to_list()) == ["rest"] * 6 + ["stream"] * 2
+    assert reader.sql(query.format("klines_hot")).pl().is_empty()
