@@ -232,6 +232,22 @@ def test_a_client_that_answers_pings_stays_a_day(tmp_path: Path) -> None:
     within(watch())
 
 
+def test_nothing_comes_after_the_end_however_far_the_clock_is_moved(tmp_path: Path) -> None:
+    hourly = trades("BTCUSDT", 40, every_s=3600)
+
+    async def watch() -> None:
+        with replica(tmp_path, hourly) as (exchange, clock):
+            async with client(exchange, "/ws/btcusdt@trade") as socket:
+                clock.advance(40 * 3600)
+                found = [json.loads(text) for text in await texts(socket, 25)]
+                with pytest.raises(ConnectionClosed):
+                    await asyncio.wait_for(socket.recv(), 10)
+                assert [one["t"] for one in found if one["e"] == "trade"] == [*range(24)]
+                assert socket.close_code == 1001
+
+    within(watch())
+
+
 def test_all_connections_end_at_once(tmp_path: Path) -> None:
     async def watch() -> None:
         with replica(tmp_path, BTC) as (exchange, clock):

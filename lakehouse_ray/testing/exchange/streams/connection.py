@@ -172,7 +172,8 @@ class Connection:
                     await listening
 
     def end(self, code: int, reason: str) -> None:
-        """Close it soon. code: 0: without a closing handshake."""
+        """Close it soon; what is due later is not sent. code: 0: without a closing handshake."""
+        self._silent = True
         if not self._ending.done():
             self._ending.set_result((code, reason))
 
@@ -183,7 +184,8 @@ class Connection:
 
     async def _close(self, code: int, reason: str) -> None:
         self.flush()
-        if code and not self._deaf:
+        heard, self._deaf = not self._deaf, True
+        if code and heard:
             # Nobody may be there to answer it, or to read it.
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
@@ -284,7 +286,7 @@ class Connection:
         self.later(every_s, self._send_ping)
 
     def _expect_pong(self, payload: bytes) -> None:
-        if self._ping is None or self._ping[0] != payload:
+        if self._deaf or self._ping is None or self._ping[0] != payload:
             return
         loop = asyncio.get_running_loop()
         left_s = self._ping[1] + _ANSWER_REAL_S_MIN - loop.time()
@@ -335,7 +337,7 @@ class Connection:
 
     def _go_on(self, fault: str) -> None:
         self._note(f"{fault}_over")
-        self._silent = False
+        self._silent = self._ending.done()
 
     def _forget_timers(self) -> None:
         for timer in self._timers:

@@ -174,11 +174,15 @@ class Player:
             else:
                 heapq.heappop(heap)
                 if await item.turn_page():
-                    self._push(item.piece[0].due_us, item.piece[0].order, item)
+                    # Of one moment, streams keep the order in which they were begun.
+                    self._push(item.piece[0].due_us, item.piece[0].order, item, number)
         return played
 
-    def _push(self, due_us: int, order: int, item: _Channel | Timer) -> None:
-        heapq.heappush(self._heap, (due_us, order, next(self._number), item))
+    def _push(
+        self, due_us: int, order: int, item: _Channel | Timer, number: int | None = None
+    ) -> None:
+        entry = next(self._number) if number is None else number
+        heapq.heappush(self._heap, (due_us, order, entry, item))
         self._woken.set()
 
 

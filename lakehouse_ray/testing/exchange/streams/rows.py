@@ -17,7 +17,8 @@ from lakehouse_ray.testing.exchange.streams.marks import mark_events
 from lakehouse_ray.testing.exchange.streams.names import StreamName
 from lakehouse_ray.testing.exchange.streams.numbers import boolean, pair_of, plain
 
-PIECE = 512
+# Events that are read at once: a thousand streams hold two such pieces each.
+PIECE = 128
 _MONTH_US = 31 * 86_400_000_000
 _KLINES = {
     "kline": "klines",
