@@ -31,6 +31,7 @@ from lakehouse_ray.model.gold import UNIONS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
+from lakehouse_ray.model.schedules import LEASE, RUN_LOG
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.instrument_views import instrument_views
 from lakehouse_ray.query.rule_views import (
@@ -39,6 +40,7 @@ from lakehouse_ray.query.rule_views import (
     rules_sql,
     violations_sql,
 )
+from lakehouse_ray.query.run_views import RUNS, RUNS_DOC
 from lakehouse_ray.query.scan import quoted
 
 # A statement that asks what there is gets to see everything.
@@ -244,6 +246,8 @@ def _all() -> Mapping[str, View]:
             _ALERTS,
         ),
         View(ALERT_DELIVERIES.name, ALERT_DELIVERIES.doc, (ALERT_DELIVERIES,)),
+        View("bronze.runs", RUNS_DOC, (RUN_LOG,), RUNS),
+        View(LEASE.name, LEASE.doc, (LEASE,)),
     ]
     known = {view.name: view for view in views}
     physical = [table for view in views for table in view.tables]
