@@ -26,16 +26,18 @@ from lakehouse_ray.model.instruments import INSTRUMENT_STATES, LISTING_SIGHTINGS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
+from lakehouse_ray.model.schedules import RUN_LOG
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.gate import FUNCTION_FAMILIES
 from lakehouse_ray.query.scan import empty_sql
 from lakehouse_ray.query.statement import create_view
 from lakehouse_ray.query.views import SCHEMAS, VIEWS, View
 from lakehouse_ray.settings import ENV_PREFIX, Settings
+from lakehouse_ray.settings.schedules import ScheduleSettings
 
 DOCS = Path(__file__).parent
 
-LOGS = (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS, ALERT_DELIVERIES)
+LOGS = (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS, ALERT_DELIVERIES, RUN_LOG)
 # Of views of logs, which have these columns and the run.
 SHAPES = (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES)
 
@@ -271,11 +273,26 @@ def _settings(model: type[BaseModel], prefix: str) -> list[str]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             rows += _settings(kind, f"{prefix}{name}.")
             continue
+        if name == "schedules":
+            rows += _schedules()
+            continue
         dotted = f"{prefix}{name}"
         variable = ENV_PREFIX + dotted.replace(".", "__").upper()
         default = field.default
         shown = "" if isinstance(default, SecretStr) or default == "" else f"`{default}`"
         rows.append(f"| `{dotted}` | `{variable}` | {shown} | {field.description or ''} |")
+    return rows
+
+
+def _schedules() -> list[str]:
+    """Each entry of the list; as one variable it is JSON."""
+    rows = [
+        f"| `schedules` | `{ENV_PREFIX}SCHEDULES` | `[]` | A list: `[[schedules]]` in the file, JSON in "
+        "the variable ([schedules.md](schedules.md)); each has: |"
+    ]
+    for name, field in ScheduleSettings.model_fields.items():
+        shown = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
+        rows.append(f"| `[[schedules]]` `{name}` | | {shown} | {field.description or ''} |")
     return rows
 
 

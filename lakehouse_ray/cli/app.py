@@ -28,6 +28,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "coverage": ("coverage", "coverage", "Show how much of each symbol's day is there."),
     "why": ("why", "why", "Say which object, version, line and rule gave a bar its value."),
     "quality": ("quality", "quality", "Score every symbol's day, and say why it is no better."),
+    "schedule": (
+        "schedule",
+        "schedule",
+        "Run workflows by the clock, and say what became of them.",
+    ),
     "serve": ("serve", "serve", "Answer questions over HTTP."),
     "keys": ("keys", "keys", "Make, list or revoke API keys of the service."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),

@@ -32,6 +32,7 @@ from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.live import LIVE_COMPARISON_LOG, LIVE_DIFFERENCE_LOG
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
+from lakehouse_ray.model.schedules import LEASE, RUN_LOG
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.instrument_views import instrument_views
 from lakehouse_ray.query.rule_views import (
@@ -40,6 +41,7 @@ from lakehouse_ray.query.rule_views import (
     rules_sql,
     violations_sql,
 )
+from lakehouse_ray.query.run_views import RUNS, RUNS_DOC
 from lakehouse_ray.query.scan import quoted
 
 # A statement that asks what there is gets to see everything.
@@ -296,6 +298,8 @@ def _all() -> Mapping[str, View]:
             _LIVE_ACCURACY,
         ),
         View(ALERT_DELIVERIES.name, ALERT_DELIVERIES.doc, (ALERT_DELIVERIES,)),
+        View("bronze.runs", RUNS_DOC, (RUN_LOG,), RUNS),
+        View(LEASE.name, LEASE.doc, (LEASE,)),
     ]
     views += [view for dataset in DATASETS.values() for view in _live_rows(dataset)]
     known = {view.name: view for view in views}

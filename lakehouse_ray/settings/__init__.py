@@ -39,6 +39,7 @@ from lakehouse_ray.settings.lake import (
     TelemetrySettings,
 )
 from lakehouse_ray.settings.reading import QuerySettings, ServeSettings
+from lakehouse_ray.settings.schedules import SchedulerSettings, ScheduleSettings
 from lakehouse_ray.settings.update import UpdateSettings
 
 ENV_PREFIX = "LAKEHOUSE_"
@@ -76,6 +77,10 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     compute: ComputeSettings = ComputeSettings()
     ray: RaySettings = RaySettings()
+    schedules: tuple[ScheduleSettings, ...] = Field(
+        (), description="What runs by itself (docs/schedules.md)."
+    )
+    scheduler: SchedulerSettings = SchedulerSettings()
     log: LogSettings = LogSettings()
 
     @property
@@ -163,12 +168,17 @@ def spell_environment(settings: Settings, *, secrets: bool) -> dict[str, str]:
 
 
 def flatten(model: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Return `{"storage.root": value, …}` for every leaf, secrets masked by their own type."""
+    """Return `{"storage.root": value, …}` for every leaf, secrets masked by their own type.
+
+    A list of sections is one leaf: what each says that is no default.
+    """
     leaves: dict[str, Any] = {}
     for name in type(model).model_fields:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             leaves |= flatten(value, f"{prefix}{name}.")
+        elif name == "schedules":
+            leaves[name] = [one.model_dump(mode="json", exclude_defaults=True) for one in value]
         else:
             leaves[f"{prefix}{name}"] = value
     return leaves
