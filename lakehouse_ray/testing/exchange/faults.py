@@ -42,6 +42,26 @@ whether the published CHECKSUM is that of the defective bytes ("fresh") or of th
 `probability` is decided once per object, and anew for each request of an answer; it and the rows
 that a defect hits are functions of `seed` and key, so two runs see the same.
 
+Faults of *streams* strike what one websocket client gets. Those of messages (stage "message") match
+the path at which the stream alone is served (`ws/btcusdt@trade`, `fapi/ws/…`, `dapi/ws/…`), however
+it was subscribed to; the first rule that matches and strikes wins. Chance is drawn anew for each
+message and `times=N` counts the messages of a stream that were hit. Those of connections (stage
+"connection") match the path that was asked for (`ws`, `stream`, `fapi/ws`, `fapi/stream`, …):
+`times=N` are its first N connections. Seconds are the exchange's. A connection that was refused is a
+fault of the answer. This one loses three messages in a row at one place of a hundred, and lets every
+connection of USD-M die silently after a minute:
+
+    [[rules]]
+    match = "ws/*@aggTrade"
+    fault = "messages_skipped"
+    probability = 0.01
+    messages = 3
+
+    [[rules]]
+    match = "fapi/*"
+    fault = "half_open"
+    after_s = 60.0
+
 `rows = 0` hits every row. `early_close` and `off_grid` leave all but klines as they are.
 `republished` serves what the defect `first` makes of the object until the zip was delivered `after`
 times, then what `then` makes of it (both may be empty: the object as it is), with a later
@@ -90,8 +110,25 @@ _ANSWERS: Mapping[str, Params] = {
     "reset": _with(after_bytes=1000),
     "short_body": _with(keep=0.5),
 }
+_MESSAGES: Mapping[str, Params] = {
+    "message_duplicated": _with(copies=1),
+    "message_late": _with(late_s=2.0),
+    "messages_swapped": _with(),
+    "messages_skipped": _with(messages=1),
+    "message_malformed": _with(form="truncated"),
+    "unknown_event": _with(),
+    "stream_stops": _with(after=100),
+}
+_CONNECTIONS: Mapping[str, Params] = {
+    "slow_start": _with(handshake_s=0.0, first_s=5.0),
+    "connection_stalls": _with(after_s=10.0, for_s=0.0),
+    "half_open": _with(after_s=10.0),
+    "connection_cut": _with(after_s=10.0, how="abort"),
+}
 FAULTS: Mapping[str, Kind] = MappingProxyType(
     {name: Kind("answer", params) for name, params in _ANSWERS.items()}
+    | {name: Kind("message", params) for name, params in _MESSAGES.items()}
+    | {name: Kind("connection", params) for name, params in _CONNECTIONS.items()}
     | {"missing_checksum": Kind("checksum", _with()), "wrong_checksum": Kind("checksum", _with())}
     | {
         name: Kind(
@@ -108,6 +145,8 @@ FAULTS: Mapping[str, Kind] = MappingProxyType(
 _CHOICES: Mapping[str, tuple[Value, ...]] = {
     "checksum": ("fresh", "stale"),
     "claims": ("honest", "small"),
+    "form": ("truncated", "not_json", "empty", "null", "untyped", "nested", "binary"),
+    "how": ("abort", "close"),
     "first": ("", *CONTENT, *ZIP),
     "then": ("", *CONTENT, *ZIP),
 }

@@ -16,6 +16,7 @@ from lakehouse_ray.testing.exchange.keys import ArchiveKey
 from lakehouse_ray.testing.exchange.zip_defects import alter
 
 CHECKSUM = ".CHECKSUM"
+_OF_OBJECTS = ("zip", "content", "checksum")
 # Heads of altered objects that are remembered, so that a listing does not alter them anew.
 HEADS_MAX = 100_000
 
@@ -161,7 +162,7 @@ class FaultyArchive:
             return []
         changes = []
         for number, rule in enumerate(state.faults.rules):
-            if rule.stage == "answer" or (rule.stage == "checksum" and name == key):
+            if rule.stage not in _OF_OBJECTS or (rule.stage == "checksum" and name == key):
                 continue
             if rule.matches(name) and self._applies(state, number, rule, name):
                 change = self._change(state, number, rule, name)

@@ -1,21 +1,15 @@
-"""The replica exchange as an HTTP server: the bucket of data.binance.vision on loopback, and routes
-of REST.
+"""The replica exchange as an HTTP server: the bucket of data.binance.vision on loopback, routes of
+REST, and websockets.
 
 Objects and listings are answered at the root and, as S3 does with path-style addresses, below the
-bucket's name. Two routes are the replica's own; no key begins with their prefix, and they answer
-loopback alone:
-
-    GET  /_control/requests    {"requests": {key: count}, "total": n}; listings as "?prefix=..."
-    POST /_control/faults      replaces the rules; the body is a fault file as JSON
-    POST /_control/republish   {"match": glob, "then": defect}: new content from now on
+bucket's name; websockets at /ws and /stream, of futures below /fapi and /dapi. The routes below
+/_control/ are the replica's own (`control`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
-import json
 import os
 import threading
 from collections import Counter
@@ -26,9 +20,8 @@ from urllib.parse import parse_qsl, unquote
 from aiohttp import web
 from multidict import CIMultiDict
 
-from lakehouse_ray.clock import Clock, SystemClock
-from lakehouse_ray.errors import InvalidError, UnavailableError
-from lakehouse_ray.testing.exchange import answers
+from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.testing.exchange import answers, control
 from lakehouse_ray.testing.exchange.answers import xml_response
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, Head
 from lakehouse_ray.testing.exchange.cache import BoundedCache
@@ -44,9 +37,16 @@ from lakehouse_ray.testing.exchange.listing import (
     no_such_key_xml,
     render,
 )
+from lakehouse_ray.testing.exchange.replay_clock import ReplayClock
 from lakehouse_ray.testing.exchange.rest import RestAnswers
+from lakehouse_ray.testing.exchange.streams import (
+    RecordedBooks,
+    Recording,
+    Streams,
+    asked_for,
+    sources_of,
+)
 
-CONTROL = "_control/"
 # Holds a trial of ten million bars as daily zips (300 MB); only what was asked for is kept.
 CACHE_BYTES_MAX = 512 * 2**20
 # Bodies are written in pieces of this size: large enough to be few, small enough that a slow
@@ -54,7 +54,6 @@ CACHE_BYTES_MAX = 512 * 2**20
 PIECE_BYTES = 2**20
 # Different keys that are counted; a run over the whole archive stays far below.
 COUNTED_KEYS_MAX = 1_000_000
-CONTROL_BODY_BYTES_MAX = 2**20
 THREADS = 4
 
 
@@ -68,6 +67,8 @@ class ReplicaExchange:
     port: 0 takes a free one; `url` tells which.
     cache_bytes_max: Memory for the bodies asked for last.
     rest: Answers at the routes of REST.
+    recording: Frames that streams play, before what the archive's rows give.
+    clock: The exchange's time, for all that is timed.
     """
 
     def __init__(
@@ -77,18 +78,23 @@ class ReplicaExchange:
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        clock: Clock | None = None,
+        clock: ReplayClock | None = None,
         cache_bytes_max: int = CACHE_BYTES_MAX,
         rest: RestAnswers | None = None,
+        recording: Recording | None = None,
     ) -> None:
-        self._clock = clock or SystemClock()
-        self._archive = FaultyArchive(archive, faults or Faults(), self._clock)
+        self.clock = clock or ReplayClock()
+        rules = faults or Faults()
+        self._archive = FaultyArchive(archive, rules, self.clock)
         self._rest = rest or RestAnswers()
         self._host = host
         self._port = port
         self._cache: BoundedCache[Blob] = BoundedCache(cache_bytes_max)
         self._requests: Counter[str] = Counter()
         self._workers = ThreadPoolExecutor(THREADS, thread_name_prefix="replica-exchange")
+        books = RecordedBooks(recording) if recording is not None else None
+        sources = sources_of(archive, recording, books)
+        self.streams = Streams(self.clock, sources, self._workers, rules, books=books)
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._runner: web.ServerRunner | None = None
@@ -145,6 +151,7 @@ class ReplicaExchange:
     def set_faults(self, faults: Faults) -> None:
         """Replace the rules and forget what they counted."""
         self._archive.set_faults(faults)
+        self.streams.set_faults(faults)
 
     def republish(self, match: str, then: str = "stale_values") -> None:
         """From now on serve other content under the zips that match: new ETag, date, CHECKSUM.
@@ -161,16 +168,18 @@ class ReplicaExchange:
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port, backlog=1024).start()
         self._port = self._runner.addresses[0][1]
+        await self.streams.start()
 
     async def _close(self) -> None:
+        await self.streams.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         raw, _, query = request.raw_path.partition("?")
         key = unquote(raw).removeprefix("/")
-        if key.startswith(CONTROL):
-            return await self._control(request, key.removeprefix(CONTROL))
+        if key.startswith(control.PREFIX):
+            return await control.answer(self, request, key.removeprefix(control.PREFIX))
         if request.method not in ("GET", "HEAD"):
             message = "The specified method is not allowed against this resource."
             return xml_response(405, error_xml("MethodNotAllowed", message))
@@ -182,8 +191,10 @@ class ReplicaExchange:
         faulty = None if rule is None else await answers.instead(rule, key)
         if faulty is not None:
             return faulty
+        if (stream := asked_for(key, query)) is not None:
+            return await self.streams.serve(request, stream)
         asked = dict(parse_qsl(query, keep_blank_values=True))
-        answer = self._rest.answer(key, asked, self._clock.now_us() // 1000)
+        answer = self._rest.answer(key, asked, self.clock.now_us() // 1000)
         if answer is None:
             return await self._object(request, key, rule)
         headers = CIMultiDict({"Content-Type": "application/json"})
@@ -280,27 +291,6 @@ class ReplicaExchange:
             os.close(descriptor)
         return response
 
-    async def _control(self, request: web.BaseRequest, route: str) -> web.StreamResponse:
-        if not _from_loopback(request):
-            return web.json_response({"error": "loopback only"}, status=403)
-        if (request.method, route) == ("GET", "requests"):
-            total = sum(self._requests.values())
-            return web.json_response({"requests": self._requests, "total": total})
-        if request.method != "POST" or route not in ("faults", "republish"):
-            return web.json_response({"error": f"no such control route: {route}"}, status=404)
-        body = await request.content.read(CONTROL_BODY_BYTES_MAX)
-        try:
-            if route == "faults":
-                self.set_faults(Faults.parse(body.decode(), "json"))
-            else:
-                asked = json.loads(body)
-                self.republish(asked["match"], asked.get("then", "stale_values"))
-        except InvalidError as error:
-            return web.json_response({"error": str(error), "hint": error.hint}, status=400)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return web.json_response({"error": f"not understood: {error!r}"}, status=400)
-        return web.json_response({"ok": True})
-
     def _count(self, key: str) -> None:
         if key in self._requests or len(self._requests) < COUNTED_KEYS_MAX:
             self._requests[key] += 1
@@ -331,10 +321,3 @@ def _object_headers(key: str, head: Head) -> CIMultiDict[str]:
 
 def _xml_headers() -> CIMultiDict[str]:
     return CIMultiDict({"Content-Type": "application/xml", "Server": "AmazonS3"})
-
-
-def _from_loopback(request: web.BaseRequest) -> bool:
-    try:
-        return ipaddress.ip_address(request.remote or "").is_loopback
-    except ValueError:
-        return False

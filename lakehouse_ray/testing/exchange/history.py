@@ -1,0 +1,350 @@
+"""The rows of an archive as the exchange's own memory: by market, data set, symbol and time.
+
+What the routes of REST and the streams of the replica tell is read here, from the same files that
+the bucket serves or from those of another archive. Numbers stay the text that the file has.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lakehouse_ray.testing.exchange.archive import Archive, Blob
+from lakehouse_ray.testing.exchange.cache import BoundedCache
+from lakehouse_ray.testing.exchange.keys import (
+    FREQUENCIES,
+    INTERVAL_SECONDS,
+    ROOTS,
+    SHAPES,
+    ArchiveKey,
+    columns,
+    seconds_of,
+)
+
+# The datasets whose rows are numbered, and in which column.
+ID_COLUMNS = {"trades": 0, "aggTrades": 0, "bookTicker": 0}
+# Those of which there is one row at a time.
+_BY_TIME = (
+    *(name for name, shape in SHAPES.items() if shape.by_interval), "fundingRate", "metrics",
+)  # fmt: skip
+# Rows of these may lie in the file of the day before: metrics run from 00:05 to 00:00.
+_LATE = ("metrics",)
+# Files that inflate to more are read in pieces of this size each time, and not remembered.
+PIECE_BYTES = 32 * 2**20
+# Lines as bytes, with about 100 bytes of Python and numpy for each.
+_LINE_BYTES = 100
+CACHE_BYTES_MAX = 256 * 2**20
+# Times of 16 digits are microseconds, as spot has them from 2025; those of 13 are milliseconds.
+_MICROS_FROM = 10**15
+
+Ints = npt.NDArray[np.int64]
+
+
+class Row(NamedTuple):
+    """One row of a file.
+
+    time_us: What places it in time (open_time, time, …), in microseconds since 1970-01-01 UTC,
+        whatever the file counts in.
+    cells: The file's own text, without quotes, in the order of `keys.columns(market, dataset)`.
+    """
+
+    time_us: int
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a row belongs to. interval: Empty for data sets that have none; "1mo" for months."""
+
+    market: str
+    dataset: str
+    symbol: str
+    interval: str = ""
+
+
+class History:
+    """Reads an archive row by row. Safe to use from several threads.
+
+    Nothing is remembered of which files there are, so those that come, go or change show at the
+    next question. A day's own file counts where a month's has the day too. Within a file rows are
+    put in order of time (and id), and of rows with the same key the first counts; lines that are no
+    rows are left out, and so are zips that cannot be read.
+
+    cache_bytes_max: For the files that were asked for last.
+    """
+
+    def __init__(self, archive: Archive, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
+        self._archive = archive
+        self._tables: BoundedCache[_Table] = BoundedCache(cache_bytes_max)
+
+    def markets(self) -> list[str]:
+        """Those that have any file."""
+        return [m for m, root in ROOTS.items() if self._archive.inhabited(f"{root}/")]
+
+    def symbols(self, market: str, dataset: str) -> list[str]:
+        """Those with a folder, in the order of their bytes."""
+        return self._folders(f"{ROOTS[market]}/{{}}/{dataset}/")
+
+    def intervals(self, market: str, dataset: str, symbol: str) -> list[str]:
+        """Those with a folder, from short to long."""
+        found = self._folders(f"{ROOTS[market]}/{{}}/{dataset}/{symbol}/")
+        return [interval for interval in INTERVAL_SECONDS if interval in found]
+
+    def has(self, series: Series) -> bool:
+        """Whether there is any file of this series."""
+        return bool(self._segments(series))
+
+    def rows(self, series: Series, start_us: int = 0, end_us: int = 2**62) -> Iterator[Row]:
+        """Yield the rows in [start_us, end_us) in order of time.
+
+        Files are opened one by one as the iterator is drained; one of more than `PIECE_BYTES`
+        inflated is held piece by piece.
+        """
+        by_time, last = series.dataset in _BY_TIME, -1
+        for segment in self._segments(series, start_us, end_us):
+            for table in self._read(segment.key):
+                for row in table.between(segment.clip(start_us, end_us)):
+                    if not by_time or row.time_us != last:
+                        yield row
+                    last = row.time_us
+
+    def last(self, series: Series, count: int, end_us: int = 2**62) -> list[Row]:
+        """The last `count` rows before `end_us`, in order of time."""
+        found: deque[Row] = deque()
+        for segment in reversed(self._segments(series, 0, end_us)):
+            rows: deque[Row] = deque(maxlen=count + 1)
+            for table in self._read(segment.key):
+                rows.extend(table.between(segment.clip(0, end_us), newest=count + 1))
+            # A row that both files have is the earlier file's in `rows`: the same one here.
+            if rows and found and series.dataset in _BY_TIME and rows[-1][0] == found[0][0]:
+                rows.pop()
+            found.extendleft(reversed(rows))
+            if len(found) >= count:
+                break
+        return list(islice(found, max(0, len(found) - count), None))
+
+    def from_id(self, series: Series, first_id: int) -> Iterator[Row]:
+        """Yield the rows whose id is `first_id` or more, file by file."""
+        segments = self._segments(series)
+        low, high = 0, len(segments)
+        while low < high:  # the first file that begins after the id; the id may be in that before
+            middle = (low + high) // 2
+            begins = self._first_id(segments[middle])
+            if begins is None:  # no rows
+                del segments[middle]
+                high -= 1
+            elif begins >= first_id:
+                high = middle
+            else:
+                low = middle + 1
+        for segment in segments[max(0, low - 1) :]:
+            for table in self._read(segment.key):
+                yield from table.from_id(first_id, segment.clip(0, 2**62))
+
+    def span(self, series: Series) -> tuple[int, int] | None:
+        """Times of the first and the last row, in microseconds; None where there is none."""
+        first = next(self.rows(series), None)
+        last = self.last(series, 1)
+        return None if first is None or not last else (first.time_us, last[0].time_us)
+
+    def _folders(self, form: str) -> list[str]:
+        names = {
+            name.removesuffix("/")
+            for frequency in FREQUENCIES
+            for name in self._archive.children(form.format(frequency))
+            if name.endswith("/")
+        }
+        return sorted(names, key=str.encode)
+
+    def _segments(self, series: Series, start_us: int = 0, end_us: int = 2**62) -> list[_Segment]:
+        """The files that may have rows in the range, each with the days for which it counts."""
+        daily = self._keys(series, "daily")
+        days = {key.period for key in daily}
+        segments = [_Segment(key, 0, 2**62, key.period) for key in daily]
+        for key in self._keys(series, "monthly"):
+            segments.extend(_runs(key, days))
+        late = timedelta(days=1 if series.dataset in _LATE else 0)
+        return sorted(
+            (
+                segment
+                for segment in segments
+                if seconds_of(segment.key.end + late) * 1_000_000 > start_us
+                and seconds_of(segment.first) * 1_000_000 < end_us
+                and segment.start_us < end_us
+                and segment.end_us > start_us
+            ),
+            key=lambda segment: segment.first,
+        )
+
+    def _keys(self, series: Series, frequency: str) -> list[ArchiveKey]:
+        form = ArchiveKey(
+            series.market, frequency, series.dataset, series.symbol, series.interval, date.min
+        )
+        keys = (
+            ArchiveKey.parse(form.folder + name) for name in self._archive.children(form.folder)
+        )
+        return [key for key in keys if key is not None]
+
+    def _first_id(self, segment: _Segment) -> int | None:
+        for table in self._read(segment.key):
+            first, last = np.searchsorted(table.times, segment.clip(0, 2**62))
+            if first < last:
+                return int(table.ids[first])
+        return None
+
+    def _read(self, key: ArchiveKey) -> Iterator[_Table]:
+        name = str(key)
+        version = self._archive.version(name)
+        if version is None:
+            return
+        known = self._tables.get(name, version)
+        if known is not None:
+            yield known
+            return
+        blob = self._archive.read(name)
+        if blob is None:
+            return
+        for table in _tables(blob, key):
+            if table.whole:
+                self._tables.put(name, version, table, table.size_bytes)
+            yield table
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A file and the range of times [start_us, end_us) for which its rows count."""
+
+    key: ArchiveKey
+    start_us: int
+    end_us: int
+    first: date
+
+    def clip(self, start_us: int, end_us: int) -> tuple[int, int]:
+        return max(self.start_us, start_us), min(self.end_us, end_us)
+
+
+def _runs(key: ArchiveKey, days: set[date]) -> Iterator[_Segment]:
+    """The runs of days of a month's file that have no file of their own."""
+    day = key.period
+    while day < key.end:
+        first = day
+        while day < key.end and day not in days:
+            day += timedelta(days=1)
+        if first < day:
+            yield _Segment(key, seconds_of(first) * 1_000_000, seconds_of(day) * 1_000_000, first)
+        day += timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Lines of one file in order of time; `whole` if they are all of it."""
+
+    lines: Sequence[bytes]
+    times: Ints
+    ids: Ints
+    whole: bool
+    size_bytes: int
+
+    def between(self, span: tuple[int, int], newest: int | None = None) -> Iterator[Row]:
+        """The rows in [start, end), or only the `newest` last of them."""
+        first, last = np.searchsorted(self.times, span)
+        if newest is not None:
+            first = max(first, last - newest)
+        for at in range(first, last):
+            yield self._row(at)
+
+    def from_id(self, first_id: int, span: tuple[int, int]) -> Iterator[Row]:
+        wanted = (self.ids >= first_id) & (self.times >= span[0]) & (self.times < span[1])
+        for at in np.flatnonzero(wanted).tolist():
+            yield self._row(at)
+
+    def _row(self, at: int) -> Row:
+        return Row(int(self.times[at]), _cells(self.lines[at]))
+
+
+def micros(text: str) -> int | None:
+    """A time as files spell it, in microseconds; None where it is none."""
+    if text.isascii() and text.isdigit() and len(text) < 18:
+        value = int(text)
+        return value if value >= _MICROS_FROM else value * 1000
+    try:
+        moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return int(moment.timestamp()) * 1_000_000
+
+
+def _tables(blob: Blob, key: ArchiveKey) -> Iterator[_Table]:
+    """The lines of a zip, in pieces where it is large."""
+    source = io.BytesIO(blob.body) if blob.file is None else blob.file
+    try:
+        with zipfile.ZipFile(source) as archive:
+            names = [i for i in archive.infolist() if not i.filename.startswith("__MACOSX/")]
+            if not names:
+                return
+            with archive.open(names[0]) as file:
+                rest = b""
+                first = True
+                while piece := file.read(PIECE_BYTES):
+                    text = rest + piece
+                    whole = first and len(piece) < PIECE_BYTES
+                    cut = len(text) if whole else text.rfind(b"\n") + 1
+                    rest, first = text[cut:], False
+                    yield _parse(text[:cut], key, whole)
+                if rest:
+                    yield _parse(rest, key, False)
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError):
+        return
+
+
+def _parse(text: bytes, key: ArchiveKey, whole: bool) -> _Table:
+    shape = SHAPES[key.dataset]
+    width = len(columns(key.market, key.dataset))
+    id_column = ID_COLUMNS.get(key.dataset)
+    lines, times, ids = [], [], []
+    for line in text.splitlines():
+        cells = _cells(line)
+        if len(cells) != width:
+            continue
+        time_us = micros(cells[shape.time_column])
+        if time_us is None:  # a header
+            continue
+        if id_column is not None:
+            if not (cells[id_column].isascii() and cells[id_column].isdigit()):
+                continue
+            ids.append(int(cells[id_column]))
+        lines.append(line)
+        times.append(time_us)
+    order = _order(np.array(times, np.int64), np.array(ids, np.int64), key.dataset)
+    return _Table(
+        [lines[at] for at in order],
+        np.array([times[at] for at in order], np.int64),
+        np.array([ids[at] for at in order] if ids else [], np.int64),
+        whole,
+        len(text) + len(lines) * _LINE_BYTES,
+    )
+
+
+def _order(times: Ints, ids: Ints, dataset: str) -> list[int]:
+    """The places of the lines in order of time and id, without those that repeat a key."""
+    order = np.lexsort((ids, times)) if len(ids) else np.argsort(times, kind="stable")
+    repeated = np.zeros(len(order), bool)
+    if len(ids):
+        repeated[1:] = (np.diff(times[order]) == 0) & (np.diff(ids[order]) == 0)
+    elif dataset in _BY_TIME:
+        repeated[1:] = np.diff(times[order]) == 0
+    places: list[int] = order[~repeated].tolist()
+    return places
+
+
+def _cells(line: bytes) -> tuple[str, ...]:
+    return tuple(line.decode("utf-8", "replace").replace('"', "").split(","))
