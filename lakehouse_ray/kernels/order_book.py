@@ -57,7 +57,8 @@ class OrderBook:
         self.last = last
         pending, self._pending = self._pending, deque(maxlen=self._pending.maxlen)
         # All of them: after a loss the rest waits for the next snapshot.
-        return all([self.apply(change) for change in pending])
+        whole = [self.apply(change) for change in pending]
+        return all(whole)
 
     def apply(self, change: Change) -> bool:
         """Apply a change, or keep it for a snapshot to come. False: the book was lost by it."""
