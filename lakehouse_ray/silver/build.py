@@ -50,14 +50,13 @@ class SilverBuilder:
         fetch_more: Brings candidates that turn out to be needed.
         """
         dataset = self._datasets[unit.dataset]
-        work = UnitWork(
-            self._means, dataset, unit, seen, fetch_more, Refusals(unit, run_id, now_us)
-        )
         by_symbol: dict[str, list[RawObject]] = defaultdict(list)
         for item in raw:
             by_symbol[item.result.task.symbol].append(item)
+        refusals = Refusals(unit.market, unit.dataset, unit.interval, run_id, now_us)
         with ExitStack() as stack:
+            work = UnitWork(self._means, dataset, unit, seen, fetch_more, refusals, stack)
             for symbol in unit.symbols:
-                work.add_symbol(symbol, by_symbol[symbol], stack)
-            work.rewrite_files(stack)
+                work.add_symbol(symbol, by_symbol[symbol])
+            work.rewrite_files()
         return work.built()

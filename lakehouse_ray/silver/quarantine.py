@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import polars as pl
 
 from lakehouse_ray.model.lake import QUARANTINE
-from lakehouse_ray.model.work import ObjectResult, Unit
+from lakehouse_ray.model.work import ObjectResult
 from lakehouse_ray.silver.resolve import SOURCE_NAMES
 from lakehouse_ray.sources.source import BadRow
 from lakehouse_ray.storage.frames import frame_schema
@@ -17,10 +17,14 @@ ROWS_PER_OBJECT_MAX = 10_000
 
 
 class Refusals:
-    """What one unit refused."""
+    """What was refused of one data set, market and interval."""
 
-    def __init__(self, unit: Unit, run_id: str, now_us: int) -> None:
-        self._unit = unit
+    def __init__(
+        self, market: str, dataset: str, interval: str | None, run_id: str, now_us: int
+    ) -> None:
+        self._market = market
+        self._dataset = dataset
+        self._interval = interval
         self._run_id = run_id
         self._now_us = now_us
         self._rows: list[dict[str, object]] = []
@@ -46,7 +50,11 @@ class Refusals:
         detail: str = "another file of the same kind has the key with other values",
     ) -> None:
         """Rows that share their key with another, by default one of another file that won."""
-        for row in conflicts.iter_rows(named=True):
+        self.refuse_frame(symbol, conflicts, "CONFLICTING_KEY", detail)
+
+    def refuse_frame(self, symbol: str, rows: pl.DataFrame, reason: str, detail: str) -> None:
+        """Rows that came with the names of their sources."""
+        for row in rows.iter_rows(named=True):
             values = {
                 k: v for k, v in row.items() if k not in SOURCE_NAMES and not k.startswith("_")
             }
@@ -57,7 +65,7 @@ class Refusals:
                     "source_key": row["source_key"],
                     "source_version": row["source_version"],
                     "line": None,
-                    "reason": "CONFLICTING_KEY",
+                    "reason": reason,
                     "detail": detail,
                     "raw": ",".join(f"{k}={v}" for k, v in values.items())[:1000],
                 }
@@ -70,12 +78,11 @@ class Refusals:
         return pl.DataFrame(self._rows, schema=plain, orient="row").cast(schema)
 
     def _common(self, symbol: str) -> dict[str, object]:
-        unit = self._unit
         return {
-            "market": unit.market,
-            "dataset": unit.dataset,
+            "market": self._market,
+            "dataset": self._dataset,
             "symbol": symbol,
-            "interval": unit.interval,
+            "interval": self._interval,
             "run_id": self._run_id,
             "quarantined_at": self._now_us,
         }

@@ -9,7 +9,7 @@ may be repeated, and done in any order, with the same result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -60,18 +60,8 @@ def resolve(new: pl.DataFrame, key: Sequence[str]) -> tuple[pl.DataFrame, pl.Dat
     winners = ranked.filter(~losing)
     if not losing.any():
         return winners.drop("_precedence"), ranked.head(0).drop("_precedence")
-    losers = ranked.filter(losing)
-    values = [n for n in new.columns if n not in (*SOURCE_NAMES, *key)]
-    same_kind = losers.join(
-        winners.select(*key, *values, "source"),
-        on=[*key, "source"],
-        how="inner",
-        suffix="_won",
-        nulls_equal=True,
-    )
-    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_won")) for name in values)
-    conflicts = same_kind.filter(differs).select(new.columns) if values else same_kind.head(0)
-    return winners.drop("_precedence"), conflicts.select(new.columns)
+    conflicts = _rivals(winners, ranked.filter(losing), new.columns, key)
+    return winners.drop("_precedence"), conflicts
 
 
 def merge(new: pl.DataFrame, existing: pl.DataFrame, key: Sequence[str]) -> Merge:
@@ -105,14 +95,27 @@ def merge_versions(
     unsaid = again.join(new, on=new.columns, how="anti", nulls_equal=True)
     stale = pl.concat([gone, unsaid])
     kept = existing.join(stale, on="_row", how="anti").drop("_row")
+    outcome = merge_rows(new, kept, key)
     existing, stale = existing.drop("_row"), stale.drop("_row")
+    fresh = outcome.added.join(
+        existing.select(key), on=list(key), how="anti", nulls_equal=True
+    ).height
+    return replace(outcome, dropped=pl.concat([stale, outcome.dropped]), fresh=fresh)
+
+
+def merge_rows(new: pl.DataFrame, existing: pl.DataFrame, key: Sequence[str]) -> Merge:
+    """Merge new rows (one per key) into existing ones (one per key, with `_file`), key by key.
+
+    A version of REST or of a stream speaks of the rows that it brings and of no others, so nothing
+    is dropped for being missing in it.
+    """
     both = _ranked(
         pl.concat(
             [
-                kept.with_columns(_old=pl.lit(0, dtype=pl.Int8)),
+                existing.with_columns(_old=pl.lit(0, dtype=pl.Int8)),
                 new.with_columns(
                     _file=pl.lit(None, dtype=pl.String), _old=pl.lit(1, dtype=pl.Int8)
-                ).select(*kept.columns, "_old"),
+                ).select(*existing.columns, "_old"),
             ]
         )
     )
@@ -123,29 +126,33 @@ def merge_versions(
     winners, losers = both.filter(first), both.filter(~first)
     added = winners.filter(pl.col("_old") == 1)
     beaten = losers.filter(pl.col("_old") == 0)
-    values = [n for n in new.columns if n not in (*SOURCE_NAMES, *key)]
-    # A loser of the winner's own kind, with other values: neither file can be told to be right.
+    fresh = added.join(existing.select(key), on=list(key), how="anti", nulls_equal=True).height
+    return Merge(
+        added.select(new.columns),
+        beaten.select(existing.columns),
+        fresh,
+        _rivals(winners, losers, new.columns, key),
+    )
+
+
+def _rivals(
+    winners: pl.DataFrame, losers: pl.DataFrame, columns: Sequence[str], key: Sequence[str]
+) -> pl.DataFrame:
+    """Losers of the winner's own kind, with other values: neither file can be told to be right.
+
+    An older version of the winner's own file, or of its series, is no rival.
+    """
+    values = [n for n in columns if n not in (*SOURCE_NAMES, *key)]
     rivals = losers.join(
-        winners.select(
-            *key, *values, "source", w_key=pl.col("source_key"), w_version=pl.col("source_version")
-        ),
+        winners.select(*key, *values, "source", w_key=pl.col("source_key")),
         on=[*key, "source"],
         suffix="_won",
         nulls_equal=True,
     ).filter(pl.col("source_key") != pl.col("w_key"))
-    if values:
-        rivals = rivals.filter(
-            pl.any_horizontal(pl.col(n).ne_missing(pl.col(f"{n}_won")) for n in values)
-        )
-    else:
-        rivals = rivals.head(0)
-    fresh = added.join(existing.select(key), on=list(key), how="anti", nulls_equal=True).height
-    return Merge(
-        added.select(new.columns),
-        pl.concat([stale.select(existing.columns), beaten.select(existing.columns)]),
-        fresh,
-        rivals.select(new.columns),
-    )
+    if not values:
+        return rivals.head(0).select(columns)
+    differs = pl.any_horizontal(pl.col(n).ne_missing(pl.col(f"{n}_won")) for n in values)
+    return rivals.filter(differs).select(columns)
 
 
 def _rows_of(existing: pl.DataFrame, known: pl.DataFrame, which: pl.Expr) -> pl.DataFrame:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -19,22 +18,18 @@ from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.timespan import TimeRange, from_us
 from lakehouse_ray.model.work import ObjectResult, ObjectTask, RawObject, Unit
 from lakehouse_ray.silver import large
-from lakehouse_ray.silver.columns import ORIGIN, to_arrow, with_origin, with_sources
+from lakehouse_ray.silver.changes import Changes
+from lakehouse_ray.silver.columns import ORIGIN, with_origin, with_sources
 from lakehouse_ray.silver.coverage import day_counts, days_short
 from lakehouse_ray.silver.existing import Existing
 from lakehouse_ray.silver.opening import Opened, open_objects
 from lakehouse_ray.silver.quarantine import Refusals
-from lakehouse_ray.silver.regions import partition_of, regions_of, split_by_partition
 from lakehouse_ray.silver.resolve import key_of, merge_versions, resolve, with_day
 from lakehouse_ray.sources.source import CsvFile, Decoded, ObjectDecoder
 from lakehouse_ray.storage.committer import CommitRequest
-from lakehouse_ray.storage.files import FileEntry, PartitionKey
+from lakehouse_ray.storage.files import FileEntry
 from lakehouse_ray.storage.ledger import log_request
 from lakehouse_ray.storage.objects import ObjectStore
-from lakehouse_ray.storage.parquet import TableWriter
-
-# Rows of one row group; a symbol with more in a partition has several.
-ROW_GROUP_ROWS_MAX = 1_000_000
 
 FetchMore = Callable[[Sequence[ObjectTask]], list[RawObject]]
 
@@ -77,7 +72,7 @@ class _Tally:
 
 
 class UnitWork:
-    """One build as it goes, symbol by symbol."""
+    """One build as it goes, symbol by symbol, in their order."""
 
     def __init__(
         self,
@@ -87,24 +82,30 @@ class UnitWork:
         seen: Sequence[FileEntry],
         fetch_more: FetchMore,
         refusals: Refusals,
+        stack: ExitStack,
     ) -> None:
+        """stack: Left when all symbols are added: the unit's files are complete then."""
         self._means = means
         self._dataset = dataset
         self._unit = unit
         self._table = dataset.table(unit.interval)
-        self._rules = rules_of(dataset.name, unit.market, unit.interval)
         self._fetch_more = fetch_more
         self._refusals = refusals
         self._seen = seen
         self._span = span_of(dataset, unit)
         self._existing = Existing(self._table, means.store, seen, self._span)
-        self._writers: dict[PartitionKey, TableWriter] = {}
-        self._dropped: dict[str, list[pl.DataFrame]] = defaultdict(list)
-        self._removed: list[str] = []
-        self._finished: list[TableWriter] = []
+        self._changes = Changes(
+            self._table,
+            means.store,
+            unit.market,
+            unit.interval,
+            self._existing,
+            rules_of(dataset.name, unit.market, unit.interval),
+            stack,
+        )
         self._tally = _Tally()
 
-    def add_symbol(self, symbol: str, items: Sequence[RawObject], stack: ExitStack) -> None:
+    def add_symbol(self, symbol: str, items: Sequence[RawObject]) -> None:
         """Merge and write one symbol's objects."""
         candidates = [
             task
@@ -113,7 +114,7 @@ class UnitWork:
         ]
         found = self._open(items, self._room_bytes(symbol, items, candidates))
         if found is None:
-            self._add_large(symbol, items, candidates, stack)
+            self._add_large(symbol, items, candidates)
             return
         opened, closed = found
         if candidates:
@@ -130,7 +131,7 @@ class UnitWork:
         decoded = self._decode(symbol, opened)
         del opened
         frame, ordered = self._gather(results, decoded)
-        self._merge_and_write(symbol, frame, ordered, results, stack)
+        self._merge_and_write(symbol, frame, ordered, results)
         self._tally.results += results
 
     def _room_bytes(
@@ -146,11 +147,7 @@ class UnitWork:
         return limit - 5 * sum(task.size for task in candidates)
 
     def _add_large(
-        self,
-        symbol: str,
-        items: Sequence[RawObject],
-        candidates: Sequence[ObjectTask],
-        stack: ExitStack,
+        self, symbol: str, items: Sequence[RawObject], candidates: Sequence[ObjectTask]
     ) -> None:
         outcome = large.build_symbol(
             dataset=self._dataset,
@@ -163,9 +160,9 @@ class UnitWork:
             refusals=self._refusals,
             piece_bytes=max(8 << 20, self._means.csv_bytes_in_memory // 6),
         )
-        self._finished += outcome.writers
+        self._changes.add_files(outcome.writers)
         for path, rows in outcome.dropped:
-            self._dropped[path].append(rows)
+            self._changes.drop_keys(path, rows)
         self._tally.results += outcome.results
         self._tally.rows += outcome.rows
         self._tally.rows_replaced += outcome.rows_replaced
@@ -244,18 +241,17 @@ class UnitWork:
         frame: pl.DataFrame,
         ordered: bool,
         results: Sequence[ObjectResult],
-        stack: ExitStack,
     ) -> None:
         key = key_of(self._dataset)
         if ordered and symbol not in self._existing:
-            self._write(symbol, frame, results, stack)
+            self._changes.write(symbol, frame, results)
             self._tally.rows += frame.height
             return
         new = with_day(with_sources(frame, results), self._dataset)
         new, conflicts = resolve(new, key)
         self._refuse(symbol, conflicts)
         if symbol not in self._existing:
-            self._write(symbol, new.sort(self._table.sort[1:]), results, stack)
+            self._changes.write(symbol, new.sort(self._table.sort[1:]), results)
             self._tally.rows += new.height
             return
         existing = with_day(self._existing.rows(symbol), self._dataset)
@@ -267,62 +263,23 @@ class UnitWork:
         )
         outcome = merge_versions(new, existing, key, versions)
         self._refuse(symbol, outcome.conflicts)
-        self._write(symbol, outcome.added.sort(self._table.sort[1:]), results, stack)
+        self._changes.write(symbol, outcome.added.sort(self._table.sort[1:]), results)
         self._tally.rows += outcome.fresh
         self._tally.rows_replaced += outcome.added.height - outcome.fresh
-        for (path,), rows in outcome.dropped.partition_by("_file", as_dict=True).items():
-            keys = rows.select(pl.lit(symbol).alias("symbol"), *self._table.sort[1:])
-            if self._unit.interval is not None:
-                keys = keys.with_columns(interval=pl.lit(self._unit.interval))
-            self._dropped[str(path)].append(keys)
+        self._changes.drop(symbol, outcome.dropped)
 
     def _refuse(self, symbol: str, conflicts: pl.DataFrame) -> None:
         if conflicts.height:
             self._refusals.refuse_conflicts(symbol, conflicts)
             self._tally.rows_conflicting += conflicts.height
 
-    def _write(
-        self,
-        symbol: str,
-        frame: pl.DataFrame,
-        results: Sequence[ObjectResult],
-        stack: ExitStack,
-    ) -> None:
-        constants = {"market": self._unit.market, "symbol": symbol}
-        if self._unit.interval is not None:
-            constants["interval"] = self._unit.interval
-        for time_us, part in split_by_partition(self._table, frame):
-            partition = partition_of(
-                self._table, self._unit.market, self._unit.interval, symbol, time_us
-            )
-            writer = self._writers.get(partition)
-            if writer is None:
-                writer = TableWriter(self._table, self._means.store, partition)
-                self._writers[partition] = stack.enter_context(writer)
-                self._finished.append(writer)
-            for piece in part.iter_slices(ROW_GROUP_ROWS_MAX):
-                writer.write(
-                    to_arrow(self._table, writer.schema, piece, constants, results, self._rules)
-                )
-
-    def rewrite_files(self, stack: ExitStack) -> None:
+    def rewrite_files(self) -> None:
         """Copy every file that holds dropped rows without them."""
-        for path, dropped in sorted(self._dropped.items()):
-            partition = self._existing.entry(path).region.partition
-            writer = stack.enter_context(TableWriter(self._table, self._means.store, partition))
-            self._existing.rewrite(path, pl.concat(dropped), writer, self._rules)
-            self._finished.append(writer)
-            self._removed.append(path)
+        self._changes.rewrite_files()
 
     def built(self) -> Built:
         unit = self._unit
-        silver = CommitRequest(
-            unit.id,
-            tuple(file for writer in self._finished for file in writer.files),
-            tuple(self._removed),
-            regions_of(self._table, unit.market, unit.interval, unit.symbols, self._span),
-            frozenset(entry.path for entry in self._seen),
-        )
+        silver = self._changes.request(unit.id, unit.symbols, self._span, self._seen)
         quarantine = CommitRequest(unit.id, ())
         if len(self._refusals):
             quarantine = log_request(
