@@ -12,14 +12,14 @@ same result whenever they are looked at.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 # Gaps that are remembered so that a message that is late is known from one that comes twice.
-_GAPS_MAX = 1024
+GAPS_MAX = 256
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,28 @@ class Continuity(Generic[T]):
     last: Up to where the series was seen before; None: it begins with the smallest number of what
         comes within `wait_us` of the first message.
     wait_us: How long a message may wait for those before it. held_max: How many may wait.
+    gaps: First and last of those told before, in which late messages may still arrive.
     """
 
-    def __init__(self, last: int | None, *, wait_us: int, held_max: int = 10_000) -> None:
+    def __init__(
+        self,
+        last: int | None,
+        *,
+        wait_us: int,
+        held_max: int = 10_000,
+        gaps: Iterable[tuple[int, int]] = (),
+    ) -> None:
         self.last = last
         self._wait_us = wait_us
         self._held_max = held_max
         # By where they begin; with where they end and when they were received.
         self._held: dict[int, tuple[int, int, T]] = {}
-        self._gaps: deque[tuple[int, int]] = deque(maxlen=_GAPS_MAX)
+        self._gaps: deque[tuple[int, int]] = deque(gaps, maxlen=GAPS_MAX)
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """First and last number of what is still missing, of the latest gaps."""
+        return list(self._gaps)
 
     def feed_singles(
         self, numbers: list[int], items: list[T], times_us: Sequence[int]

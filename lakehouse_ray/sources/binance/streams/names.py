@@ -5,28 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.datasets.agg_trades import AGG_TRADES
+from lakehouse_ray.model.datasets.book_levels import BOOK_LEVELS
 from lakehouse_ray.model.datasets.book_ticker import BOOK_TICKER
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.liquidation_snapshot import LIQUIDATION_SNAPSHOT
+from lakehouse_ray.model.datasets.mark_prices import MARK_PRICES
 from lakehouse_ray.model.datasets.trades import TRADES
 from lakehouse_ray.model.venue import INTERVALS, MARKETS, Market
 
 Kind = Literal["kline", "aggTrade", "trade", "bookTicker", "forceOrder", "markPrice", "depth"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# The data set that has a kind's rows; the others have a table of their own.
+# The data set that has a kind's rows; of changes of the book, those of its best levels.
 DATASET_OF: Mapping[Kind, str] = {
     "kline": KLINES.name,
     "aggTrade": AGG_TRADES.name,
     "trade": TRADES.name,
     "bookTicker": BOOK_TICKER.name,
     "forceOrder": LIQUIDATION_SNAPSHOT.name,
-    "markPrice": "markPrice",
-    "depth": "depth",
+    "markPrice": MARK_PRICES.name,
+    "depth": BOOK_LEVELS.name,
 }
 _FUTURES_ALONE = frozenset({"forceOrder", "markPrice"})
 # How often a stream of changes speaks; without it the exchange chooses.
@@ -54,7 +57,7 @@ class Stream:
     def dataset(self) -> str:
         return DATASET_OF[self.kind]
 
-    @property
+    @cached_property
     def name(self) -> str:
         what: str = self.kind
         if self.interval is not None:
