@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "Show the whole way, offline: archive, bronze, silver, an answer."),
     "exchange": ("exchange", "exchange", "Run the replica exchange."),
     "ingest": ("ingest", "ingest", "Bring the archive's files into the lake."),
+    "stream": ("stream", "stream", "Capture live rows from the websocket."),
     "build": ("build", "build", "Build derived tables where something has changed."),
     "bhds": ("bhds", "bhds", "Write BHDS's folders from the lake, or list where its bars differ."),
     "sql": ("sql", "sql", "Ask the lake in SQL."),

@@ -38,6 +38,7 @@ from lakehouse_ray.settings.lake import (
     TelemetrySettings,
 )
 from lakehouse_ray.settings.reading import QuerySettings, ServeSettings
+from lakehouse_ray.settings.streams import StreamSettings
 
 ENV_PREFIX = "LAKEHOUSE_"
 CONFIG_FILE = "lakehouse.toml"
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     catalog: CatalogSettings = CatalogSettings()
     ingest: IngestSettings = IngestSettings()
+    stream: StreamSettings = StreamSettings()
     build: BuildSettings = BuildSettings()
     quality: QualitySettings = QualitySettings()
     alerts: AlertSettings = AlertSettings()
@@ -81,6 +83,10 @@ class Settings(BaseSettings):
     @property
     def catalog_uri(self) -> str:
         return self.catalog.uri or f"sqlite:///{self.home.absolute() / 'catalog.db'}"
+
+    @property
+    def spool_folder(self) -> Path:
+        return Path(self.stream.spool_folder or self.home / "spool").absolute()
 
     @property
     def keys_path(self) -> Path:

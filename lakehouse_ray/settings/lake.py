@@ -27,6 +27,10 @@ class BinanceSettings(Section):
     um_url: str = Field("https://fapi.binance.com", description="REST, USD-M futures.")
     cm_url: str = Field("https://dapi.binance.com", description="REST, COIN-M futures.")
     stream_url: str = Field("wss://data-stream.binance.vision", description="Websocket, spot.")
+    um_stream_url: str = Field("wss://fstream.binance.com", description="Websocket, USD-M futures.")
+    cm_stream_url: str = Field(
+        "wss://dstream.binance.com", description="Websocket, COIN-M futures."
+    )
 
     @model_validator(mode="after")
     def _listing_follows_archive(self) -> BinanceSettings:

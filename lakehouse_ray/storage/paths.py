@@ -2,6 +2,7 @@
 
 bronze/<venue>/<key of the object, without .zip>@<sha256>.zip
 bronze/<venue>/<api|fapi|dapi>/<route>@<sha256>.json        answers of REST
+bronze/<venue>/stream/<market>/<day>/<capture>@<sha256>.frames.gz   frames of websockets
 tables/<schema>/<table>/{data,metadata}/…       kept by the table format
 cache/answers/<key>                             large answers of the service, given again
 tmp/                                            written aside, then moved
@@ -26,6 +27,7 @@ _ANSWER = re.compile(r"[0-9a-f]{32,64}", re.ASCII)
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 # Routes of REST; no key of the archive begins so.
 _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
+_CAPTURE = re.compile(r"stream/[a-z]{2,10}/[0-9]{4}-[0-9]{2}-[0-9]{2}/[a-z0-9-]{1,80}", re.ASCII)
 
 
 def marker_path(run_id: str) -> str:
@@ -57,7 +59,8 @@ def validate_key(key: str) -> str:
 class BronzePath:
     """Where one version of one object is kept, byte for byte.
 
-    key: Of a zip of the archive, or the route of an answer of REST.
+    key: Of a zip of the archive, the route of an answer of REST, or the name of a segment of frames
+        (`stream/um/2024-08-08/…`).
     """
 
     venue: str
@@ -70,12 +73,17 @@ class BronzePath:
             raise InvalidError(f"not a venue: {self.venue!r}")
         if not _SHA256.fullmatch(self.sha256):
             raise InvalidError(f"not a sha256: {self.sha256!r}")
-        if not self.key.endswith(".zip") and not _ROUTE.fullmatch(self.key):
-            raise InvalidError(f"neither the key of a zip nor a route: {self.key!r}")
+        if not any(
+            (self.key.endswith(".zip"), _ROUTE.fullmatch(self.key), _CAPTURE.fullmatch(self.key))
+        ):
+            raise InvalidError(f"no key of a zip, no route and no capture: {self.key!r}")
 
     def __str__(self) -> str:
-        zipped = self.key.endswith(".zip")
-        stem, suffix = (self.key[: -len(".zip")], ".zip") if zipped else (self.key, ".json")
+        stem, suffix = self.key, ".json"
+        if self.key.endswith(".zip"):
+            stem, suffix = self.key[: -len(".zip")], ".zip"
+        elif _CAPTURE.fullmatch(self.key):
+            suffix = ".frames.gz"
         return f"{BRONZE}/{self.venue}/{stem}@{self.sha256}{suffix}"
 
     @classmethod
@@ -84,6 +92,9 @@ class BronzePath:
         venue, _, tail = rest.partition("/")
         stem, _, name = tail.rpartition("@")
         sha256, dot, suffix = name.partition(".")
-        if schema != BRONZE or dot + suffix not in (".zip", ".json"):
+        if schema != BRONZE or dot + suffix not in (".zip", ".json", ".frames.gz"):
             raise InvalidError(f"not a path of bronze: {path!r}")
-        return cls(venue, f"{stem}.zip" if suffix == "zip" else stem, sha256)
+        found = cls(venue, f"{stem}.zip" if suffix == "zip" else stem, sha256)
+        if str(found) != path:
+            raise InvalidError(f"not a path of bronze: {path!r}")
+        return found
