@@ -21,7 +21,8 @@ from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
 from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture, recover
 from lakehouse_ray.runtime.keepers import Ended, Keeper, LocalKeeper, Told
-from lakehouse_ray.runtime.session import connect
+from lakehouse_ray.runtime.kept_actors import RayKeeper
+from lakehouse_ray.runtime.session import connect, inside_job
 from lakehouse_ray.sources.binance.streams.names import Stream
 
 # A worker that dies so often without having committed anything in between has a fault that no
@@ -173,12 +174,10 @@ def _run_id(root: Path) -> str:
 
 
 def _open_keeper(writer: Writer, stack: ExitStack) -> Keeper:
-    """Processes of this machine; actors where a cluster is named."""
+    """Processes of this machine; actors where a cluster is named, or runs this as its job."""
     address = writer.settings.ray.address
-    if not address:
+    if not address and not inside_job():
         return LocalKeeper(capture)
-    from lakehouse_ray.runtime.kept_actors import RayKeeper
-
     stack.enter_context(
         connect(address, object_store_bytes=writer.settings.compute.object_store_mb << 20)
     )

@@ -47,6 +47,7 @@ from lakehouse_ray.sources.binance.streams.decode import FrameReader
 from lakehouse_ray.sources.binance.streams.names import Stream
 from lakehouse_ray.sources.binance.streams.session import ConnectBudget, SessionRules
 from lakehouse_ray.storage.spool import MARK, Spool, list_segments, read_segment
+from lakehouse_ray.telemetry.logs import configure
 
 # Levels of a snapshot, and how long between two: 1000 levels weigh 50 of spot's 6,000 a minute and
 # 20 of the futures' 2,400, so a quarter of the limit is used at most, and only while books are made.
@@ -110,6 +111,7 @@ def capture(
 
     Raises LakehouseError for what another try would not mend.
     """
+    configure(task.writer.settings.log.level, task.writer.settings.log.format)
     streams = streams_of(task.market, task.names)
     tables = tables_of_capture(streams)
     with (
@@ -128,9 +130,10 @@ def capture(
         for _, path in list_segments(task.folder):
             committing.take(path)
             path.unlink(missing_ok=True)
-        asyncio.run(_Capturing(task, streams, committing, stop, tell).run())
+        capturing = _Capturing(task, streams, committing, stop, tell)
+        asyncio.run(capturing.run())
         commits.write_ledger()
-        tell(CaptureStatus(commits.tally))
+        tell(capturing.status())
 
 
 def recover(task: CaptureTask) -> CaptureTally:
