@@ -23,6 +23,7 @@ from lakehouse_ray.testing.exchange import (
     made_of,
     recorded,
 )
+from lakehouse_ray.testing.exchange.api.limits import RateLimits
 from lakehouse_ray.testing.exchange.synthetic import DEFAULT_END, DEFAULT_START
 from lakehouse_ray.testing.exchange.universe import MARKETS
 
@@ -49,6 +50,16 @@ def exchange(
         Path | None,
         typer.Option(help="Answer exchangeInfo of REST from this recording, or folder of some."),
     ] = None,
+    rest_root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Let REST tell what this folder has, while the bucket serves --root: days that the "
+            "bucket lacks are days that REST fills."
+        ),
+    ] = None,
+    ban_s: Annotated[
+        float, typer.Option(min=0, help="How long the first ban lasts, in seconds.")
+    ] = RateLimits.ban_s,
     symbols: Annotated[
         str,
         typer.Option(help="Synthetic: A,B,C, or how many per market; one of each kind if empty."),
@@ -64,7 +75,7 @@ def exchange(
         bool, typer.Option("--json", help="Say on stdout, as one JSON document, where it answers.")
     ] = False,
 ) -> None:
-    """Serve an archive as the exchange does: listings, zips, checksums, and defects on request."""
+    """Serve an archive as the exchange does: listings, zips, checksums, REST, and defects on request."""
     if (root is None) != synthetic:
         raise InvalidError("there must be one archive to serve", "give --root DIR or --synthetic")
     rules = Faults.load(faults) if faults is not None else Faults()
@@ -92,7 +103,11 @@ def exchange(
     # Before the server starts, so that who reads its address can stop it at once.
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    with ReplicaExchange(archive, rules, host, port, rest=answered) as server:
+    served = ReplicaExchange(
+        archive, rules, host, port, rest=answered, limits=RateLimits(ban_s=ban_s),
+        rest_archive=None if rest_root is None else FolderArchive(rest_root),
+    )  # fmt: skip
+    with served as server:
         if as_json:
             typer.echo(json.dumps({"url": server.url, "serving": what}, ensure_ascii=False))
         typer.echo(f"serving {what} at {server.url}", err=True)

@@ -26,6 +26,7 @@ from lakehouse_ray.testing.exchange.replay_clock import ReplayClock
 from lakehouse_ray.testing.exchange.streams.hub import Streams
 
 PREFIX = "_control/"
+_ORDERS = ("faults", "republish", "clock", "streams")
 _BODY_BYTES_MAX = 2**20
 
 
@@ -36,6 +37,8 @@ class Controlled(Protocol):
     streams: Streams
 
     def requests(self) -> dict[str, int]: ...
+
+    def told_limits(self) -> dict[str, Any]: ...
 
     def set_faults(self, faults: Faults) -> None: ...
 
@@ -48,7 +51,7 @@ async def answer(exchange: Controlled, request: web.BaseRequest, route: str) -> 
         return web.json_response({"error": "loopback only"}, status=403)
     if request.method == "GET":
         told = _tell(exchange, route)
-    elif request.method == "POST":
+    elif request.method == "POST" and route in _ORDERS:
         body = await request.content.read(_BODY_BYTES_MAX)
         try:
             told = _do(exchange, route, body)
@@ -67,6 +70,8 @@ def _tell(exchange: Controlled, route: str) -> Mapping[str, Any] | None:
     if route == "requests":
         counted = exchange.requests()
         return {"requests": counted, "total": sum(counted.values())}
+    if route == "limits":
+        return exchange.told_limits()
     if route == "clock":
         return {"now_us": exchange.clock.now_us(), "speed": exchange.clock.speed}
     if route == "streams":
@@ -76,7 +81,7 @@ def _tell(exchange: Controlled, route: str) -> Mapping[str, Any] | None:
     return None
 
 
-def _do(exchange: Controlled, route: str, body: bytes) -> Mapping[str, Any] | None:
+def _do(exchange: Controlled, route: str, body: bytes) -> Mapping[str, Any]:
     if route == "faults":
         exchange.set_faults(Faults.parse(body.decode(), "json"))
         return {"ok": True}
@@ -86,9 +91,7 @@ def _do(exchange: Controlled, route: str, body: bytes) -> Mapping[str, Any] | No
         return {"ok": True}
     if route == "clock":
         return _set_clock(exchange.clock, asked)
-    if route == "streams":
-        return {"ok": True, "connections": _strike(exchange.streams, dict(asked))}
-    return None
+    return {"ok": True, "connections": _strike(exchange.streams, asked)}
 
 
 def _set_clock(clock: ReplayClock, asked: Mapping[str, Any]) -> Mapping[str, Any]:

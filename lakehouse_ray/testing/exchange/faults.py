@@ -31,7 +31,9 @@ fetched:
     after = 1
 
 `match` is a glob over whole keys in which "*" crosses "/" (fnmatch, case-sensitive). A listing goes
-by the name "?prefix=<its prefix>". Every rule may have `times` and `probability`.
+by the name "?prefix=<its prefix>", a request of REST by its path ("fapi/v1/klines") and by its path
+with what is asked ("fapi/v1/klines?symbol=BTCUSDT&interval=1m"). Every rule may have `times` and
+`probability`.
 
 Faults of *answers* (`FAULTS`, stage "answer") hit any request, the first rule that matches winning;
 `times=N`: the first N requests of each key. Faults of *objects* (stages "zip", "content",
@@ -109,6 +111,15 @@ _ANSWERS: Mapping[str, Params] = {
     "slow": _with(first_byte_s=0.0, bytes_per_s=0.0),
     "reset": _with(after_bytes=1000),
     "short_body": _with(keep=0.5),
+    # Of REST alone: objects are answered as if there were no such rule.
+    "restricted": _with(),
+    "banned": _with(ban_s=120.0),
+    "empty_body": _with(),
+    "null_body": _with(),
+    "empty_list": _with(),
+    "cut_json": _with(keep=0.5),
+    "repeated_rows": _with(rows=1),
+    "shuffled_rows": _with(),
 }
 _MESSAGES: Mapping[str, Params] = {
     "message_duplicated": _with(copies=1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
 import zipfile
 from collections import Counter
@@ -66,11 +67,15 @@ class FaultyArchive:
             # Keyed by "" for every object: the moment is that of the call.
             state.switched_s[number, ""] = self._now_s()
 
-    def answer_rule(self, key: str) -> Rule | None:
-        """Count a request for `key` and give the fault its answer is to have."""
+    def answer_rule(self, key: str, asked: str = "") -> Rule | None:
+        """Count a request for `key` and give the fault its answer is to have.
+
+        asked: A longer name of the request that rules may match too; counted it is as `key`.
+        """
         state = self._state
         for number, rule in enumerate(state.faults.rules):
-            if rule.stage != "answer" or not rule.matches(key):
+            fits = rule.matches(key) or (asked != "" and rule.matches(asked))
+            if rule.stage != "answer" or not fits:
                 continue
             with self._lock:
                 seen = state.answers[number, key]
@@ -80,6 +85,10 @@ class FaultyArchive:
             if state.faults.draw(number, key, seen).random() < rule.probability:
                 return rule
         return None
+
+    def chance(self, key: str, occasion: int) -> random.Random:
+        """What a fault of an answer may draw from: of the seed, the key and the occasion."""
+        return self._state.faults.draw(-1, key, occasion)
 
     def delivered(self, key: str) -> None:
         """Note that an object was asked for: a zip may be switched to its next version by it."""

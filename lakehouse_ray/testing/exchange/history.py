@@ -10,7 +10,7 @@ import io
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
@@ -43,6 +43,11 @@ PIECE_BYTES = 32 * 2**20
 # Lines as bytes, with about 100 bytes of Python and numpy for each.
 _LINE_BYTES = 100
 CACHE_BYTES_MAX = 256 * 2**20
+# Series whose files are remembered.
+_SERIES_MAX = 4096
+_DAY_US = 86_400_000_000
+# Rows that are made at a time: most questions are for no more.
+_AT_ONCE = 1024
 # Times of 16 digits are microseconds, as spot has them from 2025; those of 13 are milliseconds.
 _MICROS_FROM = 10**15
 
@@ -74,8 +79,8 @@ class Series:
 class History:
     """Reads an archive row by row. Safe to use from several threads.
 
-    Nothing is remembered of which files there are, so those that come, go or change show at the
-    next question. A day's own file counts where a month's has the day too. Within a file rows are
+    Which files there are is looked up each time, so those that come, go or change show at the next
+    question. A day's own file counts where a month's has the day too. Within a file rows are
     put in order of time (and id), and of rows with the same key the first counts; lines that are no
     rows are left out, and so are zips that cannot be read.
 
@@ -85,6 +90,8 @@ class History:
     def __init__(self, archive: Archive, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._archive = archive
         self._tables: BoundedCache[_Table] = BoundedCache(cache_bytes_max)
+        # What was made of the names in a series' folders, to be made anew when they change.
+        self._known: dict[Series, tuple[list[list[str]], list[_Segment]]] = {}
 
     def markets(self) -> list[str]:
         """Those that have any file."""
@@ -98,6 +105,14 @@ class History:
         """Those with a folder, from short to long."""
         found = self._folders(f"{ROOTS[market]}/{{}}/{dataset}/{symbol}/")
         return [interval for interval in INTERVAL_SECONDS if interval in found]
+
+    def knows(self, market: str, symbol: str) -> bool:
+        """Whether there is any file of the symbol."""
+        return any(
+            self._archive.inhabited(f"{ROOTS[market]}/{frequency}/{dataset}/{symbol}/")
+            for dataset in SHAPES
+            for frequency in FREQUENCIES
+        )
 
     def has(self, series: Series) -> bool:
         """Whether there is any file of this series."""
@@ -167,32 +182,39 @@ class History:
 
     def _segments(self, series: Series, start_us: int = 0, end_us: int = 2**62) -> list[_Segment]:
         """The files that may have rows in the range, each with the days for which it counts."""
-        daily = self._keys(series, "daily")
-        days = {key.period for key in daily}
-        segments = [_Segment(key, 0, 2**62, key.period) for key in daily]
-        for key in self._keys(series, "monthly"):
-            segments.extend(_runs(key, days))
-        late = timedelta(days=1 if series.dataset in _LATE else 0)
-        return sorted(
-            (
-                segment
-                for segment in segments
-                if seconds_of(segment.key.end + late) * 1_000_000 > start_us
-                and seconds_of(segment.first) * 1_000_000 < end_us
-                and segment.start_us < end_us
-                and segment.end_us > start_us
-            ),
-            key=lambda segment: segment.first,
-        )
+        late_us = _DAY_US if series.dataset in _LATE else 0
+        return [
+            segment
+            for segment in self._every_segment(series)
+            if segment.ends_us + late_us > start_us
+            and segment.begins_us < end_us
+            and segment.start_us < end_us
+            and segment.end_us > start_us
+        ]
 
-    def _keys(self, series: Series, frequency: str) -> list[ArchiveKey]:
+    def _every_segment(self, series: Series) -> list[_Segment]:
         form = ArchiveKey(
-            series.market, frequency, series.dataset, series.symbol, series.interval, date.min
+            series.market, "daily", series.dataset, series.symbol, series.interval, date.min
         )
-        keys = (
-            ArchiveKey.parse(form.folder + name) for name in self._archive.children(form.folder)
-        )
-        return [key for key in keys if key is not None]
+        folders = [replace(form, frequency=frequency).folder for frequency in FREQUENCIES]
+        names = [self._archive.children(folder) for folder in folders]
+        known = self._known.get(series)
+        if known is not None and known[0] == names:
+            return known[1]
+        found = [
+            [ArchiveKey.parse(folder + name) for name in held]
+            for folder, held in zip(folders, names, strict=True)
+        ]
+        daily, monthly = ([key for key in keys if key is not None] for keys in found)
+        days = {key.period for key in daily}
+        segments = [_Segment.whole(key) for key in daily]
+        for key in monthly:
+            segments.extend(_runs(key, days))
+        segments.sort(key=lambda segment: segment.begins_us)
+        if len(self._known) >= _SERIES_MAX:
+            self._known.clear()
+        self._known[series] = (names, segments)
+        return segments
 
     def _first_id(self, segment: _Segment) -> int | None:
         for table in self._read(segment.key):
@@ -221,12 +243,20 @@ class History:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A file and the range of times [start_us, end_us) for which its rows count."""
+    """A file and the range of times [start_us, end_us) for which its rows count.
+
+    begins_us, ends_us: Of the days that are looked for in it.
+    """
 
     key: ArchiveKey
     start_us: int
     end_us: int
-    first: date
+    begins_us: int
+    ends_us: int
+
+    @classmethod
+    def whole(cls, key: ArchiveKey) -> _Segment:
+        return cls(key, 0, 2**62, _day_us(key.period), _day_us(key.end))
 
     def clip(self, start_us: int, end_us: int) -> tuple[int, int]:
         return max(self.start_us, start_us), min(self.end_us, end_us)
@@ -240,8 +270,13 @@ def _runs(key: ArchiveKey, days: set[date]) -> Iterator[_Segment]:
         while day < key.end and day not in days:
             day += timedelta(days=1)
         if first < day:
-            yield _Segment(key, seconds_of(first) * 1_000_000, seconds_of(day) * 1_000_000, first)
+            begins_us, ends_us = _day_us(first), _day_us(day)
+            yield _Segment(key, begins_us, ends_us, begins_us, ends_us)
         day += timedelta(days=1)
+
+
+def _day_us(day: date) -> int:
+    return seconds_of(day) * 1_000_000
 
 
 @dataclass(frozen=True)
@@ -256,19 +291,19 @@ class _Table:
 
     def between(self, span: tuple[int, int], newest: int | None = None) -> Iterator[Row]:
         """The rows in [start, end), or only the `newest` last of them."""
-        first, last = np.searchsorted(self.times, span)
+        first, last = np.searchsorted(self.times, span).tolist()
         if newest is not None:
             first = max(first, last - newest)
-        for at in range(first, last):
-            yield self._row(at)
+        for start in range(first, last, _AT_ONCE):
+            end = min(last, start + _AT_ONCE)
+            times = self.times[start:end].tolist()
+            for time_us, line in zip(times, self.lines[start:end], strict=True):
+                yield Row(time_us, _cells(line))
 
     def from_id(self, first_id: int, span: tuple[int, int]) -> Iterator[Row]:
         wanted = (self.ids >= first_id) & (self.times >= span[0]) & (self.times < span[1])
         for at in np.flatnonzero(wanted).tolist():
-            yield self._row(at)
-
-    def _row(self, at: int) -> Row:
-        return Row(int(self.times[at]), _cells(self.lines[at]))
+            yield Row(int(self.times[at]), _cells(self.lines[at]))
 
 
 def micros(text: str) -> int | None:
@@ -347,4 +382,5 @@ def _order(times: Ints, ids: Ints, dataset: str) -> list[int]:
 
 
 def _cells(line: bytes) -> tuple[str, ...]:
-    return tuple(line.decode("utf-8", "replace").replace('"', "").split(","))
+    text = line.decode("utf-8", "replace")
+    return tuple((text.replace('"', "") if '"' in text else text).split(","))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +18,8 @@ EXCHANGE_INFO = {
     "um": "fapi/v1/exchangeInfo",
     "cm": "dapi/v1/exchangeInfo",
 }
+# What an address may use up in a minute.
+WEIGHT_PER_MINUTE = {"spot": 6000, "um": 2400, "cm": 2400}
 # When a perpetual contract is said to be delivered: 2100-12-25T08:00Z.
 _NEVER_MS = 4_133_404_800_000
 _RECEIVED = " -> "
@@ -60,7 +62,8 @@ class RestAnswers:
 
 
 def made_of(instruments: Iterable[Instrument], end: date) -> RestAnswers:
-    """Answers of a synthetic market as it is on `end`, its last day not included.
+    """Answers of a synthetic market as it is at the request's time, or on `end` where that is
+    before it, its last day not included.
 
     Spot keeps what was delisted, as BREAK; futures drop what has ended.
     """
@@ -121,13 +124,18 @@ def _wanted(query: Mapping[str, str]) -> set[str] | None:
 
 
 def _document(market: str, instruments: list[Instrument], end: date, now_ms: int) -> dict[str, Any]:
+    today = datetime.fromtimestamp(now_ms // 1000, UTC).date()
+    # One that is delisted tomorrow trades until then.
+    end = min(end, date.max if today == date.max else today + timedelta(days=1))
+    instruments = [one for one in instruments if one.listed < end]
     if market != "spot":
         instruments = [one for one in instruments if one.delisted is None or one.delisted >= end]
     symbols = [_symbol(one, end) for one in instruments]
+    weight = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1}
     return {
         "timezone": "UTC",
         "serverTime": now_ms,
-        "rateLimits": [],
+        "rateLimits": [{**weight, "limit": WEIGHT_PER_MINUTE[market]}],
         "exchangeFilters": [],
         "symbols": symbols,
     }

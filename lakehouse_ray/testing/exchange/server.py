@@ -15,19 +15,32 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 from multidict import CIMultiDict
 
+from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.testing.exchange import answers, control
 from lakehouse_ray.testing.exchange.answers import xml_response
+from lakehouse_ray.testing.exchange.api import spoiled
+from lakehouse_ray.testing.exchange.api.limits import RateLimits
+from lakehouse_ray.testing.exchange.api.market_data import (
+    MarketData,
+    Reply,
+    Request,
+    is_rest,
+    market_of,
+)
+from lakehouse_ray.testing.exchange.api.tickers import Books
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, Head
 from lakehouse_ray.testing.exchange.cache import BoundedCache
 from lakehouse_ray.testing.exchange.conditions import http_date, select
 from lakehouse_ray.testing.exchange.faults import Faults, Rule
 from lakehouse_ray.testing.exchange.faulty import FaultyArchive
+from lakehouse_ray.testing.exchange.history import History
 from lakehouse_ray.testing.exchange.listing import (
     BUCKET,
     BadQueryError,
@@ -66,9 +79,14 @@ class ReplicaExchange:
     host: Only a loopback address keeps the replica to this machine.
     port: 0 takes a free one; `url` tells which.
     cache_bytes_max: Memory for the bodies asked for last.
-    rest: Answers at the routes of REST.
-    recording: Frames that streams play, before what the archive's rows give.
-    clock: The exchange's time, for all that is timed.
+    rest: Bodies of exchangeInfo; of a market without one it is made of the archive.
+    rest_archive: What REST remembers, without faults; `archive` where none is given. One that has
+        more than `archive` has days that the bucket lacks.
+    limits: What one address may ask of REST.
+    books: Bodies of the depth route; those of the recording where none are given.
+    recording: Frames that streams play, before what the rows of REST's archive give.
+    clock: The exchange's time, for all that is timed; a ReplayClock can be told to go faster, or to
+        stand still.
     """
 
     def __init__(
@@ -78,23 +96,27 @@ class ReplicaExchange:
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        clock: ReplayClock | None = None,
+        clock: Clock | None = None,
         cache_bytes_max: int = CACHE_BYTES_MAX,
         rest: RestAnswers | None = None,
+        rest_archive: Archive | None = None,
+        limits: RateLimits | None = None,
+        books: Books | None = None,
         recording: Recording | None = None,
     ) -> None:
-        self.clock = clock or ReplayClock()
+        self.clock = clock if isinstance(clock, ReplayClock) else ReplayClock(machine=clock)
         rules = faults or Faults()
         self._archive = FaultyArchive(archive, rules, self.clock)
-        self._rest = rest or RestAnswers()
+        self.history = History(rest_archive or archive)
+        self._workers = ThreadPoolExecutor(THREADS, thread_name_prefix="replica-exchange")
+        recorded_books = RecordedBooks(recording) if recording is not None else None
+        sources = sources_of(self.history, recording, recorded_books)
+        self.streams = Streams(self.clock, sources, self._workers, rules, books=recorded_books)
+        self._rest = MarketData(self.history, rest, limits, books or self.streams.depth)
         self._host = host
         self._port = port
         self._cache: BoundedCache[Blob] = BoundedCache(cache_bytes_max)
         self._requests: Counter[str] = Counter()
-        self._workers = ThreadPoolExecutor(THREADS, thread_name_prefix="replica-exchange")
-        books = RecordedBooks(recording) if recording is not None else None
-        sources = sources_of(archive, recording, books)
-        self.streams = Streams(self.clock, sources, self._workers, rules, books=books)
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._runner: web.ServerRunner | None = None
@@ -148,6 +170,10 @@ class ReplicaExchange:
         """How often each key was asked for (GET and HEAD); listings under "?prefix=<prefix>"."""
         return dict(self._requests)
 
+    def told_limits(self) -> dict[str, dict[str, Any]]:
+        """What was asked of REST by market: see `Meter.told`."""
+        return self._rest.meter.told()
+
     def set_faults(self, faults: Faults) -> None:
         """Replace the rules and forget what they counted."""
         self._archive.set_faults(faults)
@@ -180,6 +206,8 @@ class ReplicaExchange:
         key = unquote(raw).removeprefix("/")
         if key.startswith(control.PREFIX):
             return await control.answer(self, request, key.removeprefix(control.PREFIX))
+        if is_rest(key):
+            return await self._answer_rest(request, key, query)
         if request.method not in ("GET", "HEAD"):
             message = "The specified method is not allowed against this resource."
             return xml_response(405, error_xml("MethodNotAllowed", message))
@@ -193,14 +221,38 @@ class ReplicaExchange:
             return faulty
         if (stream := asked_for(key, query)) is not None:
             return await self.streams.serve(request, stream)
-        asked = dict(parse_qsl(query, keep_blank_values=True))
-        answer = self._rest.answer(key, asked, self.clock.now_us() // 1000)
-        if answer is None:
-            return await self._object(request, key, rule)
-        headers = CIMultiDict({"Content-Type": "application/json"})
-        if rule is not None:
-            return await answers.write(rule, request, answer[0], headers, answer[1])
-        return web.Response(status=answer[0], headers=headers, body=answer[1])
+        return await self._object(request, key, rule)
+
+    async def _answer_rest(
+        self, request: web.BaseRequest, path: str, query: str
+    ) -> web.StreamResponse:
+        pairs = parse_qsl(query, keep_blank_values=True)
+        asked = Request(path, pairs, request.headers, request.remote or "", request.method)
+        now_us = self.clock.now_us()
+        self._count(path)
+        rule = self._archive.answer_rule(path, f"{path}?{unquote(query)}")
+        admission = self._rest.admit(asked, now_us)
+        market = market_of(path, dict(pairs))
+        if rule is not None and rule.fault == "banned":
+            ban_s = float(rule.params["ban_s"])
+            admission = self._rest.meter.ban(market, asked.address, now_us // 1000, ban_s)
+        if admission.refusal is not None:
+            reply: Reply | None = Reply(admission.refusal.status, admission.refusal.body)
+        else:
+            most = self._rest.meter.weight_max(market)
+            reply = None if rule is None else spoiled.instead(rule, market, most)
+        if reply is None:
+            if rule is not None and rule.fault == "slow":
+                await asyncio.sleep(float(rule.params["first_byte_s"]))
+            reply = await self._loop.run_in_executor(
+                self._workers, self._rest.answer, asked, now_us
+            )
+        headers = CIMultiDict(self._rest.headers(asked, admission, now_us) | reply.headers)
+        if rule is None or admission.refusal is not None:
+            return web.Response(status=reply.status, headers=headers, body=reply.body)
+        chance = self._archive.chance(path, self._requests[path])
+        body = spoiled.spoil(rule, reply.body, chance)
+        return await answers.write(rule, request, reply.status, headers, body)
 
     async def _list(self, request: web.BaseRequest, query: dict[str, str]) -> web.StreamResponse:
         name = f"?prefix={query.get('prefix', '')}"

@@ -40,6 +40,9 @@ _TRADED = ("aggTrades", "klines", "trades")
 # 150,000 zips of 430 bytes of memory each: all files of some 20 symbols for years.
 _FACTS_BYTES_MAX = 64 * 2**20
 _FACTS_BYTES = 430
+# The names of 300 days in each of a thousand folders.
+_LISTED_BYTES_MAX = 64 * 2**20
+_NAME_BYTES = 100
 # A zip is wanted again soon after: for its CHECKSUM, or by a GET after the listing.
 _BODIES_BYTES_MAX = 64 * 2**20
 
@@ -88,6 +91,7 @@ class SyntheticArchive:
         self._instruments: dict[str, dict[str, Instrument]] = {}
         for instrument in universe(symbols, markets, start, end, trades_per_minute):
             self._instruments.setdefault(instrument.market, {})[instrument.symbol] = instrument
+        self._listed: BoundedCache[list[str]] = BoundedCache(_LISTED_BYTES_MAX)
         self._facts: BoundedCache[_Facts] = BoundedCache(_FACTS_BYTES_MAX)
         self._bodies: BoundedCache[bytes] = BoundedCache(_BODIES_BYTES_MAX)
 
@@ -97,8 +101,11 @@ class SyntheticArchive:
         return [one for market in self._instruments.values() for one in market.values()]
 
     def children(self, folder: str) -> list[str]:
-        names = list(self._names(folder))
-        return sorted(names, key=str.encode)
+        names = self._listed.get(folder, None)
+        if names is None:
+            names = sorted(self._names(folder), key=str.encode)
+            self._listed.put(folder, None, names, _NAME_BYTES * (1 + len(names)))
+        return list(names)
 
     def inhabited(self, folder: str) -> bool:
         return any(True for _ in self._names(folder))

@@ -142,18 +142,15 @@ class Connection:
 
     # How it goes on and ends
 
-    async def run(self) -> None:
+    async def run(self, request: web.BaseRequest) -> None:
         """Serve until the client leaves, or the exchange ends it."""
-        self._player.listeners.add(self)
-        self.later(self._limits.life_s, partial(self.end, GOING_AWAY, ""))
-        if self._limits.notice_s:
-            self.later(self._limits.life_s - self._limits.notice_s, self.tell_shutdown)
-        self.later(self._limits.ping_every_s, self._send_ping)
-        for rule in self._rules:
-            self._arm(rule)
-        listening = asyncio.ensure_future(self._listen())
+        listening: asyncio.Future[None] | None = None
         try:
+            # First, so that who reads that it is open misses nothing.
             self._begin()
+            await self._websocket.prepare(request)
+            self._player.listeners.add(self)
+            listening = asyncio.ensure_future(self._listen())
             await asyncio.wait((listening, self._ending), return_when=asyncio.FIRST_COMPLETED)
             while self._deaf and not (self._ending.done() or self._transport.is_closing()):  # noqa: ASYNC110 - no event tells it
                 # The client has said good-bye, and nobody is there who would hear it.
@@ -165,9 +162,10 @@ class Connection:
             for name in self._names.values():
                 self._player.leave(name, self)
             self._forget_timers()
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listening
+            if listening is not None:
+                listening.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await listening
 
     def end(self, code: int, reason: str) -> None:
         """Close it soon. code: 0: without a closing handshake."""
@@ -188,6 +186,12 @@ class Connection:
         self._transport.abort()
 
     def _begin(self) -> None:
+        self.later(self._limits.life_s, partial(self.end, GOING_AWAY, ""))
+        if self._limits.notice_s:
+            self.later(self._limits.life_s - self._limits.notice_s, self.tell_shutdown)
+        self.later(self._limits.ping_every_s, self._send_ping)
+        for rule in self._rules:
+            self._arm(rule)
         try:
             self._subscribe(self.asked.streams, None)
         except CommandError as error:

@@ -99,17 +99,16 @@ class Streams:
         )
         if not websocket.can_prepare(request).ok:
             return web.Response(status=400, text="a websocket is served here")
-        await websocket.prepare(request)
         transport = request.transport
         if transport is None:  # it left already
-            return websocket
+            return web.Response(status=400)
         connection = Connection(
             number, asked, websocket, transport, self._player, self._clock, limits, self._log,
             rules, self._slow_s,
         )  # fmt: skip
         self._connections[number] = connection
         try:
-            await connection.run()
+            await connection.run(request)
         finally:
             del self._connections[number]
         return websocket

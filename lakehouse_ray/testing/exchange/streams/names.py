@@ -65,6 +65,11 @@ class StreamName:
         return KEYS[self.market] + self.text
 
     @property
+    def time_divisor(self) -> int:
+        """Microseconds in the unit of its times."""
+        return 1 if self.micro else 1000
+
+    @property
     def is_book(self) -> bool:
         """Whether its messages are changes of the whole book, whatever their speed."""
         return self.kind == "depth" and not self.levels

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.testing.exchange.archive import Archive
+from lakehouse_ray.testing.exchange.history import History
 from lakehouse_ray.testing.exchange.streams.book import RecordedBooks
 from lakehouse_ray.testing.exchange.streams.events import Source
 from lakehouse_ray.testing.exchange.streams.recorded import Recording
+from lakehouse_ray.testing.exchange.streams.rows import RowStreams
 
 
 def sources_of(
-    archive: Archive, recording: Recording | None, books: RecordedBooks | None
+    history: History, recording: Recording | None, books: RecordedBooks | None
 ) -> list[Source]:
-    return [source for source in (recording, books) if source is not None]
+    """The first that has a stream plays it."""
+    recorded = [source for source in (recording, books) if source is not None]
+    return [*recorded, RowStreams(history)]
