@@ -31,6 +31,7 @@ from lakehouse_ray.model.gold import UNIONS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
+from lakehouse_ray.model.streams import STREAM_GAPS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.instrument_views import instrument_views
 from lakehouse_ray.query.rule_views import (
@@ -237,6 +238,7 @@ def _all() -> Mapping[str, View]:
             _ALERTS,
         ),
         View(ALERT_DELIVERIES.name, ALERT_DELIVERIES.doc, (ALERT_DELIVERIES,)),
+        View(STREAM_GAPS.name, STREAM_GAPS.doc, (STREAM_GAPS,)),
     ]
     known = {view.name: view for view in views}
     physical = [table for view in views for table in view.tables]
