@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 import zipfile
@@ -19,7 +22,6 @@ from urllib.parse import parse_qs, urlencode
 import duckdb
 import pytest
 from support.exchange_clients import ccxt_at, loopback_alone, python_binance_at
-from support.ticking import TickingClock
 
 from lakehouse_ray.testing.exchange import (
     Faults,
@@ -31,6 +33,7 @@ from lakehouse_ray.testing.exchange import (
     write_archive,
 )
 from lakehouse_ray.testing.exchange.api.limits import RateLimits
+from lakehouse_ray.testing.exchange.replay_clock import ReplayClock
 
 pytestmark = pytest.mark.integration
 
@@ -68,17 +71,17 @@ def ask(url: str, path: str, query: dict[str, Any] | None = None, **headers: str
             return Reply(error.code, error.headers, error.read())
 
 
-def clock_at(moment: datetime) -> TickingClock:
-    return TickingClock(round(moment.timestamp() * 1e6))
+def clock_at(moment: datetime) -> ReplayClock:
+    return ReplayClock(round(moment.timestamp() * 1e6), speed=0)
 
 
 @pytest.fixture(scope="module")
-def clock() -> TickingClock:
+def clock() -> ReplayClock:
     return clock_at(NOW)
 
 
 @pytest.fixture(scope="module")
-def exchange(clock: TickingClock) -> Iterator[ReplicaExchange]:
+def exchange(clock: ReplayClock) -> Iterator[ReplicaExchange]:
     with ReplicaExchange(MARKET, clock=clock) as served:
         yield served
 
@@ -108,7 +111,7 @@ def test_every_answer_tells_the_weight_and_the_exchange_s_time(exchange: Replica
 
 
 @pytest.fixture
-def strict() -> Iterator[tuple[ReplicaExchange, TickingClock]]:
+def strict() -> Iterator[tuple[ReplicaExchange, ReplayClock]]:
     clock = clock_at(NOW)
     limits = RateLimits({"spot": 6000, "um": 2400, "cm": 60}, refused_max=1, ban_s=120)
     with ReplicaExchange(MARKET, clock=clock, limits=limits) as served:
@@ -116,7 +119,7 @@ def strict() -> Iterator[tuple[ReplicaExchange, TickingClock]]:
 
 
 def test_limits_bans_and_what_was_asked_during_them(
-    strict: tuple[ReplicaExchange, TickingClock],
+    strict: tuple[ReplicaExchange, ReplayClock],
 ) -> None:
     exchange, clock = strict
     trades = {"symbol": "BTCUSD_PERP", "limit": 1}
@@ -140,7 +143,7 @@ def test_limits_bans_and_what_was_asked_during_them(
     assert told == exchange.told_limits()["cm"]
     assert [told[name] for name in ("requests", "refused", "while_banned", "bans")] == [6, 2, 1, 1]
     assert max(told["windows"].values()) == 100
-    clock.sleep(120)
+    clock.advance(120)
     assert ask(exchange.url, "dapi/v1/ping").status == 200
 
 
@@ -161,7 +164,7 @@ def test_limits_bans_and_what_was_asked_during_them(
 )  # fmt: skip
 def test_faults_in_the_place_of_answers(
     exchange: ReplicaExchange,
-    clock: TickingClock,
+    clock: ReplayClock,
     rules: Any,
     fault: str,
     params: dict[str, object],
@@ -173,10 +176,15 @@ def test_faults_in_the_place_of_answers(
     assert found.status == status
     assert found.body == body if body in (b"", b"null", b"[]") else found.body.startswith(body)
     assert found.headers["Retry-After"] == {"throttled": "7", "banned": "1"}.get(fault)
+    if fault == "throttled":
+        before = exchange.told_limits()["spot"]["too_soon"]
+        ask(exchange.url, "api/v3/ping")
+        assert exchange.told_limits()["spot"]["too_soon"] == before + 1
+        clock.advance(7)
     assert "X-MBX-USED-WEIGHT-1M" in found.headers
     if fault == "banned":
         assert ask(exchange.url, "api/v3/ping").status == 418
-        clock.sleep(1)
+        clock.advance(1)
     assert len(ask(exchange.url, "api/v3/klines", MINUTES).document) == 500
 
 
@@ -203,7 +211,7 @@ def test_faults_of_bodies_and_of_connections(exchange: ReplicaExchange, rules: A
     assert rows() == good
 
 
-def test_rest_tells_what_the_bucket_lacks(tmp_path: Path, clock: TickingClock) -> None:
+def test_rest_tells_what_the_bucket_lacks(tmp_path: Path, clock: ReplayClock) -> None:
     days = ("2024-12-30", "2024-12-31", "2025-01-01", "2025-01-02")
     folder = "data/spot/daily/klines/BTCUSDT/1m/"
     for day in days:
@@ -218,6 +226,29 @@ def test_rest_tells_what_the_bucket_lacks(tmp_path: Path, clock: TickingClock) -
         assert page.document[0][0] == start
         symbols = ask(exchange.url, "api/v3/exchangeInfo").document["symbols"]
         assert [one["symbol"] for one in symbols] == ["BTCUSDT"]
+
+
+def test_the_command_lets_rest_have_what_the_bucket_lacks(tmp_path: Path) -> None:
+    folder = "data/spot/daily/klines/BTCUSDT/1h/"
+    for root, days in (("whole", "2024-12-3*"), ("cut", "2024-12-30*")):
+        write_archive(MARKET, tmp_path / root, folder, f"*{days}.zip")
+    program = "import typer; from lakehouse_ray.cli.exchange import exchange; typer.run(exchange)"
+    options = ["--root", str(tmp_path / "cut"), "--rest-root", str(tmp_path / "whole"), "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            assert ask(url, f"{folder}BTCUSDT-1h-2024-12-31.zip").status == 404
+            hours = ask(url, "api/v3/klines", {"symbol": "BTCUSDT", "interval": "1h"}).document
+        finally:
+            process.terminate()
+    assert len(hours) == 48
 
 
 def csv_rows(folder: str) -> list[tuple[str, ...]]:
@@ -409,7 +440,7 @@ def test_clients_that_nobody_here_wrote_read_it(real_exchange: ReplicaExchange) 
     assert len(spot) == 24
 
 
-def test_a_synthetic_market_has_symbols_that_trade_by_its_clock(clock: TickingClock) -> None:
+def test_a_synthetic_market_has_symbols_that_trade_by_its_clock(clock: ReplayClock) -> None:
     archive = SyntheticArchive(
         symbols=["FTMUSDT", "BTCUSDT"],
         markets=["spot"],

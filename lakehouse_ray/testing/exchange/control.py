@@ -1,5 +1,6 @@
 """The replica's own routes, by which tests of other processes control it; for loopback alone.
 
+GET  /_control/limits      by market: requests, refused, bans, the weight used in each minute
 GET  /_control/requests    {"requests": {key: count}, "total": n}; listings as "?prefix=..."
 POST /_control/faults      replaces the rules; the body is a fault file as JSON
 POST /_control/republish   {"match": glob, "then": defect}: new content from now on
@@ -38,7 +39,7 @@ class Controlled(Protocol):
 
     def requests(self) -> dict[str, int]: ...
 
-    def told_limits(self) -> dict[str, Any]: ...
+    def told_limits(self) -> dict[str, dict[str, Any]]: ...
 
     def set_faults(self, faults: Faults) -> None: ...
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,8 @@ PIECE_BYTES = 32 * 2**20
 # Lines as bytes, with about 100 bytes of Python and numpy for each.
 _LINE_BYTES = 100
 CACHE_BYTES_MAX = 256 * 2**20
+# What zipfile raises of what is no zip, ends early, is packed or locked in some other way.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 # Series whose files are remembered.
 _SERIES_MAX = 4096
 _DAY_US = 86_400_000_000
@@ -337,7 +340,7 @@ def _tables(blob: Blob, key: ArchiveKey) -> Iterator[_Table]:
                     yield _parse(text[:cut], key, whole)
                 if rest:
                     yield _parse(rest, key, False)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError):
+    except _UNREADABLE:
         return
 
 

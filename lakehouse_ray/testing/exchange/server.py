@@ -25,15 +25,9 @@ from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.testing.exchange import answers, control
 from lakehouse_ray.testing.exchange.answers import xml_response
-from lakehouse_ray.testing.exchange.api import spoiled
+from lakehouse_ray.testing.exchange.api.desk import RestDesk
 from lakehouse_ray.testing.exchange.api.limits import RateLimits
-from lakehouse_ray.testing.exchange.api.market_data import (
-    MarketData,
-    Reply,
-    Request,
-    is_rest,
-    market_of,
-)
+from lakehouse_ray.testing.exchange.api.market_data import MarketData, is_rest
 from lakehouse_ray.testing.exchange.api.tickers import Books
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, Head
 from lakehouse_ray.testing.exchange.cache import BoundedCache
@@ -112,7 +106,8 @@ class ReplicaExchange:
         recorded_books = RecordedBooks(recording) if recording is not None else None
         sources = sources_of(self.history, recording, recorded_books)
         self.streams = Streams(self.clock, sources, self._workers, rules, books=recorded_books)
-        self._rest = MarketData(self.history, rest, limits, books or self.streams.depth)
+        data = MarketData(self.history, rest, limits, books or self.streams.depth)
+        self._rest = RestDesk(data, self._archive, self.clock, self._workers)
         self._host = host
         self._port = port
         self._cache: BoundedCache[Blob] = BoundedCache(cache_bytes_max)
@@ -172,7 +167,7 @@ class ReplicaExchange:
 
     def told_limits(self) -> dict[str, dict[str, Any]]:
         """What was asked of REST by market: see `Meter.told`."""
-        return self._rest.meter.told()
+        return self._rest.told_limits()
 
     def set_faults(self, faults: Faults) -> None:
         """Replace the rules and forget what they counted."""
@@ -207,7 +202,8 @@ class ReplicaExchange:
         if key.startswith(control.PREFIX):
             return await control.answer(self, request, key.removeprefix(control.PREFIX))
         if is_rest(key):
-            return await self._answer_rest(request, key, query)
+            self._count(key)
+            return await self._rest.answer(request, key, query)
         if request.method not in ("GET", "HEAD"):
             message = "The specified method is not allowed against this resource."
             return xml_response(405, error_xml("MethodNotAllowed", message))
@@ -222,37 +218,6 @@ class ReplicaExchange:
         if (stream := asked_for(key, query)) is not None:
             return await self.streams.serve(request, stream)
         return await self._object(request, key, rule)
-
-    async def _answer_rest(
-        self, request: web.BaseRequest, path: str, query: str
-    ) -> web.StreamResponse:
-        pairs = parse_qsl(query, keep_blank_values=True)
-        asked = Request(path, pairs, request.headers, request.remote or "", request.method)
-        now_us = self.clock.now_us()
-        self._count(path)
-        rule = self._archive.answer_rule(path, f"{path}?{unquote(query)}")
-        admission = self._rest.admit(asked, now_us)
-        market = market_of(path, dict(pairs))
-        if rule is not None and rule.fault == "banned":
-            ban_s = float(rule.params["ban_s"])
-            admission = self._rest.meter.ban(market, asked.address, now_us // 1000, ban_s)
-        if admission.refusal is not None:
-            reply: Reply | None = Reply(admission.refusal.status, admission.refusal.body)
-        else:
-            most = self._rest.meter.weight_max(market)
-            reply = None if rule is None else spoiled.instead(rule, market, most)
-        if reply is None:
-            if rule is not None and rule.fault == "slow":
-                await asyncio.sleep(float(rule.params["first_byte_s"]))
-            reply = await self._loop.run_in_executor(
-                self._workers, self._rest.answer, asked, now_us
-            )
-        headers = CIMultiDict(self._rest.headers(asked, admission, now_us) | reply.headers)
-        if rule is None or admission.refusal is not None:
-            return web.Response(status=reply.status, headers=headers, body=reply.body)
-        chance = self._archive.chance(path, self._requests[path])
-        body = spoiled.spoil(rule, reply.body, chance)
-        return await answers.write(rule, request, reply.status, headers, body)
 
     async def _list(self, request: web.BaseRequest, query: dict[str, str]) -> web.StreamResponse:
         name = f"?prefix={query.get('prefix', '')}"

@@ -131,6 +131,25 @@ def test_files_that_come_or_change_show_at_the_next_question(tmp_path: Path) -> 
     assert [row.cells[4] for row in history.rows(DAYS)] == ["22", "3"]
 
 
+@pytest.mark.parametrize("damage", ["cut", "bits", "no_zip", "empty"])
+def test_a_zip_that_cannot_be_read_has_no_rows(tmp_path: Path, damage: str) -> None:
+    name = FOLDER.format("daily", "2024-03-02")
+    for day in (1, 2):
+        put(tmp_path, FOLDER.format("daily", f"2024-03-0{day}"), bar(day, "1"))
+    body = (tmp_path / name).read_bytes()
+    middle = len(body) // 4
+    spoiled = {
+        "cut": body[: len(body) // 2],
+        "bits": body[:middle] + bytes(byte ^ 255 for byte in body[middle : middle + 9])
+        + body[middle + 9 :],
+        "no_zip": b"<Error><Code>NoSuchKey</Code></Error>",
+        "empty": b"",
+    }  # fmt: skip
+    (tmp_path / name).write_bytes(spoiled[damage])
+    rows = list(History(FolderArchive(tmp_path)).rows(DAYS))
+    assert [row.time_us for row in rows] == [us(2024, 3, 1)]
+
+
 def test_a_file_in_pieces_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = (
         us(2024, 12, 30),

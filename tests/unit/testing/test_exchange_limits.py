@@ -70,6 +70,17 @@ def test_going_on_after_refusals_is_a_ban_that_says_until_when_and_grows() -> No
     assert f"IP banned until {until_ms + 240_000}." in told.refusal.message
 
 
+def test_what_is_asked_before_the_end_of_a_wait_is_too_soon() -> None:
+    counted = meter()
+    for after, weight in ((0, 51), (29_000, 1), (30_000, 1)):
+        counted.admit("um", "a", weight, None, NOW_MS + after)
+    counted.hush("um", "a", NOW_MS + 40_000, 5)
+    for after in (44_999, 45_000):
+        counted.admit("um", "a", 1, None, NOW_MS + after)
+    told = counted.told()["um"]
+    assert [told[name] for name in ("requests", "refused", "too_soon")] == [5, 2, 2]
+
+
 def test_some_routes_have_a_count_of_their_own_for_five_minutes() -> None:
     counted = meter(counted={"funding": 3})
     for _ in range(3):

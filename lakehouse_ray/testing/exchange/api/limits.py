@@ -38,7 +38,7 @@ class RateLimits:
         default_factory=lambda: MappingProxyType(WEIGHT_PER_MINUTE)
     )
     counted: Mapping[str, int] = field(
-        default_factory=lambda: MappingProxyType({"funding": 500, "ratios": 1000})
+        default_factory=lambda: MappingProxyType({"funding": 500, "statistics": 1000})
     )
     refused_max: int = 10
     ban_s: float = 120.0
@@ -64,6 +64,7 @@ class _Address:
     used: int = 0
     refused: int = 0
     counted: dict[str, tuple[int, int]] = field(default_factory=dict)
+    quiet_until_ms: int = 0
     banned_until_ms: int = 0
     bans: int = 0
 
@@ -92,6 +93,8 @@ class Meter:
         if now_ms < state.banned_until_ms:
             self._told[market, "while_banned"] += 1
             return _banned(market, state, now_ms)
+        if now_ms < state.quiet_until_ms:
+            self._told[market, "too_soon"] += 1
         state.used += weight
         self._note(market, window_ms, state.used)
         most = self._limits.weight_per_minute[market]
@@ -107,7 +110,14 @@ class Meter:
         if state.refused > self._limits.refused_max:
             self._ban(market, state, now_ms)
             return _banned(market, state, now_ms)
-        return Admission(state.used, refusals.too_many_requests(market, most), _seconds_up(wait_ms))
+        wait_s = _seconds_up(wait_ms)
+        self.hush(market, address, now_ms, wait_s)
+        return Admission(state.used, refusals.too_many_requests(market, most), wait_s)
+
+    def hush(self, market: str, address: str, now_ms: int, wait_s: float) -> None:
+        """Note that an address was told to wait: what it asks before counts as too soon."""
+        state = self._addresses.setdefault((market, address), _Address())
+        state.quiet_until_ms = max(state.quiet_until_ms, now_ms + round(wait_s * 1000))
 
     def ban(self, market: str, address: str, now_ms: int, ban_s: float) -> Admission:
         """Ban an address from now on, whatever it did."""
@@ -120,14 +130,16 @@ class Meter:
         return self._limits.weight_per_minute[market]
 
     def told(self) -> dict[str, dict[str, Any]]:
-        """By market: requests, refused, while_banned, bans, and the weight of each window.
+        """By market: requests, refused, too_soon, while_banned, bans, and the weight of each window.
 
+        too_soon: Those that came before the end of a Retry-After; also such as were on their way
+            when it was told.
         windows: The start of the minute, in ms since 1970, to the weight that one address used at
         most.
         """
         found: dict[str, dict[str, Any]] = {}
         for market in self._limits.weight_per_minute:
-            names = ("requests", "refused", "while_banned", "bans")
+            names = ("requests", "refused", "too_soon", "while_banned", "bans")
             counts: dict[str, Any] = {name: self._told[market, name] for name in names}
             counts["limit"] = self._limits.weight_per_minute[market]
             counts["windows"] = {

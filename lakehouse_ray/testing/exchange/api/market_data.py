@@ -76,6 +76,11 @@ class MarketData:
         weight, counted = (1, None) if route is None else (route.weight(query), route.counted)
         return self.meter.admit(market, request.address, weight, counted, now_us // 1000)
 
+    def ban(self, request: Request, now_us: int, ban_s: float) -> Admission:
+        """Ban the address of a request from now on."""
+        market = market_of(request.path, dict(request.query))
+        return self.meter.ban(market, request.address, now_us // 1000, ban_s)
+
     def headers(self, request: Request, admission: Admission, now_us: int) -> dict[str, str]:
         """Those of the answer, whatever it is: what the exchange's clock says, and what is used."""
         used = str(admission.used_weight)

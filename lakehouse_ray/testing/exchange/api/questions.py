@@ -18,13 +18,6 @@ _HOUR_US = 3_600_000_000
 _DAY_US = 24 * _HOUR_US
 # COIN-M answers for bars of so long a time at most.
 _CM_RANGE_US = 200 * _DAY_US
-# How far back the statistics of /futures/data go.
-_RATIOS_US = 30 * _DAY_US
-_SHORTEST_US = 300_000_000
-_PERIODS_S = {
-    "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "2h": 7200, "4h": 14_400, "6h": 21_600,
-    "12h": 43_200, "1d": 86_400,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -186,76 +179,3 @@ def _mark_price(asked: Asked, symbol: str, row: Row) -> str | None:
     series = Series(asked.market, "markPriceKlines", symbol, "1m")
     bar = next(asked.memory.history.rows(series, minute_us, minute_us + 60_000_000), None)
     return "" if bar is None else spelled.plain(bar.cells[1])
-
-
-def ratios(name: str) -> Answer:
-    """Statistics of five minutes, of the archive's metrics; longer periods are each their last."""
-    column, spell = _RATIOS[name]
-
-    def answer(asked: Asked) -> list[Any]:
-        parameters = asked.parameters
-        of_pair = parameters.text("symbol") is None and parameters.text("pair") is not None
-        market = "cm" if of_pair else "um"
-        asked = Asked(asked.memory, market, parameters, asked.now_us)
-        symbol = asked.symbol_of_pair("metrics") if of_pair else asked.symbol()
-        period_us = _period_us(parameters)
-        if of_pair and parameters.text("contractType") not in (None, "ALL", "PERPETUAL"):
-            raise not_valid("contractType")
-        limit = parameters.limit(30, 500)
-        start_us, end_us = parameters.times_us()
-        oldest_us = asked.now_us - _RATIOS_US
-        if start_us is not None and start_us < oldest_us:
-            raise Refusal(-1130, "parameter 'startTime' is invalid.")
-        before_us = min(EVER_US if end_us is None else end_us, asked.now_us + 1)
-        series = Series(market, "metrics", symbol)
-        # What is asked for in a range is the newest of it, as in all of these statistics.
-        first_us = oldest_us if start_us is None else start_us
-        found = [
-            row
-            for row in asked.memory.history.rows(series, first_us, before_us)
-            if row.cells[column] and (period_us == _SHORTEST_US or row.time_us % period_us == 0)
-        ]
-        return [spell(row, symbol if not of_pair else None) for row in found[-limit:]]
-
-    return answer
-
-
-def _period_us(parameters: Parameters) -> int:
-    period = parameters.required("period")
-    if period not in _PERIODS_S:
-        raise Refusal(-1130, "parameter 'period' is invalid.")
-    return _PERIODS_S[period] * 1_000_000
-
-
-def _interest(row: Row, symbol: str | None) -> dict[str, Any]:
-    named = {"symbol": symbol} if symbol else {"pair": row.cells[1].partition("_")[0]}
-    if symbol is None:
-        named["contractType"] = "PERPETUAL"
-    return {
-        **named, "sumOpenInterest": spelled.plain(row.cells[2]),
-        "sumOpenInterestValue": spelled.plain(row.cells[3]), "timestamp": row.time_us // 1000,
-    }  # fmt: skip
-
-
-def _ratio(column: int, key: str = "longShortRatio") -> Callable[[Row, str | None], dict[str, Any]]:
-    def spell(row: Row, symbol: str | None) -> dict[str, Any]:
-        named = {"symbol": symbol} if symbol else {"pair": row.cells[1].partition("_")[0]}
-        told = {**named, key: spelled.plain(row.cells[column]), "timestamp": row.time_us // 1000}
-        if key == "longShortRatio":
-            ratio = float(row.cells[column])
-            told["longAccount"] = f"{ratio / (1 + ratio):.4f}"
-            told["shortAccount"] = f"{1 / (1 + ratio):.4f}"
-        else:
-            del told[next(iter(named))]
-        return told
-
-    return spell
-
-
-_RATIOS: dict[str, tuple[int, Callable[[Row, str | None], dict[str, Any]]]] = {
-    "openInterestHist": (2, _interest),
-    "topLongShortAccountRatio": (4, _ratio(4)),
-    "topLongShortPositionRatio": (5, _ratio(5)),
-    "globalLongShortAccountRatio": (6, _ratio(6)),
-    "takerlongshortRatio": (7, _ratio(7, "buySellRatio")),
-}

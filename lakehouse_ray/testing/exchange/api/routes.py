@@ -9,16 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lakehouse_ray.testing.exchange.api import questions, tickers
+from lakehouse_ray.testing.exchange.api import questions, statistics, tickers
 from lakehouse_ray.testing.exchange.api.questions import Answer, Asked
 from lakehouse_ray.testing.exchange.api.tickers import Books
 
 # Below which path each market's routes are; the last one is of both futures markets.
 PREFIXES = {"api/v3/": "spot", "fapi/v1/": "um", "dapi/v1/": "cm", "futures/data/": "um"}
-_RATIOS = (
-    "openInterestHist", "topLongShortAccountRatio", "topLongShortPositionRatio",
-    "globalLongShortAccountRatio", "takerlongshortRatio",
-)  # fmt: skip
 Weight = Callable[[Mapping[str, str]], int]
 
 
@@ -38,8 +34,9 @@ def routes(books: Books | None) -> dict[str, Route]:
     found = _spot(books)
     for prefix, market in (("fapi/v1/", "um"), ("dapi/v1/", "cm")):
         found |= {prefix + name: route for name, route in _futures(market, books).items()}
-    for name in _RATIOS:
-        found[f"futures/data/{name}"] = Route("um", fixed(0), questions.ratios(name), "ratios")
+    for name in statistics.NAMES:
+        answer = statistics.statistics(name)
+        found[f"futures/data/{name}"] = Route("um", fixed(0), answer, "statistics")
     return found
 
 
