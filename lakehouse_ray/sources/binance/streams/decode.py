@@ -55,7 +55,9 @@ _PREFIX = b'{"stream":"'
 _NAME_FROM = len(_PREFIX)
 # Names seen that nobody asked for, before no more of them are learned.
 _LEARNED_MAX = 4096
-_NO_OBJECT = re.compile(r"Expected `object`, got `\w+`( - at `\$\.data`)?")
+_NO_EVENT = re.compile(
+    r"Expected `object`, got `\w+`( - at `\$\.data`)?|Invalid value .* - at `\$(\.data)?\.e`"
+)
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
@@ -219,8 +221,8 @@ def _refusal(frame: bytes, error: Exception) -> BadDataError:
     told = str(error)[:200]
     if not isinstance(error, msgspec.ValidationError):
         return BadDataError("NOT_JSON", f"{told}; {len(frame):,} bytes")
-    if _NO_OBJECT.fullmatch(told):
-        return BadDataError("UNKNOWN_EVENT", f"JSON, but no event: {told}")
+    if _NO_EVENT.fullmatch(told):
+        return BadDataError("UNKNOWN_EVENT", f"JSON, but no event that is captured: {told}")
     if _MISSING.search(told):
         return BadDataError("MISSING_FIELD", told)
     return BadDataError("UNTYPED_CELL", told)
