@@ -7,7 +7,7 @@ columns and how it spells their values is the business of `sources`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lakehouse_ray.model.table import Column, Partition, Table
 from lakehouse_ray.model.venue import Freq, Market
@@ -44,6 +44,8 @@ PRECEDENCE: Mapping[str, int] = {"daily": 0, "monthly": 1, "rest": 2, "stream": 
 # query in 4 ms at 400 symbols x 24 months, symbol x month in 51 ms).
 FINE = (Partition("month", ""), Partition("bucket16", "symbol"))
 COARSE = (Partition("year", ""),)
+# Of rows that come live: whole files of it are dropped when their rows have moved on.
+HOT = (Partition("day", ""),)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Dataset:
     slack_us: How far past the end of its file's period a row's time may lie. The bound is
         inclusive: a slack of 0 means the period itself, half-open.
     rows_a_day: Rough rows per symbol and day, for estimates in plans; bars count themselves.
+    streamed: Whether rows come live, and wait in a table of their own (`hot_table`).
     bytes_a_row: Rough CSV bytes of a row, likewise.
     """
 
@@ -75,6 +78,7 @@ class Dataset:
     fine: bool = True
     bytes_a_row: int = 100
     coarse_intervals: tuple[str, ...] = field(default=())
+    streamed: bool = False
 
     def table(self, interval: str | None = None) -> Table:
         """The physical table that holds this data set (for bars: at this interval)."""
@@ -91,10 +95,39 @@ class Dataset:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """All physical tables; the SQL view `silver.<view>` is their union."""
+        """The main tables. They and the hot table are what the SQL view `silver.<view>` reads."""
         if not self.bars:
             return (self.table(),)
         return self.table("1m"), self.table(self.coarse_intervals[0])
+
+    @property
+    def hot_table(self) -> Table | None:
+        """Where live rows wait to be merged into the main tables; None: none come live.
+
+        It may have several rows of a key, and rows of keys that the main tables have.
+        """
+        if not self.streamed:
+            return None
+        main = self.tables[0]
+        interval = (INTERVAL.name,) if self.bars else ()
+        return replace(
+            main,
+            name=f"silver.{self.view}_hot",
+            key=(),
+            partitions=(
+                Partition("identity", "market"),
+                *(Partition(p.transform, self.time) for p in HOT),
+            ),
+            sort=("symbol", *interval, *main.sort[1:]),
+            doc=f"Live rows of `silver.{self.view}` that its main tables do not have yet.",
+            live=True,
+        )
+
+    @property
+    def stored_tables(self) -> tuple[Table, ...]:
+        """All physical tables, the hot one first."""
+        hot = self.hot_table
+        return self.tables if hot is None else (hot, *self.tables)
 
     def _table(self, name: str, layout: tuple[Partition, ...]) -> Table:
         identity = (MARKET, SYMBOL, INTERVAL) if self.bars else (MARKET, SYMBOL)

@@ -44,6 +44,9 @@ class Table:
     key: Columns that identify a row. Empty: an append-only log.
     time: The column that time ranges are asked in.
     sort: Order of the rows in each file.
+    live: Rows wait here until they are merged into other tables, and are then dropped. Whoever reads
+        these too looks at this one first: a row is then seen before it moved or after, and never not
+        at all.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Table:
     partitions: tuple[Partition, ...]
     sort: tuple[str, ...]
     doc: str = ""
+    live: bool = False
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)

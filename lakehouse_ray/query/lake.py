@@ -24,10 +24,11 @@ from lakehouse_ray.query.lake_datasets import LakeDatasets
 from lakehouse_ray.query.lake_facts import LakeFacts
 from lakehouse_ray.query.lake_frame import Frames, LakeFrame, Meta
 from lakehouse_ray.query.lake_instruments import LakeInstruments
+from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
 from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policies, plan_of
-from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, files_sql
+from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.symbol_rows import (
     SymbolRows,
@@ -291,9 +292,9 @@ class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
         """
         views = list(views)
         pins = self.pin(views, as_of)
-        planned = {name: self._engine.plan(pin, where) for name, pin in pins.items()}
+        planned = plan_live(pins, where, self._engine.plan)
         self._engine.verify(file for files in planned.values() for file in files)
-        sources = {name: files_sql(pins[name].shape, files) for name, files in planned.items()}
+        sources = sources_of({n: pin.shape for n, pin in pins.items()}, planned, where)
         return self._engine.run(query, views, sources, parameters, snapshots_of(pins))
 
     def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]:

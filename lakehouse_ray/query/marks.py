@@ -34,4 +34,4 @@ def flags_sql(table: Table, constants: Mapping[str, str]) -> str:
 
 @cache
 def _owners() -> Mapping[str, Dataset]:
-    return {table.name: dataset for dataset in DATASETS.values() for table in dataset.tables}
+    return {table.name: dataset for dataset in DATASETS.values() for table in dataset.stored_tables}

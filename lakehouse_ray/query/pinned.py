@@ -15,8 +15,9 @@ from pyiceberg.manifest import DataFile
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import EVERYTHING, Where, files_sql, quoted, text
+from lakehouse_ray.query.scan import EVERYTHING, Where, quoted, text
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View
 from lakehouse_ray.storage.files import Region, file_entry
@@ -155,10 +156,11 @@ class Pinned:
 
     def ask(self, query: str, view: View, where: Where, parameters: object = None) -> Result:
         """Run a statement over one view, opening only files that may hold wanted rows."""
-        planned = [(table, self.files(table, where)) for table in view.tables]
-        self._engine.verify(file for _, files in planned for file in files)
-        sources = {table.name: files_sql(table, files) for table, files in planned}
-        return self._engine.run(query, [view], sources, parameters)
+        shapes = {table.name: table for table in view.tables}
+        pins = {name: self._pins[name] for name in shapes}
+        planned = plan_live(pins, where, lambda pin, wanted: self.files(pin.shape, wanted))
+        self._engine.verify(file for files in planned.values() for file in files)
+        return self._engine.run(query, [view], sources_of(shapes, planned, where), parameters)
 
     def frame(
         self, query: str, view: View, where: Where, parameters: object = None
@@ -221,9 +223,8 @@ class Pinned:
     def tell(self, query: str, view: View, table: Table, file: DataFile) -> pl.DataFrame:
         """Run a statement over a view as if this file of one of its tables were all there is."""
         self._engine.verify([file])
-        sources = {
-            t.name: files_sql(t, [file] if t.name == table.name else []) for t in view.tables
-        }
+        shapes = {t.name: t for t in view.tables}
+        sources = sources_of(shapes, {n: [file] if n == table.name else [] for n in shapes})
         with self._engine.run(query, [view], sources, None) as result:
             return result.pl()
 

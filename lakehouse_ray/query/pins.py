@@ -43,7 +43,9 @@ def pin_tables(find: FindTable, shapes: Iterable[Table], as_of: AsOf = None) -> 
 
     Raises NotFoundError for a snapshot that none of the tables has, or has no longer.
     """
-    found = {shape.name: (shape, find(shape.name)) for shape in shapes}
+    # Live rows first: what leaves a live table is in the others by then.
+    ordered = sorted(shapes, key=lambda shape: not shape.live)
+    found = {shape.name: (shape, find(shape.name)) for shape in ordered}
     moment = _parse(as_of)
     if moment is None:
         return {name: Pin(shape, table, _current(table)) for name, (shape, table) in found.items()}
@@ -104,7 +106,8 @@ def _at(shape: Table, table: IcebergTable | None, time_us: int) -> int | None:
     if snapshot is not None:
         return snapshot.snapshot_id
     kept = min(table.snapshots(), key=lambda s: s.timestamp_ms, default=None)
-    if kept is not None and kept.parent_snapshot_id is not None:
+    # Of a live table few are kept: rows of earlier moments are those of the other tables.
+    if not shape.live and kept is not None and kept.parent_snapshot_id is not None:
         raise NotFoundError(
             f"{shape.name} as of {format_time(time_us)} is not kept any more",
             f"its oldest snapshot is of {format_time(kept.timestamp_ms * 1000)}",

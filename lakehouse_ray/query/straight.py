@@ -26,6 +26,7 @@ from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.model.table import ColumnType, Table
 from lakehouse_ray.query.conversions import BATCH_ROWS, frame_of
+from lakehouse_ray.query.live import is_live
 from lakehouse_ray.query.marks import flags_field
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import SQL_TYPES, Where
@@ -77,10 +78,10 @@ def find_runs(
     Raises UnavailableError where a footer cannot be read.
     """
     holders = [(pin.shape, files) for pin, files in planned if files]
-    if len(holders) > 1 or sum(len(files) for _, files in holders) > FILES_MAX:
+    if is_live(planned) or len(holders) > 1 or sum(len(files) for _, files in holders) > FILES_MAX:
         return None
     if not holders:
-        return planned[0][0].shape, []
+        return planned[-1][0].shape, []
     table, files = holders[0]
     pieces: list[Piece] = []
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:

@@ -11,10 +11,11 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.timespan import TimeRange, parse_time
 from lakehouse_ray.model.venue import parse_interval, parse_market
+from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pinned import Readable
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import Where, files_sql, quoted
+from lakehouse_ray.query.scan import Where, quoted
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.straight import straight
 from lakehouse_ray.query.views import VIEWS
@@ -52,7 +53,8 @@ class SymbolRows:
         self._engine = lake.engine
         self._pins = lake.pin([self.view], as_of)
         self.snapshots = snapshots_of(self._pins)
-        self._planned = [(pin, self._engine.plan(pin, self._where)) for pin in self._pins.values()]
+        planned = plan_live(self._pins, self._where, self._engine.plan)
+        self._planned = [(pin, planned[name]) for name, pin in self._pins.items()]
 
     def run(
         self, columns: list[str] | None, rows_max: int | None, *, text_views: bool = False
@@ -75,7 +77,9 @@ class SymbolRows:
         if rows_max is not None:
             query += f" LIMIT {rows_max}"
         self._engine.verify(file for _, files in self._planned for file in files)
-        sources = {pin.shape.name: files_sql(pin.shape, files) for pin, files in self._planned}
+        shapes = {name: pin.shape for name, pin in self._pins.items()}
+        planned = {pin.shape.name: files for pin, files in self._planned}
+        sources = sources_of(shapes, planned, self._where)
         return self._engine.run(query, [self.view], sources, None, self.snapshots)
 
     def frames(

@@ -67,6 +67,9 @@ class FixedTables:
             self.versions = {name: pin.snapshot_id for name, pin in pins.items()}
             tables = {name: pin.table for name, pin in pins.items()}
         else:
+            # Versions that were told before there were live rows say nothing of these.
+            told: dict[str, int | None] = {shape.name: None for shape in shapes if shape.live}
+            exact = told | exact
             missing = [shape.name for shape in shapes if shape.name not in exact]
             if missing:
                 raise InvalidError(

@@ -52,7 +52,7 @@ class View:
 
     name: `schema.name`.
     tables: Physical tables it reads; none where its rows are facts of this program.
-    sql: Its SELECT over these; empty where it is its one table.
+    sql: Its SELECT over these; empty where it is the table of its name.
     added: Columns that it has besides those of its tables, each with what it says.
     """
 
@@ -170,14 +170,21 @@ def _findings(shape: Table, log: Table) -> View:
 def _of_dataset(dataset: Dataset) -> View:
     name = f"silver.{dataset.view}"
     if not dataset.bars:
-        return View(name, dataset.doc, dataset.tables)
+        return View(name, dataset.doc, dataset.stored_tables)
     columns = [quoted(column) for column in dataset.tables[0].names]
     if dataset is KLINES:
         columns += _BASE_VOLUMES
     chosen = ", ".join(columns)
-    union = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in dataset.tables)
+    tables = dataset.stored_tables
+    union = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in tables)
     added = _BASE_VOLUMES_SAY if dataset is KLINES else ()
-    return View(name, dataset.doc, dataset.tables, union, added)
+    return View(name, dataset.doc, tables, union, added)
+
+
+def _live_rows(dataset: Dataset) -> list[View]:
+    """The hot table by its name; which of its rows count, the main tables tell."""
+    hot = dataset.hot_table
+    return [] if hot is None else [View(hot.name, hot.doc, dataset.stored_tables)]
 
 
 def _union(name: str, tables: tuple[Table, ...]) -> View:
@@ -240,6 +247,7 @@ def _all() -> Mapping[str, View]:
         View(ALERT_DELIVERIES.name, ALERT_DELIVERIES.doc, (ALERT_DELIVERIES,)),
         View(STREAM_GAPS.name, STREAM_GAPS.doc, (STREAM_GAPS,)),
     ]
+    views += [view for dataset in DATASETS.values() for view in _live_rows(dataset)]
     known = {view.name: view for view in views}
     physical = [table for view in views for table in view.tables]
     known |= {t.name: View(t.name, t.doc, (t,)) for t in physical if t.name not in known}

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 
 import duckdb
 
+from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.pins import Pin
-from lakehouse_ray.query.scan import Where, files_sql
+from lakehouse_ray.query.scan import Where
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.views import SCHEMAS, View
 from lakehouse_ray.serve.work import StoppableEngine
@@ -83,9 +84,9 @@ class Quick:
         statement: With `{view}` where it reads.
         """
         engine.check()
-        planned = {name: engine.plan(pin, where) for name, pin in pins.items()}
+        planned = plan_live(pins, where, engine.plan)
         engine.verify(file for files in planned.values() for file in files)
-        sources = {name: files_sql(pins[name].shape, files) for name, files in planned.items()}
+        sources = sources_of({n: pin.shape for n, pin in pins.items()}, planned, where)
         with self._lock:
             cursor = self._cursor()
         try:

@@ -15,8 +15,9 @@ from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import NotFoundError
 from lakehouse_ray.query.gate import STATEMENT_BYTES_MAX, check_text
+from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.pins import Pin
-from lakehouse_ray.query.scan import files_sql, quoted
+from lakehouse_ray.query.scan import EVERYTHING, quoted
 from lakehouse_ray.query.versions import spell_versions
 from lakehouse_ray.query.views import SCHEMAS, VIEWS, View, mentioned
 from lakehouse_ray.query.wanted import columns_of, where_of
@@ -138,7 +139,7 @@ def _job_of(
     made = [*pins, *(view.name for view in views if view.sql)]
     assert set(made) <= set(VIEWS)
     if service.copies is None:
-        planned = {name: engine.plan(pin) for name, pin in pins.items()}
+        planned = plan_live(pins, EVERYTHING, engine.plan)
         every = [file for files in planned.values() for file in files]
         engine.verify(every)
         places = {file.file_path: file.file_path.removeprefix("file://") for file in every}
@@ -171,9 +172,9 @@ def _planned(
         if view.name not in wanted:
             continue
         where = where_of(view, wanted[view.name])
-        for table in view.tables:
-            files = engine.plan(pins[table.name], where)
-            found[table.name] |= {file.file_path: file for file in files}
+        own = {table.name: pins[table.name] for table in view.tables}
+        for name, files in plan_live(own, where, engine.plan).items():
+            found[name] |= {file.file_path: file for file in files}
     return {name: list(files.values()) for name, files in found.items()}
 
 
@@ -203,8 +204,9 @@ def _copied(
 def _statements(
     pins: Pins, planned: Planned, places: Mapping[str, str], views: Sequence[View]
 ) -> list[str]:
+    sources = sources_of({n: pin.shape for n, pin in pins.items()}, planned, EVERYTHING, places)
     return [
-        *(_create(name, files_sql(pin.shape, planned[name], places)) for name, pin in pins.items()),
+        *(_create(name, select) for name, select in sources.items()),
         *(_create(view.name, view.sql) for view in views if view.sql),
     ]
 

@@ -50,17 +50,17 @@ class Refusals:
         detail: str = "another file of the same kind has the key with other values",
     ) -> None:
         """Rows that share their key with another, by default one of another file that won."""
-        self.refuse_frame(symbol, conflicts, "CONFLICTING_KEY", detail)
+        conflicts = conflicts.with_columns(symbol=pl.lit(symbol))
+        self.refuse_frame(conflicts, "CONFLICTING_KEY", detail)
 
-    def refuse_frame(self, symbol: str, rows: pl.DataFrame, reason: str, detail: str) -> None:
-        """Rows that came with the names of their sources."""
+    def refuse_frame(self, rows: pl.DataFrame, reason: str, detail: str) -> None:
+        """Rows that came with their symbol and the names of their sources."""
+        said = {"market", "symbol", "interval", *SOURCE_NAMES}
         for row in rows.iter_rows(named=True):
-            values = {
-                k: v for k, v in row.items() if k not in SOURCE_NAMES and not k.startswith("_")
-            }
+            values = {k: v for k, v in row.items() if k not in said and not k.startswith("_")}
             self._rows.append(
                 {
-                    **self._common(symbol),
+                    **self._common(row["symbol"]),
                     "source": row["source"],
                     "source_key": row["source_key"],
                     "source_version": row["source_version"],

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import polars as pl
 
 from lakehouse_ray.model.dataset import Dataset
-from lakehouse_ray.silver.rows_work import rows_schema
+from lakehouse_ray.silver.given_rows import rows_schema
 
 TIME = pl.Datetime("us", "UTC")
 

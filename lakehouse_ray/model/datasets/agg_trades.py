@@ -29,4 +29,5 @@ AGG_TRADES = Dataset(
         "cm": ("daily", "monthly"),
     },
     bytes_a_row=65,
+    streamed=True,
 )

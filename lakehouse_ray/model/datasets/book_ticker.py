@@ -23,4 +23,5 @@ BOOK_TICKER = Dataset(
     time="transaction_time",
     archive={"um": ("daily", "monthly"), "cm": ("daily", "monthly")},
     bytes_a_row=85,
+    streamed=True,
 )

@@ -43,6 +43,7 @@ KLINES = Dataset(
     bars=True,
     bytes_a_row=135,
     coarse_intervals=COARSE_INTERVALS,
+    streamed=True,
 )
 
 

@@ -29,4 +29,5 @@ LIQUIDATION_SNAPSHOT = Dataset(
     archive={"um": ("daily",), "cm": ("daily",)},
     fine=False,
     bytes_a_row=90,
+    streamed=True,
 )

@@ -33,4 +33,5 @@ TRADES = Dataset(
         "cm": ("daily", "monthly"),
     },
     bytes_a_row=60,
+    streamed=True,
 )
