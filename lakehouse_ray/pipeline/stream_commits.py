@@ -1,7 +1,7 @@
 """From a segment's work to snapshots: bronze, rows, gaps, refusals, state; the ledger now and then.
 
-Whoever dies in between repeats the segment behind the same state: the object has the same bytes, rows
-are known by their keys, requests by their ids.
+Whoever dies in between repeats the segment behind the same state: the object has the same bytes,
+requests are known by their ids, and rows that are there twice all the same count once by their keys.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
@@ -22,7 +22,7 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import format_time
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.commits import Committers
-from lakehouse_ray.pipeline.row_merging import RowMerger, tables_of
+from lakehouse_ray.pipeline.hot_rows import HotWriter, hot_tables_of
 from lakehouse_ray.pipeline.stream_state import WorkerState, save_state
 from lakehouse_ray.silver.stream_segment import CaptureState, SegmentWork
 from lakehouse_ray.sources.binance.streams.decode import VERSION
@@ -35,13 +35,6 @@ VENUE = "binance"
 STREAMS = "streams"
 # A row of the ledger may wait for others; its segment is in bronze and in the state meanwhile.
 LEDGER_INTERVAL_S = 10.0
-
-
-class RowSink(Protocol):
-    """Where a segment's rows become visible."""
-
-    def write(self, rows: Mapping[str, pl.DataFrame]) -> None:
-        """Make rows visible, by data set; writing the same again changes nothing."""
 
 
 @dataclass
@@ -64,22 +57,11 @@ class CaptureTally:
 def tables_of_capture(streams: Iterable[Stream]) -> tuple[Table, ...]:
     """Tables whose committers a capture needs."""
     datasets = {stream.dataset for stream in streams}
-    tables = [table for name in sorted(datasets) for table in tables_of(DATASETS[name])]
+    tables = hot_tables_of(DATASETS[name] for name in sorted(datasets))
     return (
         *dict.fromkeys(tables),
         *(t for t in (QUARANTINE, OBJECT_LOG, STREAM_GAPS) if t not in tables),
     )
-
-
-class MergedRows:
-    """Rows merged into the main tables by the rule of files. A RowSink."""
-
-    def __init__(self, merger: RowMerger) -> None:
-        self._merger = merger
-
-    def write(self, rows: Mapping[str, pl.DataFrame]) -> None:
-        for name, frame in rows.items():
-            self._merger.merge(DATASETS[name], frame)
 
 
 class SegmentCommits:
@@ -93,7 +75,6 @@ class SegmentCommits:
         self,
         writer: Writer,
         committers: Committers,
-        sink: RowSink,
         *,
         market: Market,
         folder: Path,
@@ -104,7 +85,7 @@ class SegmentCommits:
     ) -> None:
         self._writer = writer
         self._committers = committers
-        self._sink = sink
+        self._rows = HotWriter(writer, committers, run_id)
         self._market = market
         self._folder = folder
         self._name = name
@@ -122,7 +103,7 @@ class SegmentCommits:
             VENUE, f"stream/{self._market}/{day}/{self._name}-{work.number}", work.sha256
         )
         self._writer.store.put(str(path), work.body)
-        self._sink.write(work.rows)
+        self._rows.append(work.rows, f"{self._name}-{work.number}")
         self._append_gaps(work)
         self._append_refusals(work)
         now_us = self._writer.clock.now_us()

@@ -26,10 +26,8 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import BadDataError, LakehouseError, UnavailableError
 from lakehouse_ray.model.venue import Market, parse_market
 from lakehouse_ray.pipeline.commits import open_committers
-from lakehouse_ray.pipeline.row_merging import RowMerger
 from lakehouse_ray.pipeline.stream_commits import (
     CaptureTally,
-    MergedRows,
     SegmentCommits,
     tables_of_capture,
 )
@@ -120,9 +118,8 @@ def capture(
     ):
         state = load_state(task.folder)
         inherit_series(state, task.folder.parent, task.folder)
-        sink = MergedRows(RowMerger(task.writer, committers, task.run_id))
         commits = SegmentCommits(
-            task.writer, committers, sink, market=task.market, folder=task.folder,
+            task.writer, committers, market=task.market, folder=task.folder,
             name=task.name, run_id=task.run_id, url=_stream_base(task), state=state,
         )  # fmt: skip
         committing = _Committing(task, streams, commits, stop)
@@ -156,9 +153,8 @@ def _recover(task: CaptureTask) -> CaptureTally:
     with open_committers(
         task.writer, tables_of_capture(streams), task.run_id, local=True
     ) as committers:
-        sink = MergedRows(RowMerger(task.writer, committers, task.run_id))
         commits = SegmentCommits(
-            task.writer, committers, sink, market=task.market, folder=task.folder,
+            task.writer, committers, market=task.market, folder=task.folder,
             name=task.name, run_id=task.run_id, url=_stream_base(task),
             state=load_state(task.folder),
         )  # fmt: skip

@@ -22,5 +22,6 @@ BOOK_LEVELS = Dataset(
     key=("event_time", "update_id", "level"),
     time="event_time",
     archive={},
+    streamed=True,
     bytes_a_row=60,
 )

@@ -21,5 +21,6 @@ MARK_PRICES = Dataset(
     key=("event_time",),
     time="event_time",
     archive={},
+    streamed=True,
     bytes_a_row=80,
 )
