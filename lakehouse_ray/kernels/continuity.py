@@ -11,8 +11,9 @@ same result whenever they are looked at.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -69,6 +70,10 @@ class Continuity(Generic[T]):
         self._held_max = held_max
         # By where they begin; with where they end and when they were received.
         self._held: dict[int, tuple[int, int, T]] = {}
+        # Where they begin, as a heap, and in the order in which they came: one that is far ahead
+        # must not cost each that follows.
+        self._order: list[int] = []
+        self._came: deque[tuple[int, int]] = deque()
         self._gaps: deque[tuple[int, int]] = deque(gaps, maxlen=GAPS_MAX)
 
     @property
@@ -119,12 +124,9 @@ class Continuity(Generic[T]):
         """
         held = sorted(self._held.values(), key=lambda entry: entry[1])
         self._held.clear()
+        self._order.clear()
+        self._came.clear()
         return [item for _, _, item in held]
-
-    def restart(self, last: int | None) -> None:
-        """Go on behind `last`, whatever was before."""
-        self.last = last
-        self._held.clear()
 
     def _take(self, before: int, last: int, item: T, now_us: int, out: Released[T]) -> None:
         if self.last is not None and last <= self.last:
@@ -136,10 +138,14 @@ class Continuity(Generic[T]):
                 self._drain(out)
         elif before in self._held and self._held[before][0] >= last:
             out.duplicates += 1
+        elif before in self._held:
+            # Two connections cut the same differently: the one that reaches further has it all.
+            out.duplicates += 1
+            self._held[before] = last, self._held[before][1], item
         else:
-            if before in self._held:
-                out.duplicates += 1
             self._held[before] = last, now_us, item
+            heapq.heappush(self._order, before)
+            self._came.append((now_us, before))
         if self._held:
             self._give_up(now_us, out)
 
@@ -158,10 +164,8 @@ class Continuity(Generic[T]):
     def _drain(self, out: Released[T]) -> None:
         """Give out what waited and has what it waited for."""
         assert self.last is not None
-        for before in sorted(self._held):
-            if before > self.last:
-                return
-            last, _, item = self._held.pop(before)
+        while self._order and self._order[0] <= self.last:
+            last, _, item = self._held.pop(heapq.heappop(self._order))
             if last <= self.last:
                 out.duplicates += 1
                 continue
@@ -170,32 +174,14 @@ class Continuity(Generic[T]):
 
     def _give_up(self, now_us: int, out: Released[T]) -> None:
         while self._held:
-            waiting_since_us = min(received_us for _, received_us, _ in self._held.values())
+            while self._came[0][1] not in self._held:
+                self._came.popleft()
+            waiting_since_us = self._came[0][0]
             if now_us - waiting_since_us < self._wait_us and len(self._held) <= self._held_max:
                 return
-            next_before = min(self._held)
+            next_before = self._order[0]
             if self.last is not None and next_before > self.last:
                 out.gaps.append(Gap(self.last + 1, next_before, now_us))
                 self._gaps.append((self.last + 1, next_before))
             self.last = next_before
             self._drain(out)
-
-
-class Recent:
-    """Keys seen lately, for streams whose messages have no number that rises by one.
-
-    keys_max: How many are remembered; the oldest are forgotten.
-    """
-
-    def __init__(self, keys_max: int = 20_000, keys: Sequence[Hashable] = ()) -> None:
-        self._keys: dict[Hashable, None] = dict.fromkeys(keys)
-        self._keys_max = keys_max
-
-    def is_new(self, key: Hashable) -> bool:
-        """Whether the key was not seen; from now on it is."""
-        if key in self._keys:
-            return False
-        self._keys[key] = None
-        if len(self._keys) > self._keys_max:
-            del self._keys[next(iter(self._keys))]
-        return True

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lakehouse_ray.kernels.continuity import Continuity, Gap, Recent, Released
+from msgspec import Struct
+
+from lakehouse_ray.kernels.continuity import Continuity, Gap, Released
 from lakehouse_ray.model.timespan import month_of, month_ordinal
 from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.sources.binance.streams.events import (
@@ -26,8 +28,7 @@ RECENT_KEYS_MAX = 2_000
 _MICROSECONDS_FROM = 10**15
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(Struct, gc=False):
     """An event as it came. record: Its place in the segment, from 0."""
 
     event: Event
@@ -148,17 +149,20 @@ def time_of(event: Event) -> int:
 
 
 def _without_numbers(arrivals: Sequence[Arrival], state: SeriesState) -> SeriesWork:
-    recent = Recent(keys=state.keys)
     work = SeriesWork(SeriesState(None, state.last_time_us))
-    keys = list(state.keys)
-    for arrival in arrivals:
-        key = _key(arrival.event)
-        if recent.is_new(key):
-            work.arrivals.append(arrival)
-            keys.append(key)
-        else:
-            work.duplicates += 1
-    work.state.keys = keys[-RECENT_KEYS_MAX:]
+    keys = [_key(arrival.event) for arrival in arrivals]
+    every = dict.fromkeys(state.keys)
+    if len(set(keys)) == len(keys) and every.keys().isdisjoint(keys):
+        work.arrivals = list(arrivals)
+        every.update(dict.fromkeys(keys))
+    else:
+        for key, arrival in zip(keys, arrivals, strict=True):
+            if key in every:
+                work.duplicates += 1
+            else:
+                every[key] = None
+                work.arrivals.append(arrival)
+    work.state.keys = list(every)[-RECENT_KEYS_MAX:]
     if work.arrivals:
         work.state.last_time_us = time_of(work.arrivals[-1].event)
     return work

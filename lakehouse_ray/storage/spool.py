@@ -4,7 +4,10 @@ A folder of segments, `<number>.open` while it is written and `<number>.seg` whe
 deleted by whoever has committed it. A segment is a header and records, each with a checksum:
 
     header   LHSP1, length, crc32; a text that says what the frames are
-    record   length, crc32, received at (µs), connection, kind; bytes
+    record   length, crc32; number of frames; of each when it was received (µs), its connection, its
+             kind and its length; the frames themselves
+
+A record is what one `flush` has written, a twentieth of a second.
 
 Policy of fsync: what is appended is handed to the system at every `flush`, several times a second,
 so that a process that is killed loses what its socket loses with it. A segment is synced to the disk
@@ -21,9 +24,9 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lakehouse_ray.errors import BadDataError
 
@@ -31,16 +34,14 @@ FRAME, MARK = 0, 1
 
 _MAGIC = b"LHSP1"
 _HEADER = struct.Struct("<II")
-# Length, checksum of the rest and the bytes, time, connection, kind.
-_RECORD = struct.Struct("<IIqIB")
-_CHECKED = struct.Struct("<qIB")
-_RECORD_BYTES_MAX = 64 << 20
+_COUNT = struct.Struct("<I")
+# Received at, connection, kind, length.
+_FRAME = struct.Struct("<qIBI")
 _NAME = re.compile(r"([0-9]{12})\.(open|seg)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """kind: FRAME, bytes as received; or MARK, a text about the connection."""
 
     received_us: int
@@ -81,10 +82,7 @@ class Spool:
         self._kept_bytes = sum(path.stat().st_size for _, path in kept)
         self._file: int | None = None
         self._written = 0
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-        self._pending_frames = 0
-        self._pending_from_us = self._pending_to_us = 0
+        self._pending: list[tuple[int, int, int, bytes]] = []
         # What could not be kept: how many frames, from when to when.
         self._lost = 0
         self._lost_from_us = self._lost_to_us = 0
@@ -97,28 +95,20 @@ class Spool:
 
     def append(self, received_us: int, connection: int, data: bytes, kind: int = FRAME) -> None:
         """Take a record; it is on its way to the disk with the next `flush`."""
-        checked = _CHECKED.pack(received_us, connection, kind)
-        crc = zlib.crc32(data, zlib.crc32(checked))
-        if not self._pending:
-            self._pending_from_us = received_us
-        self._pending += (_HEADER.pack(len(data), crc), checked, data)
-        self._pending_bytes += len(data) + _RECORD.size
-        self._pending_frames += 1
-        self._pending_to_us = received_us
+        self._pending.append((received_us, connection, kind, data))
 
     def flush(self) -> bool:
         """Hand over what was appended to the system. False: it was lost, there is no room."""
         if not self._pending:
             return True
-        piece = b"".join(self._pending)
-        count, from_us = self._pending_frames, self._pending_from_us
-        self._pending, self._pending_bytes, self._pending_frames = [], 0, 0
+        pending, self._pending = self._pending, []
+        piece = _spell(pending)
         if self.bytes_kept + len(piece) > self._bytes_max or not self._write(piece):
             if not self._lost:
-                self._lost_from_us = from_us
-            self._lost += count
-            self._lost_to_us = self._pending_to_us
-            self.lost_total += count
+                self._lost_from_us = pending[0][0]
+            self._lost += len(pending)
+            self._lost_to_us = pending[-1][0]
+            self.lost_total += len(pending)
             return False
         if self._lost:
             self._tell_loss()
@@ -220,22 +210,33 @@ def read_segment(path: Path) -> Segment:
         raise BadDataError("SPOOL_CORRUPT", f"the header of {path.name} is not what was written")
     records: list[Record] = []
     place = start + length
-    for record, end in _records(data, place):
-        records.append(record)
+    while (end := _read(data, place, records)) is not None:
         place = end
     return Segment(int(match[1]), header, records, len(data) - place)
 
 
-def _records(data: bytes, place: int) -> Iterator[tuple[Record, int]]:
-    """Whole records from a place on, each with where it ends."""
-    unpack, size, crc32 = _RECORD.unpack_from, _RECORD.size, zlib.crc32
-    checked = _HEADER.size
-    while place + size <= len(data):
-        length, crc, received_us, connection, kind = unpack(data, place)
-        end = place + size + length
-        if length > _RECORD_BYTES_MAX or end > len(data):
-            return
-        if crc32(memoryview(data)[place + checked : end]) != crc:
-            return
-        yield Record(received_us, connection, kind, data[place + size : end]), end
-        place = end
+def _spell(frames: list[tuple[int, int, int, bytes]]) -> bytes:
+    pack = _FRAME.pack
+    heads = [pack(us, connection, kind, len(data)) for us, connection, kind, data in frames]
+    body = b"".join([_COUNT.pack(len(frames)), *heads, *[frame[3] for frame in frames]])
+    return _HEADER.pack(len(body), zlib.crc32(body)) + body
+
+
+def _read(data: bytes, place: int, records: list[Record]) -> int | None:
+    """Add the frames of the record at a place; return where it ends, None where it is not whole."""
+    start = place + _HEADER.size
+    if start > len(data):
+        return None
+    length, crc = _HEADER.unpack_from(data, place)
+    end = start + length
+    if end > len(data) or length < _COUNT.size:
+        return None
+    if zlib.crc32(memoryview(data)[start:end]) != crc:
+        return None
+    (count,) = _COUNT.unpack_from(data, start)
+    heads = start + _COUNT.size
+    at = heads + count * _FRAME.size
+    for received_us, connection, kind, size in _FRAME.iter_unpack(data[heads:at]):
+        records.append(Record(received_us, connection, kind, data[at : at + size]))
+        at += size
+    return int(end)

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakehouse_ray.kernels.continuity import Continuity, Gap, Recent, Released
+from lakehouse_ray.kernels.continuity import Continuity, Gap, Released
 
 WAIT_US = 1_000
 
@@ -176,8 +176,3 @@ def test_ranges_that_overlap_what_was_seen_continue_it() -> None:
     )
     assert told.items == ["a", "overlaps", "fills", "waits"]
     assert (told.duplicates, told.gaps, series.last) == (1, [], 115)
-
-
-def test_keys_seen_lately_are_known_and_the_oldest_forgotten() -> None:
-    recent = Recent(keys_max=2)
-    assert [recent.is_new(key) for key in "aabcba"] == [True, False, True, True, False, True]
