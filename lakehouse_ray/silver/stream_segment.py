@@ -182,32 +182,59 @@ def _sort_out(
     arrivals: dict[str, list[Arrival]] = {}
     snapshots: dict[str, list[Snapshot]] = {}
     marks: list[tuple[int, str]] = []
-    read = reader.read
+    known: dict[str, tuple[Stream, list[int]]] = {}
+    # Places of what has to be read one by one.
+    others: list[int] = []
+    stream_of = reader.stream_of
     for place, record in enumerate(records):
-        if record.kind == MARK:
+        if record.kind == FRAME:
+            stream = stream_of(record.data)
+            if stream is None:
+                others.append(place)
+            elif (found := known.get(stream.name)) is not None:
+                found[1].append(place)
+            else:
+                known[stream.name] = stream, [place]
+        elif record.kind == MARK:
             text = record.data.decode(errors="replace")
             marks.append((record.received_us, text))
             if text.startswith("lost "):
                 work.losses.append(text)
+        else:
+            _take_snapshot(record, place, snapshots, work)
+    for stream, places in known.values():
+        events = reader.read_many(stream, [records[place].data for place in places])
+        if events is None:
+            others += places
             continue
+        arrivals[stream.name] = [
+            Arrival(event, records[place].received_us, place)
+            for event, place in zip(events, places, strict=True)
+        ]
+    for place in sorted(others):
+        record = records[place]
         try:
-            if record.kind == SNAPSHOT:
-                symbol, _, answer = record.data.partition(b"\n")
-                snapshot = msgspec.json.decode(answer, type=Snapshot, strict=False)
-                snapshots.setdefault(symbol.decode(), []).append(snapshot)
-                continue
-            said = read(record.data)
+            said = reader.read(record.data)
         except BadDataError as error:
             _refuse(work, record, place, error.reason, error.detail)
             continue
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            _refuse(work, record, place, "NOT_JSON", f"an answer of /depth: {error}")
-            continue
-        work.frames += place >= carried
         if not isinstance(said, Control):
-            found = Arrival(said.event, record.received_us, place)
-            arrivals.setdefault(said.stream.name, []).append(found)
+            single = Arrival(said.event, record.received_us, place)
+            arrivals.setdefault(said.stream.name, []).append(single)
+    work.frames = sum(record.kind == FRAME for record in records[carried:]) - work.refused
     return arrivals, snapshots, marks
+
+
+def _take_snapshot(
+    record: Record, place: int, snapshots: dict[str, list[Snapshot]], work: SegmentWork
+) -> None:
+    symbol, _, answer = record.data.partition(b"\n")
+    try:
+        snapshot = msgspec.json.decode(answer, type=Snapshot, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _refuse(work, record, place, "NOT_JSON", f"an answer of /depth: {error}")
+        return
+    snapshots.setdefault(symbol.decode(), []).append(snapshot)
 
 
 def _refuse(work: SegmentWork, record: Record, place: int, reason: str, detail: str) -> None:

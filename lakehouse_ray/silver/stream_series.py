@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from msgspec import Struct
 
@@ -100,7 +102,7 @@ def continue_series(
         ranges = [_range(arrival.event) for arrival in arrivals]
         released = series.feed(ranges, arrivals, times)
     else:
-        numbers = [number_of(stream, arrival.event) for arrival in arrivals]
+        numbers = _numbers(stream, arrivals)
         released = series.feed_singles(numbers, list(arrivals), times)
     end = series.pass_time(now_us)
     whole = Released(
@@ -118,6 +120,16 @@ def continue_series(
     if whole.items:
         work.state.last_time_us = time_of(whole.items[-1].event)
     return work
+
+
+def _numbers(stream: Stream, arrivals: Sequence[Arrival]) -> list[int]:
+    if stream.kind == "trade":
+        trades = cast("list[Trade]", [arrival.event for arrival in arrivals])
+        return [event.t for event in trades]
+    if stream.kind == "aggTrade":
+        joined = cast("list[AggTrade]", [arrival.event for arrival in arrivals])
+        return [event.a for event in joined]
+    return [number_of(stream, arrival.event) for arrival in arrivals]
 
 
 def number_of(stream: Stream, event: Event) -> int:
@@ -187,23 +199,17 @@ def _range(event: Event) -> tuple[int, int]:
 def _with_times(
     stream: Stream, released: Released[Arrival], before: SeriesState
 ) -> Iterator[SeriesGap]:
-    if not released.gaps:
-        return
-    last_time_us = before.last_time_us
-    gaps = iter(released.gaps)
-    gap: Gap | None = next(gaps)
-    for arrival in released.items:
-        if gap is None:
-            return
-        begins = (
-            _range(arrival.event)[0] + 1
-            if stream.kind == "depth"
-            else number_of(stream, arrival.event)
-        )
-        if begins > gap.last:
-            yield _gap(stream, gap, last_time_us, time_of(arrival.event))
-            gap = next(gaps, None)
-        last_time_us = time_of(arrival.event)
+    items = released.items
+
+    def begins(arrival: Arrival) -> int:
+        if stream.kind == "depth":
+            return _range(arrival.event)[0] + 1
+        return number_of(stream, arrival.event)
+
+    for gap in released.gaps:
+        behind = bisect_right(items, gap.last, key=begins)
+        before_us = time_of(items[behind - 1].event) if behind else before.last_time_us
+        yield _gap(stream, gap, before_us, time_of(items[behind].event))
 
 
 def _gap(stream: Stream, gap: Gap, before_us: int, behind_us: int) -> SeriesGap:

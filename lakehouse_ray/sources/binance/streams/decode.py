@@ -8,8 +8,8 @@ begin otherwise are parsed twice: once to see what they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import msgspec
 
@@ -110,6 +110,10 @@ class FrameReader:
         self._market = market
         self._open = asked is None
         self._routes: dict[bytes, tuple[Stream, Callable[[bytes], Any]]] = {}
+        self._lists = {
+            kind: msgspec.json.Decoder(list[_envelope_of(struct)], strict=False).decode  # type: ignore[misc]
+            for kind, struct in _STRUCTS.items()
+        }
         self._by_kind: dict[tuple[Kind, str, str | None], Stream] = {}
         self._envelopes = {
             kind: msgspec.json.Decoder(_envelope_of(struct), strict=False).decode
@@ -123,6 +127,34 @@ class FrameReader:
         self._head = msgspec.json.Decoder(_Head, strict=False).decode
         for stream in asked or ():
             self._learn(stream.name.encode(), stream)
+
+    def stream_of(self, frame: bytes) -> Stream | None:
+        """The stream of a combined frame that is known by its beginning; else None."""
+        if not frame.startswith(_PREFIX):
+            return None
+        route = self._routes.get(frame[_NAME_FROM : frame.find(b'"', _NAME_FROM)])
+        return None if route is None else route[0]
+
+    def read_many(self, stream: Stream, frames: Sequence[bytes]) -> list[Event] | None:
+        """The events of combined frames of one stream, all parsed at once.
+
+        None where any of them is refused: then each has to be read by itself.
+        """
+        # No text of JSON has a line feed in it, so a frame whose last text is open ends there.
+        joined = b"[" + b",\n".join(frames) + b"]"
+        try:
+            events: list[Event] = [found.data for found in self._lists[stream.kind](joined)]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        symbol = stream.symbol
+        if len(events) != len(frames) or not all([event.s == symbol for event in events]):  # noqa: C419
+            return None
+        if stream.kind == "kline":
+            bars = cast("list[Kline]", events)
+            spelled = "1M" if stream.interval == "1mo" else stream.interval
+            if any(bar.k.i != spelled for bar in bars):
+                return None
+        return events
 
     def read(self, frame: bytes) -> Message | Control:
         """Return what the frame says.

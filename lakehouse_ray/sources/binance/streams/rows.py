@@ -60,7 +60,9 @@ def is_row(event: Event) -> bool:
 
 def rows_of(kind: Kind, market: Market, events: Sequence[Event]) -> Rows:
     """Make rows of events of one kind, of any of its symbols. Not for depth: a book has its rows."""
-    kept = [event for event in events if is_row(event)]
+    # Of the others each event is a row.
+    partly = kind in ("kline", "trade")
+    kept = [event for event in events if is_row(event)] if partly else list(events)
     columns, times = _BUILDERS[kind](kept)
     frame = pl.DataFrame(
         [pl.Series(name, values, dtype) for name, (values, dtype) in columns.items()]
