@@ -13,21 +13,25 @@ from typing import Annotated
 import typer
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.model.timespan import format_time, parse_time
 from lakehouse_ray.testing.exchange import (
     Archive,
     Faults,
     FolderArchive,
+    RateLimits,
+    Recording,
+    ReplayClock,
     ReplicaExchange,
     RestAnswers,
     SyntheticArchive,
     made_of,
     recorded,
 )
-from lakehouse_ray.testing.exchange.api.limits import RateLimits
 from lakehouse_ray.testing.exchange.synthetic import DEFAULT_END, DEFAULT_START
 from lakehouse_ray.testing.exchange.universe import MARKETS
 
 _MARKETS = ",".join(MARKETS)
+_BEFORE_US = 1_000_000
 _START, _END = DEFAULT_START.isoformat(), DEFAULT_END.isoformat()
 
 
@@ -60,6 +64,27 @@ def exchange(
     ban_s: Annotated[
         float, typer.Option(min=0, help="How long the first ban lasts, in seconds.")
     ] = RateLimits.ban_s,
+    recorded_streams: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--recorded",
+            help="Play this recording of websocket frames, or folder of some; may be given again.",
+        ),
+    ] = None,
+    at: Annotated[
+        str,
+        typer.Option(
+            help="What time it is there when it starts, such as 2024-05-01T12:00. Without it, that "
+            "of the first recorded frame, else now."
+        ),
+    ] = "",
+    speed: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds of the exchange in one of ours; 0: its clock stands still until told.",
+        ),
+    ] = 1.0,
     symbols: Annotated[
         str,
         typer.Option(help="Synthetic: A,B,C, or how many per market; one of each kind if empty."),
@@ -67,6 +92,13 @@ def exchange(
     markets: Annotated[str, typer.Option(help="Synthetic: which markets.")] = _MARKETS,
     start: Annotated[str, typer.Option(help="Synthetic: first day (or month).")] = _START,
     end: Annotated[str, typer.Option(help="Synthetic: the day after the last one.")] = _END,
+    rest_end: Annotated[
+        str,
+        typer.Option(
+            help="Synthetic: up to which day REST and websockets know the market, where the bucket "
+            "ends before."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Synthetic: another seed, another market.")] = 0,
     trades_per_minute: Annotated[
         int, typer.Option(min=1, help="Synthetic: at most this many, per symbol.")
@@ -75,11 +107,18 @@ def exchange(
         bool, typer.Option("--json", help="Say on stdout, as one JSON document, where it answers.")
     ] = False,
 ) -> None:
-    """Serve an archive as the exchange does: listings, zips, checksums, REST, and defects on request."""
+    """Serve an archive as the exchange does: listings, zips, checksums, REST, websockets, and defects
+    on request.
+
+    Examples: lakehouse exchange --synthetic --symbols BTCUSDT --at 2024-05-01T12:00 --speed 60
+
+    lakehouse exchange --root DIR --recorded frames.gz --speed 0
+    """
     if (root is None) != synthetic:
         raise InvalidError("there must be one archive to serve", "give --root DIR or --synthetic")
     rules = Faults.load(faults) if faults is not None else Faults()
     archive: Archive
+    told: Archive | None = FolderArchive(rest_root) if rest_root is not None else None
     answered = recorded(rest) if rest is not None else RestAnswers()
     if root is not None:
         archive, what = FolderArchive(root), str(root)
@@ -93,8 +132,13 @@ def exchange(
             trades_per_minute=trades_per_minute,
         )
         what = f"a synthetic market of {len(archive.instruments)} symbols"
+        last = _day("--rest-end", rest_end) if rest_end else _day("--end", end)
+        if rest_end:
+            told = archive.until(last)
         if rest is None:
-            answered = made_of(archive.instruments, _day("--end", end))
+            answered = made_of(archive.instruments, last)
+    recording = Recording(recorded_streams) if recorded_streams else None
+    clock = ReplayClock(_first_moment(at, recording), speed)
     stopped = threading.Event()
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -105,13 +149,23 @@ def exchange(
     signal.signal(signal.SIGTERM, stop)
     served = ReplicaExchange(
         archive, rules, host, port, rest=answered, limits=RateLimits(ban_s=ban_s),
-        rest_archive=None if rest_root is None else FolderArchive(rest_root),
+        rest_archive=told, recording=recording, clock=clock,
     )  # fmt: skip
     with served as server:
         if as_json:
             typer.echo(json.dumps({"url": server.url, "serving": what}, ensure_ascii=False))
         typer.echo(f"serving {what} at {server.url}", err=True)
+        if at or recording is not None or speed != 1:
+            moment = format_time(clock.now_us())
+            typer.echo(f"it is {moment} there, at {speed:g} times our speed", err=True)
         stopped.wait()
+
+
+def _first_moment(at: str, recording: Recording | None) -> int | None:
+    if at:
+        return parse_time(at)
+    # A little before, so that who connects at once misses nothing at a moderate speed.
+    return None if recording is None else recording.span_us[0] - _BEFORE_US
 
 
 def _symbols(text: str) -> list[str] | int | None:

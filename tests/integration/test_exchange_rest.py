@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -26,14 +27,15 @@ from support.exchange_clients import ccxt_at, loopback_alone, python_binance_at
 from lakehouse_ray.testing.exchange import (
     Faults,
     FolderArchive,
+    RateLimits,
+    ReplayClock,
     ReplicaExchange,
+    Series,
     SyntheticArchive,
     made_of,
     recorded,
     write_archive,
 )
-from lakehouse_ray.testing.exchange.api.limits import RateLimits
-from lakehouse_ray.testing.exchange.replay_clock import ReplayClock
 
 pytestmark = pytest.mark.integration
 
@@ -226,6 +228,22 @@ def test_rest_tells_what_the_bucket_lacks(tmp_path: Path, clock: ReplayClock) ->
         assert page.document[0][0] == start
         symbols = ask(exchange.url, "api/v3/exchangeInfo").document["symbols"]
         assert [one["symbol"] for one in symbols] == ["BTCUSDT"]
+
+
+def test_rest_goes_on_where_the_bucket_of_a_synthetic_market_ends() -> None:
+    later = MARKET.until(date(2025, 2, 1))
+    moment = datetime(2025, 1, 20, 9, 30, tzinfo=UTC)
+    with ReplicaExchange(MARKET, rest_archive=later, clock=clock_at(moment)) as exchange:
+        bar = ask(exchange.url, "api/v3/klines", {**MINUTES, "limit": 2}).document[0]
+        funding = ask(
+            exchange.url, "fapi/v1/fundingRate", {"symbol": "BTCUSDT", "limit": 1}
+        ).document
+        day = "data/spot/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2025-01-{}.zip"
+        assert [ask(exchange.url, day.format(one)).status for one in ("04", "05")] == [200, 404]
+    assert bar[0] == (int(moment.timestamp()) - 60) * 1000
+    # The month is not over: its file of funding is not there, what was paid is.
+    hour = int(datetime(2025, 1, 20, 8, tzinfo=UTC).timestamp()) * 1000
+    assert hour <= funding[0]["fundingTime"] < hour + 100
 
 
 def test_the_command_lets_rest_have_what_the_bucket_lacks(tmp_path: Path) -> None:
@@ -438,6 +456,33 @@ def test_clients_that_nobody_here_wrote_read_it(real_exchange: ReplicaExchange) 
     agg = csv_rows("data/futures/um/daily/aggTrades/ALPINEUSDT")[:7]
     assert [(str(one["a"]), one["p"]) for one in trades] == [row[:2] for row in agg]
     assert len(spot) == 24
+
+
+def test_ccxt_reads_trades_funding_and_statistics(exchange: ReplicaExchange) -> None:
+    symbol, since = "BTC/USDT:USDT", int(NOW.timestamp() * 1000) - 600_000
+    with loopback_alone() as tried:
+        client = ccxt_at(exchange.url, options={"defaultType": "swap"})
+        trades = client.fetch_trades(symbol, since=since, limit=5)
+        paid = client.fetch_funding_rate_history(symbol, since=1_735_603_200_000, limit=3)
+        interest = client.fetch_open_interest_history(symbol, "5m", limit=2)
+        ratios = client.fetch_long_short_ratio_history(symbol, "5m", limit=2)
+        ticker = client.fetch_ticker(symbol)
+    assert tried == []
+    history = exchange.history
+    rows = history.rows(Series("um", "aggTrades", "BTCUSDT"), since * 1000)
+    assert [(one["id"], one["price"]) for one in trades] == [
+        (row.cells[0], float(row.cells[1])) for row in islice(rows, 5)
+    ]
+    months = history.rows(Series("um", "fundingRate", "BTCUSDT"), 1_735_603_200_000_000)
+    assert [one["fundingRate"] for one in paid] == [
+        float(row.cells[2]) for row in islice(months, 3)
+    ]
+    metrics = history.last(Series("um", "metrics", "BTCUSDT"), 2, exchange.clock.now_us() + 1)
+    assert [one["openInterestAmount"] for one in interest] == [float(r.cells[2]) for r in metrics]
+    assert [one["longShortRatio"] for one in ratios] == [float(r.cells[6]) for r in metrics]
+    last = history.last(Series("um", "klines", "BTCUSDT", "1m"), 1, exchange.clock.now_us())[0]
+    assert ticker["open"] is not None
+    assert float(last.cells[3]) <= ticker["last"] <= float(last.cells[2])
 
 
 def test_a_synthetic_market_has_symbols_that_trade_by_its_clock(clock: ReplayClock) -> None:

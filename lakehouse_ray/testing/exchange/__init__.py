@@ -3,6 +3,7 @@
 It shares no code with the readers it tests.
 """
 
+from lakehouse_ray.testing.exchange.api.limits import RateLimits
 from lakehouse_ray.testing.exchange.archive import Archive, Blob, FolderArchive, Head, walk
 from lakehouse_ray.testing.exchange.faults import FAULTS, Faults, Rule
 from lakehouse_ray.testing.exchange.history import History, Row, Series
@@ -24,6 +25,7 @@ __all__ = [
     "Head",
     "History",
     "Instrument",
+    "RateLimits",
     "Recording",
     "ReplayClock",
     "ReplicaExchange",

@@ -13,6 +13,7 @@ import errno
 import os
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -47,8 +48,10 @@ from lakehouse_ray.testing.exchange.listing import (
 from lakehouse_ray.testing.exchange.replay_clock import ReplayClock
 from lakehouse_ray.testing.exchange.rest import RestAnswers
 from lakehouse_ray.testing.exchange.streams import (
+    LIMITS,
     RecordedBooks,
     Recording,
+    StreamLimits,
     Streams,
     asked_for,
     sources_of,
@@ -79,6 +82,7 @@ class ReplicaExchange:
     limits: What one address may ask of REST.
     books: Bodies of the depth route; those of the recording where none are given.
     recording: Frames that streams play, before what the rows of REST's archive give.
+    stream_limits: What clients of websockets may do, by market.
     clock: The exchange's time, for all that is timed; a ReplayClock can be told to go faster, or to
         stand still.
     """
@@ -97,6 +101,7 @@ class ReplicaExchange:
         limits: RateLimits | None = None,
         books: Books | None = None,
         recording: Recording | None = None,
+        stream_limits: Mapping[str, StreamLimits] = LIMITS,
     ) -> None:
         self.clock = clock if isinstance(clock, ReplayClock) else ReplayClock(machine=clock)
         rules = faults or Faults()
@@ -105,7 +110,9 @@ class ReplicaExchange:
         self._workers = ThreadPoolExecutor(THREADS, thread_name_prefix="replica-exchange")
         recorded_books = RecordedBooks(recording) if recording is not None else None
         sources = sources_of(self.history, recording, recorded_books)
-        self.streams = Streams(self.clock, sources, self._workers, rules, books=recorded_books)
+        self.streams = Streams(
+            self.clock, sources, self._workers, rules, books=recorded_books, limits=stream_limits
+        )
         data = MarketData(self.history, rest, limits, books or self.streams.depth)
         self._rest = RestDesk(data, self._archive, self.clock, self._workers)
         self._host = host

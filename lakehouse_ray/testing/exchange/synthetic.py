@@ -100,6 +100,15 @@ class SyntheticArchive:
         """All instruments, market by market."""
         return [one for market in self._instruments.values() for one in market.values()]
 
+    def until(self, end: date) -> SyntheticArchive:
+        """The same market, row for row, as it is known on another day: what REST has of days whose
+        files this one does not have yet.
+        """
+        markets = [market for market in MARKETS if market in self._instruments]
+        return SyntheticArchive(
+            self._seed, self.instruments, markets, self._start, end, level=self._level
+        )
+
     def children(self, folder: str) -> list[str]:
         names = self._listed.get(folder, None)
         if names is None:

@@ -408,3 +408,19 @@ def test_what_is_written_to_a_folder_is_what_is_served(
 def test_a_market_that_cannot_be_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(InvalidError):
         SyntheticArchive(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_market_of_a_later_day_has_the_same_files_and_more() -> None:
+    short = SyntheticArchive(
+        4, ["FTMUSDT"], ["spot", "um"], date(2024, 12, 30), date(2025, 1, 9), level=2
+    )
+    long = short.until(date(2025, 2, 2))
+    assert long.instruments == short.instruments
+    keys = [key for key in walk(short) if "/daily/" in key]
+    later = set(walk(long))
+    assert set(keys) < later
+    for key in keys[:: len(keys) // 7]:
+        assert long.read(key) == short.read(key)
+    # One that stops trading stops on the day that both know.
+    assert "data/spot/daily/klines/FTMUSDT/1h/FTMUSDT-1h-2025-01-04.zip" in later
+    assert "data/spot/daily/klines/FTMUSDT/1h/FTMUSDT-1h-2025-01-05.zip" not in later

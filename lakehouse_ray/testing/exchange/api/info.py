@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import islice
 
+from lakehouse_ray.testing.exchange.api.bars import contract_size
 from lakehouse_ray.testing.exchange.history import History, Row, Series
 from lakehouse_ray.testing.exchange.market import Instrument
 from lakehouse_ray.testing.exchange.rest import RestAnswers, made_of
@@ -46,6 +47,7 @@ class HistoryInfo:
             market, symbol, listed or date.min, None, price=float(prices[0]) if prices else 1.0,
             tick_decimals=min(_DECIMALS_MAX, max(map(_places, prices), default=0)),
             lot_decimals=0 if market == "cm" else _LOT_DECIMALS,
+            contract_usd=contract_size(symbol) if market == "cm" else 0,
         )  # fmt: skip
 
     def _first(self, market: str, dataset: str, symbol: str) -> list[Row]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import orjson
+
 from lakehouse_ray.testing.exchange.api import rows as spelled
 from lakehouse_ray.testing.exchange.api.bars import BarHistory
 from lakehouse_ray.testing.exchange.api.parameters import Parameters
@@ -59,21 +61,21 @@ Answer = Callable[[Asked], Any]
 
 
 def bars(dataset: str, *, of_pair: bool = False, most: int = 1000) -> Answer:
-    def answer(asked: Asked) -> list[Any]:
+    def answer(asked: Asked) -> orjson.Fragment:
         symbol = asked.symbol_of_pair(dataset) if of_pair else asked.symbol()
         return _bars(asked, dataset, symbol, most)
 
     return answer
 
 
-def continuous_bars(asked: Asked) -> list[Any]:
+def continuous_bars(asked: Asked) -> orjson.Fragment:
     """Of a pair's perpetual contract; which one was the quarter's, no archive tells."""
     if asked.parameters.required("contractType") != "PERPETUAL":
         raise not_valid("contractType")
     return _bars(asked, "klines", asked.symbol_of_pair("klines"), 1500)
 
 
-def _bars(asked: Asked, dataset: str, symbol: str, most: int) -> list[Any]:
+def _bars(asked: Asked, dataset: str, symbol: str, most: int) -> orjson.Fragment:
     parameters = asked.parameters
     interval = parameters.interval()
     zone = parameters.text("timeZone") if asked.market == "spot" else None
@@ -96,7 +98,7 @@ def _bars(asked: Asked, dataset: str, symbol: str, most: int) -> list[Any]:
         series, start_us or 0, EVER_US if end_us is None else end_us, limit, asked.now_us,
         newest=newest,
     )  # fmt: skip
-    return [spelled.bar(row, micro=asked.micro) for row in found]
+    return orjson.Fragment(spelled.bars(found, micro=asked.micro))
 
 
 def agg_trades(asked: Asked) -> list[Any]:

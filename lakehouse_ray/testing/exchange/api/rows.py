@@ -5,6 +5,7 @@ Numbers keep the file's text; only such as `4.088E-4` are written out, as the ex
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -18,19 +19,29 @@ def plain(text: str) -> str:
     return format(Decimal(text), "f") if "e" in text or "E" in text else text
 
 
-def bar(row: Row, *, micro: bool) -> list[Any]:
-    """micro: Times in microseconds, as spot answers where that is asked for."""
+def bars(rows: Iterable[Row], *, micro: bool) -> bytes:
+    """The JSON of bars: written at once, for a page has 1500 of them and 12 values each.
+
+    micro: Times in microseconds, as spot answers where that is asked for.
+    """
+    return f"[{','.join([_bar(row, micro) for row in rows])}]".encode()
+
+
+def _bar(row: Row, micro: bool) -> str:
     time_us, cells = row
     closes = micros(cells[6]) or 0
     if micro:
         closes += 0 if len(cells[6]) >= _MICROS_DIGITS else 999
     else:
         time_us, closes = time_us // 1000, closes // 1000
+    text = ",".join(cells)
+    if "E" in text or "e" in text:
+        cells = tuple(plain(cell) for cell in cells)
     _, opened, high, low, close, volume, _, amount, count, bought, bought_amount, _ = cells
-    return [
-        time_us, plain(opened), plain(high), plain(low), plain(close), plain(volume), closes,
-        plain(amount), int(count), plain(bought), plain(bought_amount), "0",
-    ]  # fmt: skip
+    return (
+        f'[{time_us},"{opened}","{high}","{low}","{close}","{volume}",{closes},"{amount}",{count},'
+        f'"{bought}","{bought_amount}","0"]'
+    )
 
 
 def agg_trade(row: Row, market: str, *, micro: bool) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _LOOK_EVERY_S = 0.002
 # Real seconds: a client's own slowness must not look like the silence of a dead one at high speed.
 _ANSWER_REAL_S_MIN = 1.0
 _PING_REAL_S_MIN = 0.05
+_CLOSE_TIMEOUT_S = 2.0
 _SECOND_US = 1_000_000
 
 
@@ -47,7 +48,6 @@ class Connection:
     """An accepted websocket, until `run` returns.
 
     rules: Faults of connections that strike this one.
-    slow_s: Real seconds for which the replay waits for a client that does not read.
     """
 
     def __init__(
@@ -61,7 +61,6 @@ class Connection:
         limits: StreamLimits,
         log: FaultLog,
         rules: Sequence[Rule],
-        slow_s: float,
     ) -> None:
         self.number = number
         self.asked = asked
@@ -73,7 +72,6 @@ class Connection:
         self._limits = limits
         self._log = log
         self._rules = rules
-        self._slow_s = slow_s
         self._out: list[bytes] = []
         self._names: dict[str, StreamName] = {}
         self._messages = Window(limits.messages_per_s, 1.0)
@@ -126,8 +124,9 @@ class Connection:
         while self._transport.get_write_buffer_size() > _BEHIND_BYTES_MAX:
             if self._ending.done() or self._transport.is_closing():
                 return
-            if waited_s >= self._slow_s:
-                self.end(POLICY, "Slow consumer")
+            if waited_s >= self._limits.slow_real_s:
+                self._note("slow_consumer")
+                self.end(0, "")
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
             waited_s += _LOOK_EVERY_S
@@ -180,9 +179,10 @@ class Connection:
     async def _close(self, code: int, reason: str) -> None:
         self.flush()
         if code and not self._deaf:
-            # Nobody may be there to answer it.
+            # Nobody may be there to answer it, or to read it.
             with contextlib.suppress(ConnectionError, TimeoutError):
-                await self._websocket.close(code=code, message=reason.encode())
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await self._websocket.close(code=code, message=reason.encode())
         self._transport.abort()
 
     def _begin(self) -> None:

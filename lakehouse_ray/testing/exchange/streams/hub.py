@@ -30,7 +30,6 @@ _SECOND_US = 1_000_000
 # Addresses whose connections are counted.
 _ADDRESSES_MAX = 10_000
 _CLOSE_TIMEOUT_S = 1.0
-SLOW_S = 10.0
 
 
 class Streams:
@@ -38,8 +37,6 @@ class Streams:
 
     sources: The first that has a stream plays it.
     books: What `depth` answers from. limits: By market.
-    slow_s: Real seconds for which the replay waits for a client that does not read; then the
-        connection is closed.
 
     `cut`, `half_open`, `shut_down`, `depth`, `set_faults` and `planted` may be called from any thread.
     """
@@ -53,11 +50,9 @@ class Streams:
         *,
         books: RecordedBooks | None = None,
         limits: Mapping[str, StreamLimits] = LIMITS,
-        slow_s: float = SLOW_S,
     ) -> None:
         self._clock = clock
         self._limits = limits
-        self._slow_s = slow_s
         self._books = books
         self._log = FaultLog(faults or Faults())
         self._player = Player(clock, sources, workers)
@@ -104,7 +99,7 @@ class Streams:
             return web.Response(status=400)
         connection = Connection(
             number, asked, websocket, transport, self._player, self._clock, limits, self._log,
-            rules, self._slow_s,
+            rules,
         )  # fmt: skip
         self._connections[number] = connection
         try:

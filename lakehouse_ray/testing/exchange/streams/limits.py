@@ -18,6 +18,8 @@ class StreamLimits:
         market that has it (else 0).
     connects_max: Connections that may be made from one address in connects_window_s; the next are
         refused with 429.
+    slow_real_s: Real seconds for which the replay waits for a client that does not read; then its
+        connection is closed.
     """
 
     messages_per_s: int
@@ -28,6 +30,7 @@ class StreamLimits:
     life_s: float = 86_400.0
     connects_max: int = 300
     connects_window_s: float = 300.0
+    slow_real_s: float = 10.0
 
 
 LIMITS: Mapping[str, StreamLimits] = MappingProxyType(
