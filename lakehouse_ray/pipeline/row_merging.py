@@ -34,6 +34,10 @@ class RowsMerged:
     commits: int = 0
     conflicts: int = 0
 
+    def add(self, other: RowsMerged) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
     def count(self, built: BuiltRows) -> None:
         self.rows += built.rows
         self.rows_replaced += built.rows_replaced

@@ -170,21 +170,55 @@ def _series(pinned: Pinned, dataset: Dataset, entries: dict[str, list[FileEntry]
             interval = str(values["interval"]) if dataset.bars else None
             one = found.setdefault((market, interval), Series(dataset, market, interval))
             one.add(entry)
-    if not found:
+    hot = dataset.hot_table
+    live = _live(pinned, dataset) if hot is not None and entries.get(hot.name) else {}
+    if not found and not live:
         return []
-    view = _view(dataset)
-    counts = pinned.derive(
-        ("symbols counted", dataset.name), view.tables, lambda: _counts(pinned, dataset)
+    symbols = pinned.derive(
+        ("symbols stored", dataset.name), dataset.tables, lambda: _symbols(pinned, dataset)
     )
+    for key, (own, rows, first_us, last_us) in live.items():
+        one = found.setdefault(key, Series(dataset, key[0], key[1]))
+        one.first_us = min(one.first_us, first_us) if one.rows else first_us
+        one.last_us = max(one.last_us, last_us)
+        one.rows += rows
+        one.symbols = len(own - symbols.get(key, frozenset()))
     for key, one in found.items():
-        one.symbols = counts.get(key, 0)
+        one.symbols += len(symbols.get(key, ()))
     return [found[key] for key in sorted(found, key=str)]
 
 
-def _counts(pinned: Pinned, dataset: Dataset) -> dict[tuple[str, str | None], int]:
-    """How many symbols there are, by market and interval."""
+# Market, and interval of bars.
+_Key = tuple[str, str | None]
+
+
+def _symbols(pinned: Pinned, dataset: Dataset) -> dict[_Key, frozenset[str]]:
+    """The symbols that the main tables have."""
+    found: dict[_Key, set[str]] = {}
+    for table in dataset.tables:
+        if not pinned.files(table):
+            continue
+        names = "market, interval, symbol" if dataset.bars else "market, symbol"
+        # Without the hot table, whose rows change with every moment.
+        rows = pinned.frame_of([table], f"SELECT DISTINCT {names} FROM {table.name}")
+        for row in rows.iter_rows(named=True):
+            found.setdefault((row["market"], row.get("interval")), set()).add(row["symbol"])
+    return {key: frozenset(names) for key, names in found.items()}
+
+
+def _live(pinned: Pinned, dataset: Dataset) -> dict[_Key, tuple[frozenset[str], int, int, int]]:
+    """Symbols, rows, and times of the first and the last one, of live rows that count."""
+    assert dataset.hot_table is not None
+    view = VIEWS[dataset.hot_table.name]
     names = "market, interval" if dataset.bars else "market"
-    view = _view(dataset)
-    query = f"SELECT {names}, count(DISTINCT symbol) n FROM {view.name} GROUP BY {names}"
-    rows = pinned.frame(query, view, EVERYTHING).iter_rows(named=True)
-    return {(row["market"], row.get("interval")): row["n"] for row in rows}
+    time = quoted(dataset.time)
+    query = (
+        f"SELECT {names}, list(DISTINCT symbol) AS symbols, count(*) AS n, min({time}) AS a, "
+        f"max({time}) AS b FROM {view.name} GROUP BY {names}"
+    )
+    return {
+        (row["market"], row.get("interval")): (
+            frozenset(row["symbols"]), row["n"], to_us(row["a"]), to_us(row["b"]),
+        )
+        for row in pinned.frame(query, view, EVERYTHING).iter_rows(named=True)
+    }  # fmt: skip

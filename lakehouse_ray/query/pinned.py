@@ -17,7 +17,7 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.pins import AsOf, Pin
-from lakehouse_ray.query.scan import EVERYTHING, Where, quoted, text
+from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql, quoted, text
 from lakehouse_ray.query.statement import Engine, Result
 from lakehouse_ray.query.views import VIEWS, View
 from lakehouse_ray.storage.files import Region, file_entry
@@ -30,6 +30,14 @@ PIECE_ROWS = 500_000
 # Symbols asked about together. Files are pruned by at most 200 values.
 SYMBOLS_MAX = 100
 _LIVES = ("symbol", "first_time", "last_time", "rows")
+LIFE = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "first_time": pl.Datetime("us", "UTC"),
+        "last_time": pl.Datetime("us", "UTC"),
+        "rows": pl.Int64(),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,12 @@ class Kind:
     @property
     def table(self) -> Table:
         return self.dataset.table(self.interval)
+
+    @property
+    def stored_tables(self) -> tuple[Table, ...]:
+        """The hot table first, where the data set has one."""
+        hot = self.dataset.hot_table
+        return (self.table,) if hot is None else (hot, self.table)
 
     @property
     def equal(self) -> dict[str, str]:
@@ -156,16 +170,31 @@ class Pinned:
 
     def ask(self, query: str, view: View, where: Where, parameters: object = None) -> Result:
         """Run a statement over one view, opening only files that may hold wanted rows."""
-        shapes = {table.name: table for table in view.tables}
-        pins = {name: self._pins[name] for name in shapes}
+        return self._ask(query, view, where, parameters, view.tables)
+
+    def _ask(
+        self, query: str, view: View, where: Where, parameters: object, tables: Iterable[Table]
+    ) -> Result:
+        """As if of the view's tables only these had rows. Live ones need not be pinned."""
+        pins = {t.name: self._pins[t.name] for t in tables if t.name in self._pins or not t.live}
         planned = plan_live(pins, where, lambda pin, wanted: self.files(pin.shape, wanted))
         self._engine.verify(file for files in planned.values() for file in files)
-        return self._engine.run(query, [view], sources_of(shapes, planned, where), parameters)
+        sources = {table.name: empty_sql(table) for table in view.tables}
+        sources |= sources_of({n: pin.shape for n, pin in pins.items()}, planned, where)
+        return self._engine.run(query, [view], sources, parameters)
 
     def frame(
         self, query: str, view: View, where: Where, parameters: object = None
     ) -> pl.DataFrame:
         with self.ask(query, view, where, parameters) as result:
+            return result.pl()
+
+    def frame_of(self, tables: Iterable[Table], query: str) -> pl.DataFrame:
+        """A statement over tables as they are, by their names; live rows are no part of them."""
+        shapes = {table.name: table for table in tables}
+        planned = {name: self.files(table) for name, table in shapes.items()}
+        self._engine.verify(file for files in planned.values() for file in files)
+        with self._engine.run(query, (), sources_of(shapes, planned)) as result:
             return result.pl()
 
     def pieces(self, query: str, view: View, where: Where) -> Iterator[pl.DataFrame]:
@@ -191,18 +220,52 @@ class Pinned:
                     interval = str(values["interval"]) if dataset.bars else None
                     key = dataset.name, market, interval
                     found.setdefault(key, Kind(dataset, market, interval))
+            for kind in self._live_kinds(dataset):
+                found.setdefault((dataset.name, kind.market, kind.interval), kind)
         return list(found.values())
+
+    def _live_kinds(self, dataset: Dataset) -> list[Kind]:
+        """Those that have live rows. A hot table holds all intervals, so its rows tell which."""
+        hot = dataset.hot_table
+        if hot is None or hot.name not in self._pins or not self.files(hot):
+            return []
+        interval = "interval" if dataset.bars else 'NULL AS "interval"'
+
+        def read() -> list[Kind]:
+            rows = self.frame(
+                f"SELECT DISTINCT market, {interval} FROM {hot.name}", VIEWS[hot.name], EVERYTHING
+            )
+            return [
+                Kind(dataset, market, length)
+                for market, length in rows.sort(rows.columns).iter_rows()
+            ]
+
+        return self.derive(("live kinds", dataset.name), [hot, *dataset.tables], read)
 
     def lives(self, kind: Kind, symbols: Sequence[str] = ()) -> pl.DataFrame:
         """Return `symbol, first_time, last_time, rows` of every symbol (or these), sorted.
 
-        Kept from question to question: what files told that were lost since is still so.
+        Of main rows kept from question to question: what files told that were lost since is still so.
         """
-        return self.derive(
-            ("lives of kind", str(kind), tuple(symbols)),
-            [kind.table],
-            lambda: self.read_lives(kind, symbols),
-        )
+        where = Among(kind.equal, None, tuple(symbols))
+        query = _lives_sql(kind, where, ())
+
+        def read() -> pl.DataFrame:
+            with self._ask(query, kind.view, where, None, kind.dataset.tables) as result:
+                return result.pl().select(_LIVES)
+
+        known = self.derive(("lives of kind", str(kind), tuple(symbols)), [kind.table], read)
+        live = self._live_lives(kind, where)
+        return known if live.is_empty() else _together(known, live)
+
+    def _live_lives(self, kind: Kind, where: Where) -> pl.DataFrame:
+        """The same of live rows alone, which change with every moment and are few."""
+        hot = kind.dataset.hot_table
+        if hot is None or hot.name not in self._pins or not self.files(hot, where):
+            return pl.DataFrame(schema=LIFE)
+        view = VIEWS[hot.name]
+        query = _lives_sql(kind, where, (), view)
+        return self.frame(query, view, where).select(_LIVES)
 
     def read_lives(
         self, kind: Kind, symbols: Sequence[str] = (), columns: Sequence[str] = ()
@@ -215,10 +278,12 @@ class Pinned:
         found = self.frame(_lives_sql(kind, where, columns), kind.view, where)
         return found.select(_LIVES)
 
-    def lives_in(self, kind: Kind, file: DataFile, columns: Sequence[str] = ()) -> pl.DataFrame:
-        """The same as one file of it tells."""
+    def lives_in(
+        self, kind: Kind, table: Table, file: DataFile, columns: Sequence[str] = ()
+    ) -> pl.DataFrame:
+        """The same as one file of one of its tables tells."""
         query = _lives_sql(kind, Where(kind.equal), columns)
-        return self.tell(query, kind.view, kind.table, file).select(_LIVES)
+        return self.tell(query, kind.view, table, file).select(_LIVES)
 
     def tell(self, query: str, view: View, table: Table, file: DataFile) -> pl.DataFrame:
         """Run a statement over a view as if this file of one of its tables were all there is."""
@@ -235,12 +300,22 @@ class Pinned:
         return file_entry(table, pinned.schema(), file).region
 
 
-def _lives_sql(kind: Kind, where: Where, columns: Sequence[str]) -> str:
+def _together(known: pl.DataFrame, live: pl.DataFrame) -> pl.DataFrame:
+    return (
+        pl.concat([known.cast(LIFE), live.cast(LIFE)])
+        .group_by("symbol")
+        .agg(pl.col("first_time").min(), pl.col("last_time").max(), pl.col("rows").sum())
+        .sort("symbol")
+    )
+
+
+def _lives_sql(kind: Kind, where: Where, columns: Sequence[str], view: View | None = None) -> str:
     time = quoted(kind.dataset.time)
     also = "".join(f", max({quoted(name)}) AS _{i}" for i, name in enumerate(columns))
     return (
         f"SELECT symbol, min({time}) first_time, max({time}) last_time, count(*) AS rows{also} "
-        f"FROM {kind.view.name} WHERE {where.sql(kind.table)} GROUP BY symbol ORDER BY symbol"
+        f"FROM {(view or kind.view).name} WHERE {where.sql(kind.table)} "
+        "GROUP BY symbol ORDER BY symbol"
     )
 
 

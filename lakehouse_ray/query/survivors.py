@@ -11,19 +11,10 @@ from pyiceberg.manifest import DataFile
 from lakehouse_ray.errors import InvalidError, LakehouseError, UnavailableError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import from_us
-from lakehouse_ray.query.pinned import Kind, Pinned
+from lakehouse_ray.query.pinned import LIFE, Kind, Pinned
 from lakehouse_ray.query.scan import Where
 from lakehouse_ray.storage.files import Region
 from lakehouse_ray.storage.groups import relative_path
-
-_LIFE = pl.Schema(
-    {
-        "symbol": pl.String(),
-        "first_time": pl.Datetime("us", "UTC"),
-        "last_time": pl.Datetime("us", "UTC"),
-        "rows": pl.Int64(),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -71,17 +62,23 @@ def survivors(pinned: Pinned, kind: Kind, columns: Sequence[str] = ()) -> Surviv
     except (UnavailableError, InvalidError):
         pass  # whose rows they are is looked for below
     frames: list[pl.DataFrame] = []
-    files = lost_files(
-        pinned,
-        kind.table,
-        Where(kind.equal),
-        lambda file: frames.append(pinned.lives_in(kind, file, columns)),
+    files = tuple(
+        file
+        for table in kind.stored_tables
+        for file in lost_files(
+            pinned,
+            table,
+            Where(kind.equal),
+            lambda file, table=table: frames.append(  # type: ignore[misc]
+                pinned.lives_in(kind, table, file, columns)
+            ),
+        )
     )
     # A file names its first and its last symbol; of those between, known from other files, any may
     # be in it.
-    named = pl.DataFrame([one for file in files for one in _named(file)], _LIFE, orient="row")
+    named = pl.DataFrame([one for file in files for one in _named(file)], LIFE, orient="row")
     rows = (
-        pl.concat([named, *(frame.cast(_LIFE) for frame in frames)])
+        pl.concat([named, *(frame.cast(LIFE) for frame in frames)])
         .group_by("symbol")
         .agg(pl.col("first_time").min(), pl.col("last_time").max(), pl.col("rows").sum())
         .sort("symbol")

@@ -162,17 +162,23 @@ def _told(
     return {
         "row": {name: _plain(value) for name, value in row.items()},
         "flags": [{"rule": name, "doc": rules.get(name, "")} for name in flags],
-        "stored": _stored(pinned, engine, asked, span),
+        "stored": _stored(pinned, engine, asked, span, source),
         "objects": witnesses(ledger, kind, asked.symbol, span, source, files),
     }
 
 
 def _stored(
-    pinned: Pinned, engine: Engine, asked: Question, span: TimeRange
+    pinned: Pinned, engine: Engine, asked: Question, span: TimeRange, source: Source
 ) -> dict[str, Any] | None:
     """The file of the table that holds the row, its place in it, and the snapshot that brought it."""
-    shape = asked.kind.table
-    where = Where(asked.series, span)
+    tables = reversed(asked.kind.stored_tables)
+    found = (_place(pinned, engine, shape, Where(asked.series, span), source) for shape in tables)
+    return next((one for one in found if one is not None), None)
+
+
+def _place(
+    pinned: Pinned, engine: Engine, shape: Table, where: Where, source: Source
+) -> dict[str, Any] | None:
     paths = [file.file_path for file in pinned.files(shape, where)]
     if not paths:
         return None
@@ -180,7 +186,8 @@ def _stored(
     with engine.explained(), engine.connect() as connection:
         found = connection.execute(
             f"SELECT filename, file_row_number FROM read_parquet([{listed}], filename=true, "
-            f"file_row_number=true, hive_partitioning=false) WHERE {where.sql(shape)} LIMIT 1"
+            f"file_row_number=true, hive_partitioning=false) WHERE {where.sql(shape)} "
+            f"AND source_key = {text(source.key)} AND source_version = {text(source.version)} LIMIT 1"
         ).fetchone()
     if found is None:
         return None

@@ -14,8 +14,9 @@ import polars as pl
 from lakehouse_ray.errors import BadDataError, LakehouseError
 from lakehouse_ray.model.dataset import PRECEDENCE
 from lakehouse_ray.model.timespan import TimeRange, format_time, to_us
+from lakehouse_ray.model.venue import FREQS
 from lakehouse_ray.query.pinned import Among, Kind, Pinned
-from lakehouse_ray.query.scan import text, timestamp
+from lakehouse_ray.query.scan import Where, text, timestamp
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.sources.source import CsvFile, FindLines, ObjectDecoder
 from lakehouse_ray.storage.objects import ObjectStore, explain
@@ -30,11 +31,20 @@ _VALUES_SHOWN_MAX = 5
 
 @dataclass(frozen=True)
 class Source:
-    """Where a row says that it is from. kind: daily or monthly."""
+    """Where a row says that it is from.
+
+    key: Of REST and streams that of the series: the object is told by the version.
+    kind: daily, monthly, rest or stream.
+    """
 
     key: str
     version: str
     kind: str
+
+    def came_by(self, one: Mapping[str, Any]) -> bool:
+        """Whether a version of an object is what the row came with."""
+        named = one["key"] == self.key or self.kind not in FREQS
+        return named and (one["version"], one["freq"]) == (self.version, self.kind)
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,14 @@ def witnesses(
     span: The times of the row. winner: What the row names as its source.
     files: None: say nothing of what is inside of them.
     """
-    objects = _objects(pinned, kind, symbol, span)
+    objects = _objects(pinned, kind, symbol, span) + _received(pinned, kind, winner)
     refusals = _refusals(pinned, kind, symbol, [row["key"] for row in objects])
     built = _latest_built(objects)
     told = []
     for row in objects:
         one = {name: _plain(row[name]) for name in _TOLD}
-        if files is not None and row["path"] is not None and _small(row["size"], files):
+        of_archive = row["freq"] in FREQS
+        if files is not None and of_archive and row["path"] and _small(row["size"], files):
             one |= _inside(kind, symbol, span, row, files, refusals)
         one["verdict"] = _verdict(one, winner, built)
         told.append(one)
@@ -87,11 +98,23 @@ def _objects(pinned: Pinned, kind: Kind, symbol: str, span: TimeRange) -> list[d
     query = (
         "SELECT *, period_start + CASE freq WHEN 'monthly' THEN INTERVAL 1 MONTH "
         f"ELSE INTERVAL 1 DAY END AS period_end FROM {view.name} "
-        f"WHERE {where.sql(view.tables[0])} AND period_start <= {timestamp(span.start_us)} AND "
+        f"WHERE {where.sql(view.tables[0])} AND freq IN ({', '.join(map(text, FREQS))}) "
+        f"AND period_start <= {timestamp(span.start_us)} AND "
         f"period_end + to_microseconds({kind.dataset.slack_us}) > {timestamp(span.start_us)} "
         "ORDER BY freq, key, version DESC"
     )
     return list(pinned.frame(query, view, where).iter_rows(named=True))
+
+
+def _received(pinned: Pinned, kind: Kind, winner: Source | None) -> list[dict[str, Any]]:
+    """The answer or the frames that a row of REST or of a stream came with."""
+    if winner is None or winner.kind in FREQS:
+        return []
+    where = Where({"market": kind.market, "version": winner.version, "freq": winner.kind})
+    view = VIEWS["bronze.objects"]
+    query = f"SELECT * FROM {view.name} WHERE {where.sql(view.tables[0])} ORDER BY key"
+    # Files are told apart by the market alone.
+    return list(pinned.frame(query, view, Where({"market": kind.market})).iter_rows(named=True))
 
 
 def _refusals(
@@ -184,7 +207,7 @@ def _copy(store: ObjectStore, path: str, target: Path) -> str:
 
 def _verdict(one: Mapping[str, Any], winner: Source | None, built: Mapping[str, str]) -> str:
     key, version = one["key"], one["version"]
-    if winner is not None and (winner.key, winner.version) == (key, version):
+    if winner is not None and winner.came_by(one):
         return "gave the row"
     if one["state"] == "quarantined":
         return "refused as a whole"

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.settings.hot import HotSettings
 from lakehouse_ray.settings.lake import (
     AlertSettings,
     BinanceSettings,
@@ -66,6 +67,7 @@ class Settings(BaseSettings):
     catalog: CatalogSettings = CatalogSettings()
     ingest: IngestSettings = IngestSettings()
     stream: StreamSettings = StreamSettings()
+    hot: HotSettings = HotSettings()
     build: BuildSettings = BuildSettings()
     quality: QualitySettings = QualitySettings()
     alerts: AlertSettings = AlertSettings()

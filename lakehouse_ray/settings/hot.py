@@ -1,0 +1,27 @@
+"""Settings of live rows."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lakehouse_ray.settings.section import Section
+
+
+class HotSettings(Section):
+    """Live rows, and when they are folded into the main tables."""
+
+    settle_s: float = Field(
+        300.0,
+        ge=0,
+        description="Live rows of an hour are folded into the main tables so long after its end: "
+        "late ones are then mostly there.",
+    )
+    batch_rows: int = Field(
+        500_000, ge=1_000, description="Live rows folded at a time, and in memory together."
+    )
+    snapshots_kept_s: float = Field(
+        7_200.0,
+        ge=600,
+        description="Older snapshots of hot tables are given up when rows are folded. Reads as of "
+        "before see what the main tables had.",
+    )
