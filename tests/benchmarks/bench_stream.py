@@ -6,6 +6,12 @@ spools them, keeps their order, makes rows and commits them to a lake. Unit of w
 should grow with the number of messages alone.
 
     python tests/benchmarks/bench_stream.py [MESSAGES]
+
+And how long is it from a frame to rows that can be asked for, at a rate that is given? Of each segment
+the ledger says when its last frame came and when its rows were visible; frames are spread evenly
+between the last frames of two segments.
+
+    python tests/benchmarks/bench_stream.py latency MESSAGES_PER_S SECONDS
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import asyncio
 import base64
 import gzip
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -30,8 +37,10 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import psutil
 import pytest
 
+import lakehouse_ray as lh
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture
 from lakehouse_ray.settings import load_settings
@@ -66,17 +75,16 @@ def recorded(messages: int) -> list[bytes]:
     return frames[:messages]
 
 
-def serve(frames: Sequence[bytes], pipe: Connection) -> None:
-    """Send all frames to each client, as fast as it takes them."""
+def serve(frames: Sequence[bytes], pipe: Connection, per_s: float = 0.0) -> None:
+    """Send all frames to each client: as fast as it takes them, or so many a second."""
 
     def encoded(frame: bytes) -> bytes:
         size = len(frame)
         head = bytes([0x81, size]) if size < 126 else b"\x81\x7e" + size.to_bytes(2, "big")
         return (head if size < 65536 else b"\x81\x7f" + size.to_bytes(8, "big")) + frame
 
-    pieces = [
-        b"".join(map(encoded, frames[at : at + _PIECE])) for at in range(0, len(frames), _PIECE)
-    ]
+    size = int(per_s // 50) or _PIECE
+    pieces = [b"".join(map(encoded, frames[at : at + size])) for at in range(0, len(frames), size)]
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -92,9 +100,13 @@ def serve(frames: Sequence[bytes], pipe: Connection) -> None:
             f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
         )
         try:
-            for piece in pieces:
+            started_s = time.monotonic()
+            for number, piece in enumerate(pieces):
                 writer.write(piece)
                 await writer.drain()
+                if per_s:
+                    due_s = started_s + number * size / per_s
+                    await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             await reader.read()
         except ConnectionError:
             pass
@@ -182,6 +194,44 @@ def captured(port: int, messages: int, home: Path) -> tuple[float, float, Captur
     return spooled_s - first_s + 0.5, end_s - first_s + 0.5, seen[-1][1]
 
 
+def measure_latency(per_s: float, seconds: float) -> list[str]:
+    frames = recorded(int(per_s * seconds))
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("fork").Process(
+        target=serve, args=(frames, theirs, per_s), daemon=True
+    )
+    server.start()
+    count = len(frames)
+    frames.clear()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            before = psutil.Process().memory_info().rss
+            captured(ours.recv(), count, Path(folder))
+            grown = psutil.Process().memory_info().rss - before
+            segments = (
+                lh.connect(folder)
+                .sql(
+                    "select epoch_us(last_modified) as came, epoch_us(max(seen_at)) as visible "
+                    "from bronze.object_log where freq = 'stream' group by last_modified order by 1"
+                )
+                .rows()
+            )
+    finally:
+        server.kill()
+    waits: list[float] = []
+    for earlier, later in itertools.pairwise(segments):
+        step = (later["came"] - earlier["came"]) / 100
+        waits += [(later["visible"] - earlier["came"] - step * n) / 1e6 for n in range(100)]
+    # The first segments pay for what is loaded once.
+    waits = sorted(waits[300:])
+    return [
+        f"{count:,} messages at {per_s:,.0f} a second, {len(segments)} commits",
+        f"from frame to row  p50 {waits[len(waits) // 2]:.2f} s, p99 {waits[len(waits) * 99 // 100]:.2f} s, "
+        f"longest {waits[-1]:.2f} s",
+        f"memory grown by {grown / 2**20:,.0f} MiB",
+    ]
+
+
 def measure(messages: int) -> list[str]:
     frames = recorded(messages)
     ours, theirs = multiprocessing.Pipe()
@@ -215,4 +265,7 @@ def test_capture_beside_a_bare_loop() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["latency"]:
+        print("\n".join(measure_latency(float(sys.argv[2]), float(sys.argv[3]))))
+        sys.exit()
     print("\n".join(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 300_000)))
