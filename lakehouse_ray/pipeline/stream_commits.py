@@ -224,7 +224,7 @@ class SegmentCommits:
         for name, count in rows.items():
             tally.rows[name] = tally.rows.get(name, 0) + count
         tally.gaps += len(work.gaps)
-        tally.missing += sum(gap.missing for _, gap, _ in work.gaps)
+        tally.missing += sum(gap.missing or 0 for _, gap, _ in work.gaps)
         tally.duplicates += work.duplicates
         tally.late += work.late
         tally.refused += work.refused

@@ -37,6 +37,7 @@ from lakehouse_ray.silver.stream_segment import (
     SNAPSHOT,
     CaptureState,
     SegmentWork,
+    spell_unheard,
     streams_of,
     work_segment,
 )
@@ -351,6 +352,10 @@ class _Capturing:
 
     def mark(self, received_us: int, connection: int, what: str) -> None:
         text = f"connection {connection} {what}"
+        self._spool.append(self._never_back(received_us), connection, text.encode(), MARK)
+
+    def unheard(self, received_us: int, connection: int, since_us: int, names: list[str]) -> None:
+        text = spell_unheard(since_us, names)
         self._spool.append(self._never_back(received_us), connection, text.encode(), MARK)
 
     def tick(self) -> None:

@@ -23,7 +23,13 @@ from lakehouse_ray.model.timespan import format_time
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.model.work import version_of
 from lakehouse_ray.silver.stream_books import Books
-from lakehouse_ray.silver.stream_series import Arrival, SeriesGap, SeriesState, continue_series
+from lakehouse_ray.silver.stream_series import (
+    Arrival,
+    SeriesGap,
+    SeriesState,
+    continue_series,
+    has_numbers,
+)
 from lakehouse_ray.sources.binance.streams.decode import Control, FrameReader
 from lakehouse_ray.sources.binance.streams.events import Event, Snapshot
 from lakehouse_ray.sources.binance.streams.names import DATASET_OF, Kind, Stream, parse_stream
@@ -111,6 +117,7 @@ def work_segment(
         everything, reader or FrameReader(market, streams), work, len(state.carried)
     )
     after = CaptureState(number, dict(state.series))
+    work.gaps += _unheard(streams, marks, state)
     events: dict[Kind, list[Arrival]] = {}
     levels: list[tuple[object, ...]] = []
     carried: set[int] = set()
@@ -277,11 +284,38 @@ def _add_frame(work: SegmentWork, market: Market, dataset: Dataset, frame: pl.Da
     )
 
 
+def spell_unheard(since_us: int, names: Sequence[str]) -> str:
+    """The mark that says that streams are heard again. since_us: 0: since before the capture."""
+    return f"unheard since {since_us} {'/'.join(names)}"
+
+
+def _unheard(
+    streams: Sequence[Stream], marks: Sequence[tuple[int, str]], state: CaptureState
+) -> list[tuple[Stream, SeriesGap, str]]:
+    """Gaps of streams without numbers: times at which no connection had them."""
+    gaps: list[tuple[Stream, SeriesGap, str]] = []
+    for received_us, text in marks:
+        if not text.startswith("unheard since "):
+            continue
+        told, _, spelled = text.removeprefix("unheard since ").partition(" ")
+        names = set(spelled.split("/"))
+        for stream in streams:
+            before = state.series.get(stream.name)
+            if stream.name not in names or has_numbers(stream) or before is None:
+                continue
+            gap = SeriesGap(None, None, before.last_time_us, received_us, None, received_us)
+            since = f"since {format_time(int(told))}" if int(told) else "before this capture began"
+            gaps.append(
+                (stream, gap, f"no connection {since}; what it would have said is not known")
+            )
+    return gaps
+
+
 def _why(marks: Sequence[tuple[int, str]], gap: SeriesGap) -> str:
     """What was seen of the connections around a gap."""
-    seen = [text for _, text in marks]
+    seen = [text for _, text in marks if not text.startswith("unheard ")]
     said = "; ".join(dict.fromkeys(seen))[:300]
-    return f"{gap.missing:,} did not come" + (f"; meanwhile: {said}" if said else "")
+    return f"{gap.missing or 0:,} did not come" + (f"; meanwhile: {said}" if said else "")
 
 
 def streams_of(market: Market, names: Sequence[str]) -> list[Stream]:

@@ -54,13 +54,13 @@ class SeriesState:
 
 @dataclass(frozen=True)
 class SeriesGap:
-    """A gap with the times of its neighbours, µs; `missing`: rows or numbers."""
+    """A gap with the times of its neighbours, µs; `missing`: rows or numbers, None: not known."""
 
     first: int | None
     last: int | None
     start_us: int
     end_us: int
-    missing: int
+    missing: int | None
     found_us: int
 
 
@@ -92,7 +92,7 @@ def continue_series(
 
     arrivals: In the order in which they came. now_us: When the segment ended.
     """
-    if stream.kind in ("bookTicker", "markPrice", "forceOrder"):
+    if not has_numbers(stream):
         return _without_numbers(arrivals, state)
     if stream.kind == "kline":
         arrivals = [a for a in arrivals if isinstance(a.event, Kline) and a.event.k.x]
@@ -158,6 +158,11 @@ def time_of(event: Event) -> int:
         # Spot's best prices have no time at all; its changes of the book have that of sending.
         told = event.E
     return 0 if told is None else _micro(told)
+
+
+def has_numbers(stream: Stream) -> bool:
+    """Whether what is missing of the stream can be told by its messages."""
+    return stream.kind not in ("bookTicker", "markPrice", "forceOrder")
 
 
 def _without_numbers(arrivals: Sequence[Arrival], state: SeriesState) -> SeriesWork:

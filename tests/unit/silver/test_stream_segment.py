@@ -23,6 +23,7 @@ from lakehouse_ray.silver.stream_segment import (
     CaptureState,
     SegmentWork,
     read_records,
+    spell_unheard,
     streams_of,
     work_segment,
 )
@@ -238,3 +239,27 @@ def test_a_capture_that_goes_on_tells_what_it_missed_meanwhile() -> None:
     two = [Record(1_700_001_000_000_000, 0, FRAME, bar(start + 600_000))]
     (work,), _ = capture("spot", ["btcusdt@kline_1m"], [ending(two)], state)
     assert [gap.missing for _, gap, _ in work.gaps] == [9]
+
+
+def test_a_stream_without_numbers_says_when_nobody_heard_it() -> None:
+    quote = (
+        b'{"e":"bookTicker","u":%d,"s":"ETHUSDT","b":"1","B":"2","a":"3","A":"4",'
+        b'"T":1723161256310,"E":1723161256311}'
+    )
+    start = 1_723_161_256_320_000
+    name = "ethusdt@bookTicker"
+    first = [
+        Record(start, 0, MARK, spell_unheard(0, [name]).encode()),
+        Record(start, 0, FRAME, quote % 1),
+    ]
+    again = [
+        Record(start + 9_000_000, 1, MARK, spell_unheard(start + 2_000_000, [name]).encode()),
+        Record(start + 9_000_000, 1, FRAME, quote % 2),
+    ]
+    works, _ = capture("um", [name], [first, again])
+    # Of what was before the first capture nothing is known.
+    assert works[0].gaps == []
+    ((stream, gap, why),) = works[1].gaps
+    assert (stream.name, gap.missing, gap.first) == (name, None, None)
+    assert (gap.start_us, gap.end_us) == (1_723_161_256_310_000, start + 9_000_000)
+    assert "no connection since 2024-08-08T23:54:18.32" in why

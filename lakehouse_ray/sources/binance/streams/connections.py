@@ -46,6 +46,9 @@ class Sink(Protocol):
     def mark(self, received_us: int, connection: int, what: str) -> None:
         """Something happened to a connection."""
 
+    def unheard(self, received_us: int, connection: int, since_us: int, names: list[str]) -> None:
+        """Streams are heard again that no connection had. since_us: 0: since before this capture."""
+
     def tick(self) -> None:
         """A moment has passed; called some twenty times a second."""
 
@@ -93,6 +96,8 @@ class Connections:
         self._clock = clock
         groups = spread([(stream.symbol, stream.name) for stream in streams], per_connection_max)
         asked = microseconds and market == "spot"
+        self._groups = groups
+        self._unheard_since_us = dict.fromkeys(range(len(groups)), 0)
         self._urls = [stream_url(base, group, microseconds=asked) for group in groups]
         self._sessions = [
             Session(rules, budget, rng, first, len(groups)) for first in range(len(groups))
@@ -179,8 +184,7 @@ class Connections:
         self.tally.opened += 1
         self._sockets[number] = socket
         self._counts[number] = Counter()
-        session.opened(number, self._clock.monotonic_s())
-        self._sink.mark(self._clock.now_us(), number, "opened")
+        self._note_opened(session, number)
         try:
             why = await self._read(socket, session, number)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -190,9 +194,20 @@ class Connections:
             del self._sockets[number]
             del self._counts[number]
             session.ended(number, self._clock.monotonic_s())
-            self._sink.mark(self._clock.now_us(), number, f"ended {why}".strip())
+            now_us = self._clock.now_us()
+            if not session.up:
+                self._unheard_since_us[number % len(self._groups)] = now_us
+            self._sink.mark(now_us, number, f"ended {why}".strip())
             with contextlib.suppress(Exception):
                 await socket.close()
+
+    def _note_opened(self, session: Session, number: int) -> None:
+        now_us, group = self._clock.now_us(), number % len(self._groups)
+        if not session.up:
+            since_us = self._unheard_since_us[group]
+            self._sink.unheard(now_us, number, since_us, self._groups[group])
+        session.opened(number, self._clock.monotonic_s())
+        self._sink.mark(now_us, number, "opened")
 
     async def _read(
         self, socket: aiohttp.ClientWebSocketResponse[bool], session: Session, number: int
