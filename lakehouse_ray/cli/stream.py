@@ -64,13 +64,20 @@ def stream(
     told = _Progress(enabled=not (json_ or quiet))
     try:
         report = capture_streams(writer, request, told)
-    finally:
-        told.end()
-        if told.report is not None and json_:
-            typer.echo(json.dumps(told.report.as_dict()))
-    if not json_:
-        print("\n".join(_lines(report)), file=sys.stdout)  # noqa: T201
+    except (SystemExit, KeyboardInterrupt):
+        # The usual end: what came is committed, and said.
+        if told.report is not None:
+            told.end()
+            _print(told.report, as_json=json_)
+        raise
+    told.end()
+    _print(report, as_json=json_)
     return endings.OK
+
+
+def _print(report: CaptureReport, *, as_json: bool) -> None:
+    text = json.dumps(report.as_dict()) if as_json else "\n".join(_lines(report))
+    print(text, file=sys.stdout, flush=True)  # noqa: T201
 
 
 def _streams(market: str, symbols: str, kinds: str) -> list[Stream]:

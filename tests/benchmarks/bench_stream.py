@@ -171,7 +171,7 @@ def captured(port: int, messages: int, home: Path) -> tuple[float, float, Captur
     settings = load_settings(
         {
             "home": str(home),
-            "binance": {"um_stream_url": f"ws://127.0.0.1:{port}"},
+            "binance": {"um_stream_url": f"ws://127.0.0.1:{port}", "um_url": "http://127.0.0.1:9"},
             "stream": {"stall_s": 3600, "silence_s": 7200},
         }
     )
@@ -179,6 +179,8 @@ def captured(port: int, messages: int, home: Path) -> tuple[float, float, Captur
         Writer(settings.resolved()), "um", NAMES, "bench", home / "spool" / "0", 0, 1
     )
     stop = threading.Event()
+    # The wall clock's, since the ledger tells by it when rows were visible.
+    wall_s = time.time() - time.perf_counter()
     seen: list[tuple[float, CaptureStatus]] = []
 
     def tell(status: CaptureStatus) -> None:
@@ -187,7 +189,8 @@ def captured(port: int, messages: int, home: Path) -> tuple[float, float, Captur
             stop.set()
 
     capture(task, stop, tell)
-    end_s = time.perf_counter()
+    ledger = "select epoch_us(max(seen_at)) as us from bronze.object_log"
+    end_s = lh.connect(home).sql(ledger).rows()[0]["us"] / 1e6 - wall_s
     first_s = next(at for at, status in seen if status.opened)
     # It was told twice a second; the connection was up at most so long before.
     spooled_s = next(at for at, status in seen if status.frames >= messages)

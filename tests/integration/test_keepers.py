@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.streamed import wait_for
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, UnavailableError
 from lakehouse_ray.runtime.keepers import Ended, Keeper, LocalKeeper, Told
@@ -40,6 +40,13 @@ def keeper(request: pytest.FixtureRequest) -> Iterator[Keeper]:
         kept = RayKeeper(work, cpus=0.1)
     yield kept
     kept.kill()
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    # Not a helper of `support`: Ray's workers, which import this module, know no such folder.
+    until_s = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < until_s, f"{what} did not come"
 
 
 def heard(keeper: Keeper, count: int) -> list[Told | Ended]:
