@@ -24,7 +24,7 @@ from urllib.parse import quote
 import structlog
 
 from lakehouse_ray.assembly.writer import Writer
-from lakehouse_ray.errors import BadDataError, LakehouseError, UnavailableError
+from lakehouse_ray.errors import BadDataError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.model.venue import Market, parse_market
 from lakehouse_ray.pipeline.commits import open_committers
 from lakehouse_ray.pipeline.stream_commits import (
@@ -46,7 +46,7 @@ from lakehouse_ray.sources.binance.streams.connections import Connections
 from lakehouse_ray.sources.binance.streams.decode import FrameReader
 from lakehouse_ray.sources.binance.streams.names import Stream
 from lakehouse_ray.sources.binance.streams.session import ConnectBudget, SessionRules
-from lakehouse_ray.storage.spool import MARK, Spool, list_segments, read_segment
+from lakehouse_ray.storage.spool import FULL, MARK, Spool, list_segments, read_segment
 from lakehouse_ray.telemetry.logs import configure
 
 # Levels of a snapshot, and how long between two: 1000 levels weigh 50 of spot's 6,000 a minute and
@@ -62,6 +62,8 @@ _LAST_TRIES = 5
 # How long a worker waits for the one before it to leave its folder.
 _LOCK_TIMEOUT_S = 60.0
 _STATUS_S = 0.5
+# A segment is worked on in memory, where it takes some 20 times its bytes.
+_SEGMENT_BYTES_MAX = 32 << 20
 _END = None
 
 log = structlog.get_logger(__name__)
@@ -161,7 +163,10 @@ def _recover(task: CaptureTask) -> CaptureTally:
             state=load_state(task.folder),
         )  # fmt: skip
         commits.write_ledger()
-        committing = _Committing(task, streams, commits, threading.Event())
+        # Nobody waits for a service that is down: the segments stay for the next start.
+        no_patience = threading.Event()
+        no_patience.set()
+        committing = _Committing(task, streams, commits, no_patience)
         for _, path in found:
             committing.take(path)
             path.unlink(missing_ok=True)
@@ -227,7 +232,6 @@ class _Committing:
         self.snapshots_wanted: list[str] = []
         self.commit_error = ""
         self.failure: BaseException | None = None
-        self.busy = 0
 
     @property
     def tally(self) -> CaptureTally:
@@ -244,7 +248,7 @@ class _Committing:
             while (path := self.segments.get()) is not _END:
                 self.take(path)
                 self.acknowledged.append(path)
-                self.busy -= 1
+                self.segments.task_done()
         except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
             self.failure = error
             self._stop.set()
@@ -286,7 +290,9 @@ class _Committing:
                 self._commits.commit(work, after)
                 self.commit_error = ""
                 return
-            except UnavailableError as error:
+            except (UnavailableError, ResourceError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in FULL:
+                    raise
                 tries_left -= self._stop.is_set()
                 if not tries_left:
                     raise
@@ -376,14 +382,15 @@ class _Capturing:
         now_s = self._clock.monotonic_s()
         self._spool.flush()
         self._drop_committed()
-        # One segment at a time: while a commit is slow, the next segment takes all that comes.
-        if now_s - self._sealed_s >= self._interval_s and not self._committing.busy:
+        # While a commit is slow, the next segment takes all that comes, as far as memory allows.
+        idle = not self._committing.segments.unfinished_tasks
+        due = idle and now_s - self._sealed_s >= self._interval_s
+        if due or self._spool.segment_bytes >= _SEGMENT_BYTES_MAX:
             self._sealed_s = now_s
             if self._committing.waiting:
                 self.mark(self._clock.now_us(), 0, "tick")
             path = self._spool.seal()
             if path is not None:
-                self._committing.busy += 1
                 self._committing.segments.put(path)
         self._ask_for_snapshots(now_s)
         if now_s - self._told_s >= _STATUS_S:

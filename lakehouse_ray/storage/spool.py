@@ -38,7 +38,8 @@ _COUNT = struct.Struct("<I")
 # Received at, connection, kind, length.
 _FRAME = struct.Struct("<qIBI")
 _NAME = re.compile(r"([0-9]{12})\.(open|seg)")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a system says that has no room on its disk.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Record(NamedTuple):
@@ -92,6 +93,11 @@ class Spool:
     def bytes_kept(self) -> int:
         """Of all segments, the one that is written included."""
         return self._kept_bytes + self._written
+
+    @property
+    def segment_bytes(self) -> int:
+        """Of the segment that is written."""
+        return self._written
 
     def append(self, received_us: int, connection: int, data: bytes, kind: int = FRAME) -> None:
         """Take a record; it is on its way to the disk with the next `flush`."""
@@ -148,7 +154,7 @@ class Spool:
             while done < len(piece):
                 done += os.write(self._file, memoryview(piece)[done:])
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
             self._undo()
             return False

@@ -193,3 +193,27 @@ def children(pid: int) -> list[int]:
         if parent and int(parent[1]) == pid and b"spawn_main" in words:
             found.append(int(entry.name))
     return found
+
+
+def test_frames_wait_on_disk_for_a_lake_that_is_away(tmp_path: Path, frames: Path) -> None:
+    """And the next command commits them before it captures anything."""
+    home = tmp_path / "lake"
+    with played(tmp_path, [frames]) as exchange:
+        first, last = exchange.recording.span_us
+        process = start(exchange, home, "trade")
+        exchange.play(first + (last - first) // 2, SPEED)
+        (worker,) = children(process.pid)
+        # Both at once: nobody is left who could commit.
+        process.kill()
+        os.kill(worker, signal.SIGKILL)
+        process.communicate()
+        exchange.play(exchange.clock.now_us() + 2_000_000, SPEED)
+        process = start(exchange, home, "trade", "bookTicker")
+        exchange.play(last, SPEED)
+        report = stop(process)
+    sent = [trade["t"] for trade in frames_of(frames, "trade")]
+    found = [row["id"] for row in asked(home, "select id from silver.trades order by id")]
+    gaps = ids_of_gaps(home, "trades")
+    assert sorted(found + gaps) == sent
+    assert gaps
+    assert report["gaps"] == 1
