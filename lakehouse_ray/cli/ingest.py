@@ -195,7 +195,12 @@ def _print_report(report: IngestReport, *, as_json: bool) -> None:
     speed = report.csv_bytes / 1e6 / report.work_seconds if report.work_seconds else 0.0
     lines = [
         f"{target}: {report.files:,} new files, {report.rows:,} new rows"
-        + (f", {report.rows_replaced:,} replaced" if report.rows_replaced else ""),
+        + (f", {report.rows_replaced:,} replaced" if report.rows_replaced else "")
+        + (
+            f" ({report.live_rows:,} of them live, {report.live_rows_different:,} of these differed)"
+            if report.live_rows
+            else ""
+        ),
         f"  skipped      {report.skipped:,} there already or not needed",
         f"  transferred  {report.bytes / 1e6:,.1f} MB, {report.csv_bytes / 1e6:,.1f} MB of CSV",
         f"  time         {report.seconds:.1f} s, of which work {report.work_seconds:.1f} s "

@@ -3,8 +3,8 @@
     listing + ledger -> plan -> units -> workers (fetch, decode, merge, write) -> commits -> ledger
 
 Workers hand back descriptions of the files they wrote; one committer per table makes them visible.
-A unit's rows, then its refusals, then its ledger entries are committed, in this order: whoever dies
-in between leaves work that is found done when it is repeated.
+What a unit says otherwise than live rows did, then its rows, its refusals, its ledger entries are
+committed, in this order: whoever dies in between leaves work that is found done when it is repeated.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lakehouse_ray.bronze.plan import FreqPolicy, Plan, make_units, plan_objects
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
+from lakehouse_ray.model.live import LIVE_LOGS
 from lakehouse_ray.model.venue import FREQS, Freq
 from lakehouse_ray.model.work import ObjectResult, Unit
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
@@ -265,7 +266,7 @@ class _Run:
             report.driver_rss_bytes_max = rss_bytes_max()
 
     def _committers(self, local: bool) -> AbstractContextManager[Committers]:
-        tables = (self._table, QUARANTINE, OBJECT_LOG)
+        tables = (self._table, QUARANTINE, OBJECT_LOG, *LIVE_LOGS)
         return open_committers(self._writer, tables, self._run_id, local=local)
 
     def _tasks(self, units: Iterator[Unit] | Sequence[Unit]) -> Iterator[UnitTask]:

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.model.live import LIVE_LOGS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.runtime.shared import shared, unshared
 from lakehouse_ray.storage.committer import CommitRequest, Outcome
@@ -54,6 +55,14 @@ class Committers:
                 self._writer.clock.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable: the loop above returns or raises")
 
+    def commit_sealed(self, units: Iterable[Sequence[tuple[Table, CommitRequest]]]) -> None:
+        """Commit what units of work found of live rows, to the tables of `model.live`."""
+        by_table: dict[Table, list[CommitRequest]] = {}
+        for table, request in (pair for unit in units for pair in unit):
+            by_table.setdefault(table, []).append(request)
+        for table, requests in by_table.items():
+            self.commit(table, requests)
+
     def forget(self, request: CommitRequest) -> None:
         """Delete the files of a request that lost against another writer's: they are nobody's."""
         store = self._writer.store
@@ -64,10 +73,16 @@ class Committers:
 class CommitterGroup:
     """The committers of a run in one place: three processes would cost two starts more."""
 
-    def __init__(self, factories: dict[str, Callable[[], TableCommitter]]) -> None:
-        self._committers = {name: make() for name, make in factories.items()}
+    def __init__(
+        self, factories: dict[str, Callable[[], TableCommitter]], late: frozenset[str]
+    ) -> None:
+        """late: Tables that are opened, and made, when something is committed to them."""
+        self._late = {name: make for name, make in factories.items() if name in late}
+        self._committers = {n: make() for n, make in factories.items() if n not in late}
 
     def commit(self, table: str, requests: Sequence[CommitRequest]) -> list[Outcome]:
+        if table not in self._committers:
+            self._committers[table] = self._late[table]()
         return self._committers[table].commit(requests)
 
 
@@ -76,9 +91,10 @@ class _MakeGroup:
     """Makes the group in the process that will hold it; pickles."""
 
     factories: dict[str, Callable[[], TableCommitter]]
+    late: frozenset[str]
 
     def __call__(self) -> CommitterGroup:
-        return CommitterGroup(self.factories)
+        return CommitterGroup(self.factories, self.late)
 
 
 @dataclass(frozen=True)
@@ -96,9 +112,13 @@ class _Member:
 def open_committers(
     writer: Writer, tables: Iterable[Table], run_id: str, *, local: bool
 ) -> Iterator[Committers]:
-    """Start the committers of a run: in this process, or in an actor on this node."""
+    """Start the committers of a run: in this process, or in an actor on this node.
+
+    Tables of `model.live` are made when they get their first row: most lakes have no live rows.
+    """
     shapes = {table.name: table for table in tables}
-    make = _MakeGroup({n: writer.committer_factory(s, run_id) for n, s in shapes.items()})
+    late = frozenset(table.name for table in LIVE_LOGS)
+    make = _MakeGroup({n: writer.committer_factory(s, run_id) for n, s in shapes.items()}, late)
     with (
         unshared(make, "commits") if local else shared(make, "commits", methods=("commit",))
     ) as group:

@@ -14,28 +14,24 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from itertools import groupby
 
 import polars as pl
-import structlog
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.table import Table as IcebergTable
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.timespan import HOUR_US, from_us
+from lakehouse_ray.model.timespan import HOUR_US
 from lakehouse_ray.pipeline.commits import Committers, open_committers
+from lakehouse_ray.pipeline.hot_rows import give_up_snapshots
 from lakehouse_ray.pipeline.row_merging import RowMerger, RowsMerged, tables_of
 from lakehouse_ray.silver.given_rows import rows_schema
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import FileEntry, index_files
 from lakehouse_ray.storage.groups import DAMAGE, Footers, GroupReader
 from lakehouse_ray.storage.objects import ObjectStore
-
-_log = structlog.get_logger()
 
 
 @dataclass
@@ -114,7 +110,7 @@ class _Fold:
                 for batch in batches(closed, self._writer.settings.hot.batch_rows):
                     self._fold(batch, merger, committers)
                 self._report.merged.add(merger.report)
-        self._give_up_snapshots()
+        give_up_snapshots(self._writer, self._hot)
 
     def _fold(self, batch: Sequence[FileEntry], merger: RowMerger, committers: Committers) -> None:
         rows, read, lost = read_rows(self._writer.store, self._hot, batch)
@@ -129,21 +125,6 @@ class _Fold:
             self._report.files += len(read)
             self._report.rows += rows.height
         # Else another fold has dropped some of them, and what it left is folded the next time.
-
-    def _give_up_snapshots(self) -> None:
-        """Each append makes one, and every one makes the next commit slower."""
-        kept = timedelta(seconds=self._writer.settings.hot.snapshots_kept_s)
-        table = self._writer.catalog.find(self._hot.name)
-        if table is None:
-            return
-        before = from_us(self._writer.clock.now_us()) - kept
-        if not any(s.timestamp_ms < before.timestamp() * 1000 for s in table.snapshots()):
-            return
-        try:
-            table.maintenance.expire_snapshots().older_than(before).commit()
-        except (CommitFailedException, CommitStateUnknownException) as error:
-            # Rows came in at that moment: the next fold gives them up.
-            _log.info("snapshots stay for now", table=self._hot.name, reason=str(error))
 
 
 def batches(entries: Sequence[FileEntry], rows_max: int) -> Iterator[list[FileEntry]]:

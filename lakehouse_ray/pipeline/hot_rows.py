@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 
 import polars as pl
+import structlog
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import from_us
 from lakehouse_ray.pipeline.commits import Committers
 from lakehouse_ray.silver.hot import build_hot, hot_table
+
+_log = structlog.get_logger()
+
+# Of one table.
+_APPENDS_PER_EXPIRY = 60
 
 
 def hot_tables_of(datasets: Iterable[Dataset]) -> tuple[Table, ...]:
     """Tables whose committers appending live rows of these data sets needs."""
     return (*(hot_table(dataset) for dataset in datasets), QUARANTINE)
+
+
+def give_up_snapshots(writer: Writer, table: Table) -> None:
+    """Expire old snapshots of a hot table: each append makes one, and each makes the next slower."""
+    found = writer.catalog.find(table.name)
+    kept = timedelta(seconds=writer.settings.hot.snapshots_kept_s)
+    before = from_us(writer.clock.now_us()) - kept
+    before_ms = before.timestamp() * 1000
+    if found is None or not any(s.timestamp_ms < before_ms for s in found.snapshots()):
+        return
+    try:
+        found.maintenance.expire_snapshots().older_than(before).commit()
+    except (CommitFailedException, CommitStateUnknownException) as error:
+        # Rows came in at that moment: it is tried again.
+        _log.info("snapshots stay for now", table=table.name, reason=str(error))
 
 
 class HotWriter:
@@ -30,6 +55,7 @@ class HotWriter:
         self._writer = writer
         self._committers = committers
         self._run_id = run_id
+        self._appends: Counter[Table] = Counter()
         self.rows = 0
         self.rows_refused = 0
 
@@ -49,6 +75,9 @@ class HotWriter:
             )
             if not built.hot.empty:
                 self._committers.commit(built.table, [built.hot])
+                self._appends[built.table] += 1
+                if self._appends[built.table] % _APPENDS_PER_EXPIRY == 0:
+                    give_up_snapshots(self._writer, built.table)
             if built.quarantine:
                 self._committers.commit(QUARANTINE, built.quarantine)
             self.rows += built.rows

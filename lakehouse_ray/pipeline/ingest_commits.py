@@ -75,6 +75,7 @@ class IngestCommits:
 
     def commit(self, batch: list[Built]) -> list[Built]:
         """Commit units; returns those that another writer came before."""
+        self._committers.commit_sealed(built.sealed for built in batch)
         outcomes = self._committers.commit(self._table, [built.silver for built in batch])
         committed = [b for b, o in zip(batch, outcomes, strict=True) if o.committed]
         conflicts = [b for b, o in zip(batch, outcomes, strict=True) if not o.committed]
@@ -97,6 +98,8 @@ class IngestCommits:
         for built in committed:
             self._report.rows += built.rows
             self._report.rows_replaced += built.rows_replaced
+            self._report.live_rows += built.live_rows
+            self._report.live_rows_different += built.live_rows_different
             self._report.conflicting(built.rows_conflicting, built.unit.objects[0].key)
             for result in built.results:
                 self._report.count(result)

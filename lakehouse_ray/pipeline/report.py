@@ -21,6 +21,8 @@ class IngestReport:
     files: Objects whose rows are in silver now and were not before.
     bytes: Of all objects transferred.
     rows: Rows whose key is new to silver. rows_replaced: Rows that took another's place.
+    live_rows: Rows of REST and streams whose place the archive's took; live_rows_different: those
+        of which some value was another (`gold.live_differences`).
     from_bronze: Objects merged again from bronze, since a file that shares rows with them changed.
     skipped: Objects that were there already or that a monthly file made needless.
     left_alone: Objects refused in earlier runs that wait for a change.
@@ -40,6 +42,8 @@ class IngestReport:
     csv_bytes: int = 0
     rows: int = 0
     rows_replaced: int = 0
+    live_rows: int = 0
+    live_rows_different: int = 0
     from_bronze: int = 0
     skipped: int = 0
     left_alone: int = 0

@@ -16,6 +16,7 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.lake import QUARANTINE
+from lakehouse_ray.model.live import LIVE_LOGS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.pipeline.commits import Committers
 from lakehouse_ray.pipeline.execution import CONFLICT_ROUNDS_MAX
@@ -47,7 +48,7 @@ class RowsMerged:
 
 def tables_of(dataset: Dataset) -> tuple[Table, ...]:
     """Tables whose committers merging rows of a data set needs."""
-    return (*dataset.tables, QUARANTINE)
+    return (*dataset.tables, QUARANTINE, *LIVE_LOGS)
 
 
 class RowMerger:
@@ -99,6 +100,7 @@ class RowMerger:
 
         As `pipeline.commits.CommitQueue` wants it, where workers do the building.
         """
+        self._committers.commit_sealed(built.sealed for built in batch)
         outcomes = self._committers.commit(batch[0].unit.table, [built.silver for built in batch])
         committed = [b for b, o in zip(batch, outcomes, strict=True) if o.committed]
         conflicts = [b for b, o in zip(batch, outcomes, strict=True) if not o.committed]

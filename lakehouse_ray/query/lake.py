@@ -27,6 +27,7 @@ from lakehouse_ray.query.lake_instruments import LakeInstruments
 from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.moments import When, micro
 from lakehouse_ray.query.pins import AsOf, FindTable, Pin, pin_tables
+from lakehouse_ray.query.plain import PlainReading
 from lakehouse_ray.query.resampled import BarsResampled, last_end, parse_policies, plan_of
 from lakehouse_ray.query.scan import EVERYTHING, Where, empty_sql
 from lakehouse_ray.query.statement import Engine, Result
@@ -295,7 +296,11 @@ class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
         planned = plan_live(pins, where, self._engine.plan)
         self._engine.verify(file for files in planned.values() for file in files)
         sources = sources_of({n: pin.shape for n, pin in pins.items()}, planned, where)
-        return self._engine.run(query, views, sources, parameters, snapshots_of(pins))
+        plain = None
+        if self._engine.kept is not None:
+            files = [(pins[name], some) for name, some in planned.items()]
+            plain = PlainReading(self._engine.kept, query, parameters, views, files)
+        return self._engine.run(query, views, sources, parameters, snapshots_of(pins), plain)
 
     def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]:
         """Find the snapshots of everything behind some views."""

@@ -19,7 +19,7 @@ _TIME = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})
 _MARGIN = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What is told of a table that is read as it is: no sample, no other names for its columns.
-_PLAIN = frozenset(
+PLAIN_TABLE = frozenset(
     ("type", "alias", "schema_name", "table_name", "qualified_name", "query_location",
      "query_location_length")
 )  # fmt: skip
@@ -40,19 +40,19 @@ def narrowed(tree: Mapping[str, Any], columns: Columns, parameters: object) -> N
         narrowed, as `silver.klines`. parameters: A list, a mapping, or none.
     """
     nodes = list(_nodes(tree))
-    named = Counter(_name(node) for node in nodes if node.get("type") == "BASE_TABLE")
+    named = Counter(name_of(node) for node in nodes if node.get("type") == "BASE_TABLE")
     found: Narrowed = {name: {} for name in named}
     for node in nodes:
         table = node.get("from_table")
         if node.get("type") != "SELECT_NODE" or "sample" in node or not isinstance(table, dict):
             continue
-        name = _name(table)
+        name = name_of(table)
         if table.get("type") != "BASE_TABLE" or named[name] != 1 or name not in columns:
             continue
         texts, time = columns[name]
         called = str(table.get("alias") or table["table_name"]).lower()
-        if set(table) <= _PLAIN and called not in (*texts, time):
-            conditions = list(_conditions(node.get("where_clause")))
+        if set(table) <= PLAIN_TABLE and called not in (*texts, time):
+            conditions = list(conditions_of(node.get("where_clause")))
             found[name] = _told(conditions, called, texts, time, parameters)
     return found
 
@@ -68,12 +68,12 @@ def _nodes(root: object) -> Iterator[dict[str, Any]]:
             stack.extend(one)
 
 
-def _name(table: Mapping[str, Any]) -> str:
+def name_of(table: Mapping[str, Any]) -> str:
     path = table.get("qualified_name", {}).get("path") or [table.get("table_name", "")]
     return ".".join(str(part) for part in path).lower()
 
 
-def _conditions(where: object) -> Iterator[dict[str, Any]]:
+def conditions_of(where: object) -> Iterator[dict[str, Any]]:
     """Those of which all must hold."""
     stack = [where]
     while stack:
@@ -104,11 +104,11 @@ def _told(
         else:
             sides = [(one.get("left"), one.get("right"), str(kind))]
         for left, right, comparison in sides:
-            column = _column(left, called)
-            value = _value(right, parameters)
+            column = column_of(left, called)
+            value = text_of(right, parameters)
             if column is None or value is None:
                 continue
-            if comparison == "COMPARE_EQUAL" and column in texts and not _is_cast(right):
+            if comparison == "COMPARE_EQUAL" and column in texts and not is_cast(right):
                 equal[column] = value
             elif column == time and (moment := _moment(value)) is not None:
                 if comparison in _AFTER:
@@ -123,26 +123,26 @@ def _told(
     return told
 
 
-def _column(side: object, called: str) -> str | None:
+def column_of(side: object, called: str) -> str | None:
     if not isinstance(side, dict) or side.get("type") != "COLUMN_REF":
         return None
     *qualified, name = [str(part).lower() for part in side.get("column_names", [""])]
     return name if qualified in ([], [called]) else None
 
 
-def _is_cast(side: object) -> bool:
+def is_cast(side: object) -> bool:
     return isinstance(side, dict) and side.get("type") == "OPERATOR_CAST"
 
 
-def _value(side: object, parameters: object) -> str | None:
+def text_of(side: object, parameters: object) -> str | None:
     """A text that is written out or given, also as a cast to a time."""
     if not isinstance(side, dict):
         return None
-    if _is_cast(side):
+    if is_cast(side):
         spelled = str(side.get("type_expr", {}).get("type_name", "")).upper()
         if spelled not in ("DATE", "TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE"):
             return None
-        return _value(side.get("child"), parameters)
+        return text_of(side.get("child"), parameters)
     if side.get("type") == "VALUE_CONSTANT":
         literal = side.get("literal", {})
         return literal.get("text") if literal.get("kind") == "STRING" else None

@@ -28,6 +28,7 @@ from pyiceberg.manifest import DataFile
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.conversions import BATCH_ROWS, Readings, frame_of
 from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.query.plain import PlainReading
 from lakehouse_ray.query.scan import EVERYTHING, Where, plan_files, quoted, text
 from lakehouse_ray.query.views import SCHEMAS, View, nearest
 from lakehouse_ray.storage.kept import KeptFiles
@@ -118,10 +119,12 @@ class Engine:
         sources: Mapping[str, str],
         parameters: object = None,
         snapshots: Mapping[str, int | None] = MappingProxyType({}),
+        plain: PlainReading | None = None,
     ) -> Result:
         """Bind a statement to views over pinned tables. It runs when the result is read.
 
         sources: SELECT that reads each physical table of the views, by its name.
+        plain: The same question, for the case that it can be answered without DuckDB.
 
         Raises InvalidError for a statement that cannot be right.
         """
@@ -139,7 +142,7 @@ class Engine:
         except BaseException:
             self.release(connection)
             raise
-        return Result(self, connection, relation, snapshots)
+        return Result(self, connection, relation, snapshots, plain)
 
     def hold(self, frame: pl.DataFrame) -> Result:
         """Rows that are there already, to be read as a statement's are."""
@@ -280,8 +283,10 @@ class Result(Readings, Closing):
         connection: duckdb.DuckDBPyConnection,
         relation: duckdb.DuckDBPyRelation,
         snapshots: Mapping[str, int | None],
+        plain: PlainReading | None = None,
     ) -> None:
         self._engine = engine
+        self._plain = plain
         self._connection = connection
         self._relation = relation
         self._names = _distinct(relation.columns)
@@ -366,6 +371,13 @@ class Result(Readings, Closing):
 
     def pl(self) -> pl.DataFrame:
         """All rows as a Polars frame."""
+        plain = self._plain
+        if plain is not None and plain.worth_it:
+            schema = frame_of(self.schema.empty_table()).schema
+            connection = self._connection
+            found = interruptible(connection, lambda: plain.frame(connection, schema))
+            if found is not None:
+                return found
         return frame_of(self._whole(text_views=True))
 
     def _whole(self, *, text_views: bool) -> pa.Table:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile
 
-from lakehouse_ray.model.table import ColumnType, Table
+from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.conversions import BATCH_ROWS, frame_of
 from lakehouse_ray.query.live import is_live
 from lakehouse_ray.query.marks import flags_field
@@ -33,7 +33,7 @@ from lakehouse_ray.query.scan import SQL_TYPES, Where
 from lakehouse_ray.query.statement import Engine, Result, unreadable
 from lakehouse_ray.query.text_views import DICTIONARY, VIEW, as_views, repeated
 from lakehouse_ray.query.views import View, copied
-from lakehouse_ray.storage.footers import Footer, Part
+from lakehouse_ray.storage.footers import ARROW_TYPES, Footer, Part
 from lakehouse_ray.storage.kept import KeptFiles
 
 # Rows in memory at once: as many as a row group may have, some 300 MB with all columns of bars.
@@ -43,15 +43,6 @@ FILES_MAX = 500
 FOOTERS_AT_ONCE = 16
 # Row groups that are read before they are wanted.
 _AHEAD_REMOTE = 4
-
-_TYPES: Mapping[ColumnType, pa.DataType] = {
-    "string": pa.string(),
-    "long": pa.int64(),
-    "int": pa.int32(),
-    "double": pa.float64(),
-    "boolean": pa.bool_(),
-    "timestamp": pa.timestamp("us", "UTC"),
-}
 
 
 @dataclass(frozen=True)
@@ -126,7 +117,7 @@ def _pieces_of(kept: KeptFiles, table: Table, file: DataFile, where: Where) -> l
 def _as_declared(table: Table, footer: Footer) -> bool:
     """Whether each column of the file is as we would write it. Those that it lacks are null."""
     return all(
-        footer.types.get(number, _TYPES[column.type]) == _TYPES[column.type]
+        footer.types.get(number, ARROW_TYPES[column.type]) == ARROW_TYPES[column.type]
         for number, column in enumerate(table.columns, start=1)
     )
 
@@ -187,7 +178,7 @@ class StraightResult(Result):
 
     @property
     def schema(self) -> pa.Schema:
-        types = {**_TYPES, "string": VIEW} if self._text_views else _TYPES
+        types = {**ARROW_TYPES, "string": VIEW} if self._text_views else ARROW_TYPES
         return pa.schema(
             [(n, types[kind]) for n, kind in zip(self._names, self._kinds, strict=True)]
         )
@@ -243,7 +234,7 @@ class StraightResult(Result):
         """The wanted rows of a run, in order, by column."""
         table = self._table
         order = [name for name in table.sort if name != table.sort[0]]
-        needed = {name: _TYPES[table.column(name).type] for name in [*self._sources, *order]}
+        needed = {name: ARROW_TYPES[table.column(name).type] for name in [*self._sources, *order]}
         if self._text_views:
             texts = {n for n, kind in needed.items() if kind == pa.string() and n not in order}
             needed |= dict.fromkeys(texts, DICTIONARY)

@@ -29,6 +29,7 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.gaps import GAPS
 from lakehouse_ray.model.gold import UNIONS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
+from lakehouse_ray.model.live import LIVE_COMPARISON_LOG, LIVE_DIFFERENCE_LOG
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.streams import STREAM_GAPS
@@ -54,6 +55,7 @@ class View:
     tables: Physical tables it reads; none where its rows are facts of this program.
     sql: Its SELECT over these; empty where it is the table of its name.
     added: Columns that it has besides those of its tables, each with what it says.
+    union: `sql` gives all rows of its tables and their columns, and what `copied` names.
     """
 
     name: str
@@ -61,6 +63,13 @@ class View:
     tables: tuple[Table, ...]
     sql: str = ""
     added: tuple[tuple[str, str], ...] = ()
+    union: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether its rows are those of its tables, one after the other, where none is live."""
+        own = not self.sql and bool(self.tables) and self.tables[-1].name == self.name
+        return self.union or own
 
 
 # On COIN-M `volume` counts contracts and `quote_volume` the base asset; elsewhere `volume` is it.
@@ -151,6 +160,31 @@ QUALIFY row_number() OVER (
 """
 
 
+_LIVE = 'market, dataset, symbol, "interval", source, source_version, final_key, final_version'
+
+# A comparison that was made again, since a run was killed or overtaken, says the same again.
+_LIVE_DIFFERENCES = f"""
+SELECT * FROM {LIVE_DIFFERENCE_LOG.name}
+QUALIFY row_number() OVER (
+    PARTITION BY {_LIVE}, "time", id, "column" ORDER BY compared_at DESC, run_id
+) = 1
+"""
+_LIVE_COMPARISONS = f"""
+SELECT * FROM {LIVE_COMPARISON_LOG.name}
+QUALIFY row_number() OVER (
+    PARTITION BY {_LIVE}, "day" ORDER BY compared_at DESC, run_id
+) = 1
+"""
+_LIVE_ACCURACY = f"""
+SELECT market, dataset, "interval", source, sum("rows")::BIGINT AS "rows",
+       sum(rows_different)::BIGINT AS rows_different,
+       sum(rows_different) / sum("rows") AS share_different, max(relative_max) AS relative_max,
+       count(DISTINCT symbol) AS symbols, min("day") AS first_day, max("day") AS last_day
+FROM ({_LIVE_COMPARISONS})
+GROUP BY market, dataset, "interval", source
+"""
+
+
 def copied(name: str, market: str) -> str:
     """The column of the table whose values a column of the view has; mostly itself."""
     coin, other = _COPIES.get(name, (name, name))
@@ -178,7 +212,7 @@ def _of_dataset(dataset: Dataset) -> View:
     tables = dataset.stored_tables
     union = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in tables)
     added = _BASE_VOLUMES_SAY if dataset is KLINES else ()
-    return View(name, dataset.doc, tables, union, added)
+    return View(name, dataset.doc, tables, union, added, union=True)
 
 
 def _live_rows(dataset: Dataset) -> list[View]:
@@ -190,7 +224,7 @@ def _live_rows(dataset: Dataset) -> list[View]:
 def _union(name: str, tables: tuple[Table, ...]) -> View:
     chosen = ", ".join(quoted(column) for column in tables[0].names)
     sql = " UNION ALL ".join(f"SELECT {chosen} FROM {table.name}" for table in tables)
-    return View(name, tables[0].doc, tables, sql)
+    return View(name, tables[0].doc, tables, sql, union=True)
 
 
 def _all() -> Mapping[str, View]:
@@ -243,6 +277,24 @@ def _all() -> Mapping[str, View]:
             "have doubled.",
             (ALERTS, ASSESSMENT_LOG),
             _ALERTS,
+        ),
+        View(
+            "gold.live_differences",
+            "Values of live rows that the archive's rows, which took their place, give otherwise.",
+            (LIVE_DIFFERENCE_LOG,),
+            _LIVE_DIFFERENCES,
+        ),
+        View(
+            "gold.live_comparisons",
+            "How many live rows the archive's took the place of, and how many of them differed.",
+            (LIVE_COMPARISON_LOG,),
+            _LIVE_COMPARISONS,
+        ),
+        View(
+            "gold.live_accuracy",
+            "How right live rows were, by market, data set, interval and source.",
+            (LIVE_COMPARISON_LOG,),
+            _LIVE_ACCURACY,
         ),
         View(ALERT_DELIVERIES.name, ALERT_DELIVERIES.doc, (ALERT_DELIVERIES,)),
         View(STREAM_GAPS.name, STREAM_GAPS.doc, (STREAM_GAPS,)),

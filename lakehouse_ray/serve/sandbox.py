@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -23,18 +20,13 @@ import structlog
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.conversions import BATCH_ROWS
 from lakehouse_ray.query.narrowing import Columns
+from lakehouse_ray.serve.nursery import Nursery
 from lakehouse_ray.serve.problems import DeadlineError, TooLargeError
 from lakehouse_ray.serve.sandbox_child import ARROW, DONE, ERROR, HEADER, READY, SCHEMA, WANTS
 from lakehouse_ray.serve.work import StoppableEngine
 
 _log = structlog.get_logger()
 
-# A third of the time to begin would be numpy, which DuckDB and Arrow take where it is; a statement has
-# no use for it.
-_CHILD = (
-    "import sys; sys.modules['numpy'] = None; "
-    "from lakehouse_ray.serve.sandbox_child import main; main()"
-)
 # Beyond the memory of the engine: the interpreter, libraries, stacks of threads, results.
 _ADDRESSES_BESIDE = 3 << 30
 _THREADS = 2
@@ -68,26 +60,8 @@ Provide = Callable[[dict[str, Any]], Sequence[str]]
 class _Child:
     """One process; it answers one job."""
 
-    def __init__(self) -> None:
-        # Nothing of this process's environment: it has credentials in it.
-        environment = {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PATH": "/usr/bin:/bin",
-            "HOME": "/nonexistent",
-            "LANG": "C.UTF-8",
-            "ARROW_DEFAULT_MEMORY_POOL": "system",
-            "OMP_NUM_THREADS": "1",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            cwd="/",
-            start_new_session=True,  # signals of a terminal are the parent's business
-        )
+    def __init__(self, nursery: Nursery) -> None:
+        self.process = nursery.process()
 
     def began(self, job: dict[str, Any]) -> bool:
         """Hand over the job. Returns whether it was taken."""
@@ -132,14 +106,16 @@ class Sandbox:
         self._timeout_s = timeout_s
         self._warm: queue.Queue[_Child] = queue.Queue()
         self._closed = False
+        self._nursery = Nursery()
         for _ in range(size):
-            self._warm.put(_Child())
+            self._warm.put(_Child(self._nursery))
 
     def close(self) -> None:
         self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self._warm.get_nowait().end()
+        self._nursery.close()
 
     @contextlib.contextmanager
     def run(
@@ -178,13 +154,13 @@ class Sandbox:
                 # It had died while it waited, and has seen nothing of the job.
                 engine.check()
                 child.end()
-                child = _Child()
+                child = _Child(self._nursery)
             engine.watch(child)
             yield SqlAnswer(child, engine, provide)
         finally:
             child.end()
             if not self._closed:
-                self._warm.put(_Child())
+                self._warm.put(_Child(self._nursery))
 
     def _take(self, engine: StoppableEngine) -> _Child:
         """A waiting process; a dead one is replaced."""
@@ -195,7 +171,7 @@ class Sandbox:
                 if child.process.poll() is None:
                     return child
                 child.end()
-                self._warm.put(_Child())
+                self._warm.put(_Child(self._nursery))
 
 
 class SqlAnswer:

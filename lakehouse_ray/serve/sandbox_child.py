@@ -2,17 +2,20 @@
 
 It takes its job from stdin and writes frames to stdout. Before it looks at the statement it gives up
 whatever it does not need: files but those of the pinned snapshot, writing, memory, processor time.
-It imports little, since a new one is started for every statement.
+It imports little: where processes cannot be copied (`serve/nursery.py`) one is started for every
+statement.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
 import signal
+import socket
 import struct
 import sys
 from typing import IO, Any
@@ -253,9 +256,49 @@ def explain(error: BaseException) -> dict[str, str]:
     }
 
 
-def main() -> None:
+def mother() -> None:
+    """Copy this process for each pair of pipes that come by the socket on stdin; send back a pidfd."""
+    _end_with_parent()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    gc.freeze()
+    own = os.getpid()
+    with socket.socket(fileno=os.dup(0)) as line:
+        while True:
+            word, pipes, _, _ = socket.recv_fds(line, 1, 2)
+            if not word:
+                return  # who asked has ended
+            child = os.fork()
+            if child == 0:
+                line.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.setsid()
+                for number, pipe in enumerate(pipes):
+                    os.dup2(pipe, number)
+                    os.close(pipe)
+                main(own)
+                os._exit(0)
+            for pipe in pipes:
+                os.close(pipe)
+            try:
+                descriptor = os.pidfd_open(child)
+            except ProcessLookupError:
+                line.sendall(word)  # it has ended already
+                continue
+            socket.send_fds(line, [word], [descriptor])
+            os.close(descriptor)
+
+
+def _end_with_parent() -> None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main(parent: int | None = None) -> None:
+    """parent: That it has to have; without it, it ends at once."""
+    _end_with_parent()
+    if parent is not None and os.getppid() != parent:
+        return
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     frames = Frames(os.fdopen(os.dup(1), "wb"))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -20,8 +20,8 @@ class HotSettings(Section):
         500_000, ge=1_000, description="Live rows folded at a time, and in memory together."
     )
     snapshots_kept_s: float = Field(
-        7_200.0,
-        ge=600,
-        description="Older snapshots of hot tables are given up when rows are folded. Reads as of "
-        "before see what the main tables had.",
+        600.0,
+        ge=60,
+        description="Older snapshots of hot tables are given up. Reads as of before see what the main "
+        "tables had then; pages of an answer that is older are asked for anew.",
     )

@@ -21,6 +21,7 @@ import polars as pl
 from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.model.checks.registry import rules_of
 from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
+from lakehouse_ray.model.live import LIVE_SOURCES
 from lakehouse_ray.model.timespan import DAY_US, from_us
 from lakehouse_ray.model.work import ObjectResult, RawObject, Unit
 from lakehouse_ray.silver.columns import ORIGIN, to_arrow
@@ -29,6 +30,7 @@ from lakehouse_ray.silver.large_staging import Context, Staged, stage_existing
 from lakehouse_ray.silver.quarantine import ROWS_PER_OBJECT_MAX, Refusals
 from lakehouse_ray.silver.regions import partition_of, split_by_partition
 from lakehouse_ray.silver.resolve import DAY, SOURCE_NAMES, key_of, with_day
+from lakehouse_ray.silver.sealing import FINAL, Sealed
 from lakehouse_ray.sources.source import ObjectDecoder
 from lakehouse_ray.storage.files import PartitionKey
 from lakehouse_ray.storage.objects import ObjectStore, explain
@@ -63,6 +65,7 @@ def build_symbol(
     decoder: ObjectDecoder,
     existing: Existing,
     refusals: Refusals,
+    sealed: Sealed,
     piece_bytes: int,
 ) -> LargeOutcome:
     """Write one symbol's rows in memory bounded by `piece_bytes` and the merge's limit."""
@@ -84,7 +87,7 @@ def build_symbol(
         if staged.ordered and symbol not in existing:
             _write_pieces(context, staged, outcome)
         else:
-            _merge_on_disk(context, staged, existing, refusals, outcome)
+            _merge_on_disk(context, staged, existing, refusals, sealed, outcome)
         outcome.results += staged.results()
     except LakehouseError:
         raise
@@ -140,6 +143,7 @@ def _merge_on_disk(
     staged: Staged,
     existing: Existing,
     refusals: Refusals,
+    sealed: Sealed,
     outcome: LargeOutcome,
 ) -> None:
     """The rule of `resolve` in SQL, spilling to the folder.
@@ -253,6 +257,7 @@ def _merge_on_disk(
         ).fetchall()
         outcome.rows_replaced += replaced
         outcome.rows += rows - replaced
+        _seal(connection, context, staged, sealed)
         dropped = connection.sql(
             f"SELECT _file, {', '.join(chr(34) + n + chr(34) for n in _order(dataset))} FROM ranked WHERE _file IS NOT NULL AND (stale OR place > 1)"
         ).pl()
@@ -266,6 +271,35 @@ def _merge_on_disk(
         if context.unit.interval is not None:
             keys = keys.with_columns(interval=pl.lit(context.unit.interval))
         outcome.dropped.append((str(path), keys))
+
+
+def _seal(
+    connection: duckdb.DuckDBPyConnection, context: Context, staged: Staged, sealed: Sealed
+) -> None:
+    """Compare live rows with those that take their place, some at a time."""
+    dataset = context.dataset
+    key = key_of(dataset)
+    values = [column.name for column in dataset.columns if column.name not in key]
+    theirs = "".join(f', w."{name}" AS "{name}{FINAL}"' for name in values)
+    live = ", ".join(f"'{source}'" for source in LIVE_SOURCES)
+    same = " AND ".join(f'o."{name}" IS NOT DISTINCT FROM w."{name}"' for name in key)
+    pairs = connection.sql(
+        f"SELECT o.* EXCLUDE (_file){theirs}, w.{ORIGIN} FROM old_rows o JOIN ranked w ON {same} "
+        f"WHERE w.place = 1 AND NOT w.stale AND w._file IS NULL AND o.source IN ({live})"
+    ).to_arrow_reader(_BATCH_ROWS)
+    names = pl.DataFrame(
+        [(i, item.task.freq, item.task.key, item.version) for i, item in enumerate(staged.objects)],
+        schema={ORIGIN: pl.Int32, **{f"{n}{FINAL}": pl.String for n in SOURCE_NAMES}},
+        orient="row",
+    )
+    kinds = _empty_schema(dataset)
+    kinds |= {f"{name}{FINAL}": kinds[name] for name in values}
+    kinds[ORIGIN] = pl.Int32()
+    for batch in pairs:
+        frame = pl.from_arrow(batch)
+        assert isinstance(frame, pl.DataFrame)
+        typed = frame.with_columns(pl.col(name).cast(kind) for name, kind in kinds.items())
+        sealed.add(dataset, context.symbol, typed.join(names, on=ORIGIN), key)
 
 
 def _order(dataset: Dataset) -> list[str]:

@@ -25,8 +25,8 @@ class Refusals:
         self._market = market
         self._dataset = dataset
         self._interval = interval
-        self._run_id = run_id
-        self._now_us = now_us
+        self.run_id = run_id
+        self.now_us = now_us
         self._rows: list[dict[str, object]] = []
 
     def __len__(self) -> int:
@@ -83,8 +83,8 @@ class Refusals:
             "dataset": self._dataset,
             "symbol": symbol,
             "interval": self._interval,
-            "run_id": self._run_id,
-            "quarantined_at": self._now_us,
+            "run_id": self.run_id,
+            "quarantined_at": self.now_us,
         }
 
     def _add(

@@ -33,9 +33,13 @@ from lakehouse_ray.silver.given_rows import (
     refuse_rows,
     timely,
 )
+from lakehouse_ray.silver.given_rows import (
+    rows_schema as rows_schema,
+)
 from lakehouse_ray.silver.quarantine import Refusals
 from lakehouse_ray.silver.regions import regions_of
-from lakehouse_ray.silver.resolve import Merge, key_of, merge_rows, with_day
+from lakehouse_ray.silver.resolve import key_of, merge_rows, with_day
+from lakehouse_ray.silver.sealing import Sealed
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import FileEntry, FileIndex
 from lakehouse_ray.storage.ledger import log_request
@@ -81,6 +85,7 @@ class BuiltRows:
     rows: Rows whose key is new to silver. rows_replaced: Rows written whose key was there before.
     rows_known: Rows that changed nothing: they are there, or another of their key is better.
     rows_refused: Rows in the quarantine.
+    sealed: Of live rows that came after the archive's; to be committed before silver.
     """
 
     unit: RowsUnit
@@ -90,6 +95,7 @@ class BuiltRows:
     rows_replaced: int = 0
     rows_known: int = 0
     rows_refused: int = 0
+    sealed: tuple[tuple[Table, CommitRequest], ...] = ()
 
 
 def cut_rows(dataset: Dataset, frame: pl.DataFrame) -> Iterator[RowsUnit]:
@@ -124,6 +130,7 @@ def build_rows(
     refusals = Refusals(unit.market, dataset.name, unit.interval, run_id, now_us)
     existing = Existing(table, store, seen, unit.span)
     rows = replaced = known = 0
+    sealed = Sealed()
     with ExitStack() as stack:
         changes = Changes(table, store, unit.market, unit.interval, existing, rules, stack)
         good, refused = good_rows(dataset, unit.frame, refusals)
@@ -133,7 +140,9 @@ def build_rows(
             .partition_by("symbol", include_key=False, maintain_order=True, as_dict=True)
             .items()
         ):
-            outcome = _merge(dataset, existing, symbol, new)
+            there = _competing(dataset, existing, symbol, new)
+            outcome = merge_rows(new, there, key_of(dataset))
+            sealed.compare(dataset, symbol, new, there, key_of(dataset))
             rivals = outcome.conflicts.with_columns(symbol=pl.lit(symbol))
             refused += refuse_rows(refusals, rivals, "CONFLICTING_KEY", RIVAL)
             changes.write(symbol, outcome.added.sort(table.sort[1:]))
@@ -154,6 +163,9 @@ def build_rows(
         replaced,
         known,
         refused,
+        sealed.requests(
+            store, dataset, unit.market, unit.interval, unit.id, run_id=run_id, now_us=now_us
+        ),
     )
 
 
@@ -182,17 +194,21 @@ def _bytes_of(column: pl.Series) -> bytes:
     return frame.write_ipc(None, compression="uncompressed", compat_level=oldest).getvalue()
 
 
-def _merge(dataset: Dataset, existing: Existing, symbol: str, new: pl.DataFrame) -> Merge:
-    """Merge with existing rows that have a key of the new ones; read a row group at a time."""
-    if symbol not in existing:
-        nothing = new.head(0)
-        return Merge(new, nothing.with_columns(_file=pl.lit(None, pl.String)), new.height, nothing)
+def _competing(
+    dataset: Dataset, existing: Existing, symbol: str, new: pl.DataFrame
+) -> pl.DataFrame:
+    """Existing rows with a key of the new ones; read a row group at a time."""
     key = list(key_of(dataset))
+    nothing = new.head(0).with_columns(_file=pl.lit(None, pl.String))
     keys = new.select(key)
-    there = [
-        with_day(group, dataset)
-        .select(*new.columns, "_file")
-        .join(keys, on=key, how="semi", nulls_equal=True)
-        for group in existing.groups(symbol)
-    ]
-    return merge_rows(new, pl.concat(there), key)
+    return pl.concat(
+        [
+            nothing,
+            *(
+                with_day(group, dataset)
+                .select(nothing.columns)
+                .join(keys, on=key, how="semi", nulls_equal=True)
+                for group in existing.groups(symbol)
+            ),
+        ]
+    )

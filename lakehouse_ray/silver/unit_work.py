@@ -15,6 +15,7 @@ import polars as pl
 from lakehouse_ray.model.checks.registry import rules_of
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.lake import QUARANTINE
+from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange, from_us
 from lakehouse_ray.model.work import ObjectResult, ObjectTask, RawObject, Unit
 from lakehouse_ray.silver import large
@@ -25,6 +26,7 @@ from lakehouse_ray.silver.existing import Existing
 from lakehouse_ray.silver.opening import Opened, open_objects
 from lakehouse_ray.silver.quarantine import Refusals
 from lakehouse_ray.silver.resolve import key_of, merge_versions, resolve, with_day
+from lakehouse_ray.silver.sealing import Sealed
 from lakehouse_ray.sources.source import CsvFile, Decoded, ObjectDecoder
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import FileEntry
@@ -47,6 +49,7 @@ class Means:
 class Built:
     """What came of a unit.
 
+    sealed: Of live rows that the archive's replace; to be committed before silver, which drops them.
     silver, quarantine: To be committed, silver first.
     results: One per object.
     rows: Rows whose key is new to silver.
@@ -61,6 +64,9 @@ class Built:
     rows: int = 0
     rows_replaced: int = 0
     rows_conflicting: int = 0
+    sealed: tuple[tuple[Table, CommitRequest], ...] = ()
+    live_rows: int = 0
+    live_rows_different: int = 0
 
 
 @dataclass
@@ -104,6 +110,7 @@ class UnitWork:
             stack,
         )
         self._tally = _Tally()
+        self._sealed = Sealed()
 
     def add_symbol(self, symbol: str, items: Sequence[RawObject]) -> None:
         """Merge and write one symbol's objects."""
@@ -158,6 +165,7 @@ class UnitWork:
             decoder=self._means.decoder,
             existing=self._existing,
             refusals=self._refusals,
+            sealed=self._sealed,
             piece_bytes=max(8 << 20, self._means.csv_bytes_in_memory // 6),
         )
         self._changes.add_files(outcome.writers)
@@ -267,6 +275,7 @@ class UnitWork:
         self._tally.rows += outcome.fresh
         self._tally.rows_replaced += outcome.added.height - outcome.fresh
         self._changes.drop(symbol, outcome.dropped)
+        self._sealed.compare(self._dataset, symbol, outcome.dropped, outcome.added, key)
 
     def _refuse(self, symbol: str, conflicts: pl.DataFrame) -> None:
         if conflicts.height:
@@ -297,6 +306,17 @@ class UnitWork:
             self._tally.rows,
             self._tally.rows_replaced,
             self._tally.rows_conflicting,
+            self._sealed.requests(
+                self._means.store,
+                self._dataset,
+                unit.market,
+                unit.interval,
+                unit.id,
+                run_id=self._refusals.run_id,
+                now_us=self._refusals.now_us,
+            ),
+            self._sealed.rows,
+            self._sealed.rows_different,
         )
 
 

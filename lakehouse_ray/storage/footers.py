@@ -13,8 +13,18 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.table import ColumnType, Table
 from lakehouse_ray.storage.objects import ObjectStore
+
+# Of columns as we write them.
+ARROW_TYPES: Mapping[ColumnType, pa.DataType] = {
+    "string": pa.string(),
+    "long": pa.int64(),
+    "int": pa.int32(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "timestamp": pa.timestamp("us", "UTC"),
+}
 
 # In memory a footer takes about this many times its bytes in the file.
 _UNFOLDED = 10

@@ -378,3 +378,28 @@ def test_rows_of_the_archive_are_streamed_as_they_happen() -> None:
                 float(cells[at]) for at in (5, 7, 9, 10)
             ]
         assert any(not bar["x"] and bar["i"] == interval for bar in bars)
+
+
+class BrokenDisk:
+    """An archive whose files cannot be read."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(MARKET, name)
+
+    def read(self, key: str) -> Any:
+        raise OSError("the disk is gone")
+
+
+def test_an_archive_that_fails_ends_the_replay_loudly() -> None:
+    clock = ReplayClock(START_US, speed=0)
+
+    async def watch(exchange: ReplicaExchange) -> None:
+        async with client(exchange, "/ws/btcusdt@aggTrade") as socket:
+            with pytest.raises(ConnectionClosed):
+                await asyncio.wait_for(socket.recv(), 10)
+            assert socket.close_code == 1011
+
+    exchange = ReplicaExchange(BrokenDisk(), clock=clock).start()
+    within(watch(exchange))
+    with pytest.raises(OSError, match="the disk is gone"):
+        exchange.stop()

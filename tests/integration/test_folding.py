@@ -16,6 +16,7 @@ from support.in_process import run_here
 from support.live_lake import Around, LiveLake
 from support.live_rows import live_rows, version
 
+from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, parse_time
@@ -183,3 +184,34 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     quarantined = TableCatalog(lake.writer().access).find(QUARANTINE.name)
     assert quarantined is not None
     assert quarantined.current_snapshot() is None
+
+
+class Later(SystemClock):
+    """An hour ahead."""
+
+    def now_us(self) -> int:
+        return super().now_us() + HOUR_US
+
+
+def test_old_snapshots_of_hot_tables_are_given_up_and_reads_as_of_then_see_main_rows(
+    tmp_path: Path,
+) -> None:
+    lake = LiveLake(tmp_path)
+    lake.merge(KLINES, live_rows(KLINES, minutes(0, 30, 1, 1), interval="1m"))
+    for first in (20, 40, 60):
+        rows = minutes(first, first + 20, 2, 2)
+        lake.append(KLINES, live_rows(KLINES, rows, source="stream", interval="1m"))
+    query, moment = "SELECT count(*) AS n FROM silver.klines", datetime.now(UTC)
+    reader = lake.connect()
+    assert reader.sql(query, as_of=moment).rows() == [{"n": 80}]
+    writer = lake.writer()
+    writer.__dict__["clock"] = Later()
+    fold(writer, START_US)
+    table = TableCatalog(writer.access).find(HOT)
+    assert table is not None
+    assert len(table.snapshots()) == 1
+    assert reader.sql(query).rows() == [{"n": 80}]
+    assert reader.sql(query, as_of=moment).rows() == [{"n": 80}], "the last one is kept"
+    earlier = table.snapshots()[0].timestamp_ms / 1000 - 0.001
+    then = datetime.fromtimestamp(earlier, UTC)
+    assert reader.sql(query, as_of=then).rows() == [{"n": 30}]

@@ -170,18 +170,56 @@ def test_statements_at_once_wait_for_each_other(served: Served) -> None:
     assert sorted(reply.json["rows"][0]["n"] for reply in replies) == list(range(6))
 
 
-def test_a_process_that_was_killed_is_replaced(served: Served) -> None:
-    children = [
+def statement_processes() -> tuple[psutil.Process, list[psutil.Process]]:
+    """The one that is copied, of the service that began last, and its copies that wait."""
+    *_, mother = (
         child
         for child in psutil.Process().children()
         if any("sandbox_child" in part for part in child.cmdline())
-    ]
+    )
+    return mother, mother.children()
+
+
+def test_a_process_that_was_killed_is_replaced(served: Served) -> None:
+    mother, children = statement_processes()
     assert len(children) == 2
     for child in children:
         assert CANARY not in "".join(child.environ().values())
         child.kill()
     for _ in range(3):
         assert ask(served, "select 42 as answer").json["rows"] == [{"answer": 42}]
+    _, children = statement_processes()
+    mother.kill()
+    gone, alive = psutil.wait_procs([mother, *children], timeout=10)
+    assert (len(gone), alive) == (3, [])
+    for _ in range(3):
+        assert ask(served, "select 42 as answer").json["rows"] == [{"answer": 42}]
+
+
+def test_a_process_has_nothing_of_another_s(served: Served) -> None:
+    """Neither its pipes nor the line of the one it was copied from; and it leads its own session."""
+    ask(served, "select 1")
+    mother, children = statement_processes()
+    told: list[str] = []
+    for child in children:
+        numbers = os.listdir(f"/proc/{child.pid}/fd")
+        targets = {os.readlink(f"/proc/{child.pid}/fd/{number}") for number in numbers}
+        told += [target for target in targets if target.startswith("pipe:")]
+        assert not any(target.startswith("socket:") for target in targets)
+        assert os.getsid(child.pid) == child.pid
+    assert len(told) == len(set(told)) == 2 * len(children)
+    pipes = [
+        os.readlink(f"/proc/{mother.pid}/fd/{n}") for n in os.listdir(f"/proc/{mother.pid}/fd")
+    ]
+    assert not set(told).intersection(pipes)
+
+
+def test_processes_of_statements_end_with_the_service(home: Path) -> None:
+    with serving(home, Limits(sql_statements=2)) as served:
+        ask(served, "select 1")
+        mother, children = statement_processes()
+    gone, alive = psutil.wait_procs([mother, *children], timeout=10)
+    assert (len(gone), alive) == (3, [])
 
 
 # Layers one by one: the process itself, with the others taken out.

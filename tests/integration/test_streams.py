@@ -25,6 +25,7 @@ from websockets.typing import Origin, Subprotocol
 from lakehouse_ray.access.keys import KeyFile, KeyRing
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.serve.app import create_app
+from lakehouse_ray.serve.streams import feed as feed_module
 from lakehouse_ray.serve.streams.hub import StreamLimits
 from lakehouse_ray.serve.streams.tokens import Token
 
@@ -432,6 +433,35 @@ def test_who_reads_slowly_stops_the_reading(lake: BarLake) -> None:
         assert counted["connections"] == 0
 
 
+def test_who_keeps_a_commit_waiting_is_told_and_loses_nothing(
+    lake: BarLake, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "_SLOW_S", 0.3)
+    lake.put(bars("SOLUSDT", "2024-01-01", 0.01, interval="1m"))
+    many = bars("SOLUSDT", "2024-02-01", 20, interval="1m")
+
+    async def follow() -> list[Message]:
+        query = {"streams": "solusdt@kline_1m", "events": "true"}
+        # Beyond one message the client leaves all in its socket.
+        async with connect(address(served, "/stream", **query), max_queue=1) as client:
+            first = json.loads(await client.recv())
+            assert first["data"]["e"] == "live", first
+            await asyncio.to_thread(lake.put, many)
+            found = [json.loads(await client.recv())]
+            await asyncio.to_thread(lake.put, bars("SOLUSDT", "2024-04-01", 0.01, interval="1m"))
+            await asyncio.sleep(1.5)
+            while found[-1]["data"]["e"] != "slowConsumer":
+                found.append(json.loads(await client.recv()))
+            return found
+
+    *told_of, notice = told(follow)
+    times = many["open_time"].dt.epoch("ms").to_list()
+    assert [one["data"]["k"]["t"] for one in told_of] == times
+    assert [one["seq"] for one in told_of] == list(range(1, 1 + len(times)))
+    assert notice["data"]["waitedMs"] > 300
+    assert notice["data"]["commitsBehind"] == 1
+
+
 def measures(served: Served) -> dict[str, float]:
     prefix = "lakehouse_stream_"
     lines = served.get("/metrics").body.decode().splitlines()
@@ -448,14 +478,19 @@ def test_a_table_is_watched_once_and_only_while_somebody_listens(served: Served)
         ):
             for client in (one, two):
                 await ask(client, "LIST_SUBSCRIPTIONS", [])
-            seen.append((await asyncio.to_thread(measures, served))["tables_watched"])
+            for _ in range(50):  # streams of the address are opened beside the conversation
+                watched = (await asyncio.to_thread(measures, served))["tables_watched"]
+                if watched > 1:
+                    break
+                await asyncio.sleep(0.05)
+            seen.append(watched)
         for _ in range(50):
             if not (await asyncio.to_thread(measures, served))["connections"]:
                 break
             await asyncio.sleep(0.05)
         return [*seen, (await asyncio.to_thread(measures, served))["tables_watched"]]
 
-    assert told(listen) == [0, 1, 0]
+    assert told(listen) == [0, 2, 0], "the main table and that of live rows"
 
 
 def test_limits_are_those_of_the_exchange(lake: BarLake) -> None:

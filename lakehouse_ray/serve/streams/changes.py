@@ -2,12 +2,16 @@
 
 Only files that one of two versions has and the other has not are read. A merge writes old rows into
 new files: they are in files of both sides, and are no news. So is a compaction as a whole.
+
+Where there are live rows (docs/hot-tables.md), what a row is told by all tables of its data set: then
+the rows of a range are read before and after. That they are folded is no news.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -19,7 +23,7 @@ from lakehouse_ray.query.pins import FindTable, Pin
 from lakehouse_ray.query.scan import Where, plan_files
 from lakehouse_ray.query.versions import FixedTables, spell_versions
 from lakehouse_ray.serve.streams.events import Event, Row, Series
-from lakehouse_ray.serve.streams.reading import Window, read_rows, rows_of, select
+from lakehouse_ray.serve.streams.reading import Window, read_rows, rows_of, select, where_due
 from lakehouse_ray.serve.work import StoppableEngine
 from lakehouse_ray.storage.files import file_entry
 
@@ -29,13 +33,34 @@ _LATEST_US = 230 * 366 * 86_400_000_000
 
 @dataclass
 class Change:
-    """A table at two versions. committed_ms: When the later one was; 0: it has no rows."""
+    """A table at two versions. committed_ms: When the later one was; 0: it has no rows.
+
+    beside: The other tables of its data set, as they are in both.
+    """
 
     before: Pin
     after: Pin
     committed_ms: int
+    beside: Mapping[str, Pin] = field(default_factory=dict)
     # Of each stream, when the last event of the earlier version at or after a moment was due.
     _last_us: dict[str, int] = field(default_factory=dict)
+
+    def pins(self, series: Series, *, before: bool) -> dict[str, Pin]:
+        """The stream's tables at either version, that of live rows first."""
+        own = self.before if before else self.after
+        every = {**self.beside, own.shape.name: own}
+        return {table.name: every[table.name] for table in series.stream.tables}
+
+    def has_live(self, engine: StoppableEngine, series: Series, due: TimeRange) -> bool:
+        """Whether live rows have to do with a range: then only all rows tell what a row was."""
+        if self.after.shape.live:
+            return True
+        where = where_due(series, due)
+        return where is not None and any(
+            engine.plan(pin, where)
+            for pin in self.pins(series, before=False).values()
+            if pin.shape.live
+        )
 
     def files(
         self, engine: StoppableEngine, series: Series
@@ -65,7 +90,7 @@ class Change:
             span = TimeRange(max(row[shape.time] - shape.reach_us, 0), _LATEST_US)
             where = Where(series.stream.equal, span)
             last_us = -1
-            with select(engine, series, self.before, where, None) as result:
+            with select(engine, series, self.pins(series, before=True), where, None) as result:
                 for batch in result.fetch_batches():
                     if batch.num_rows:
                         last_us = max(
@@ -75,8 +100,16 @@ class Change:
         return shape.moment(row) <= self._last_us[name]
 
 
-def change_of(find: FindTable, shape: Table, before: int | None, after: int | None) -> Change:
+def change_of(
+    find: FindTable,
+    shape: Table,
+    before: int | None,
+    after: int | None,
+    beside: Mapping[Table, int | None] = MappingProxyType({}),
+) -> Change:
     """A table between two versions of it; None: it had no rows.
+
+    beside: Versions of the other tables of its data set.
 
     Raises ExpiredError for one that is not kept any more.
     """
@@ -86,7 +119,12 @@ def change_of(find: FindTable, shape: Table, before: int | None, after: int | No
         pins.append(Pin(shape, fixed.find(shape.name), version))
     table = pins[1].table
     snapshot = table.current_snapshot() if table is not None else None
-    return Change(pins[0], pins[1], snapshot.timestamp_ms if snapshot is not None else 0)
+    others = {}
+    for other, version in beside.items():
+        fixed = FixedTables(find, [other], spell_versions({other.name: version}))
+        others[other.name] = Pin(other, fixed.find(other.name), version)
+    committed_ms = snapshot.timestamp_ms if snapshot is not None else 0
+    return Change(pins[0], pins[1], committed_ms, others)
 
 
 @dataclass(frozen=True)
@@ -130,8 +168,11 @@ def changes(
     found: list[Event] = []
     for one in streams:
         series = one.series
-        old = read_rows(engine, series, change.before, due, rows_max, files=one.gone)
-        new = read_rows(engine, series, change.after, due, rows_max, files=one.new)
+        live = change.has_live(engine, series, due)
+        pins = change.pins(series, before=True)
+        old = read_rows(engine, series, pins, due, rows_max, files=None if live else one.gone)
+        pins = change.pins(series, before=False)
+        new = read_rows(engine, series, pins, due, rows_max, files=None if live else one.new)
         if old is None or new is None:
             return None
         found += _differences(engine, change, series, due, old, new)

@@ -42,6 +42,7 @@ _AT_ONCE = 64
 # Streams that one piece of work opens, each looking for its decimals and for a row, or whose gaps
 # it looks for.
 _OPENED_AT_ONCE = 64
+_TABLE = {table.name: table for table in TABLES}
 # Notices are of no stream.
 NOTICES = "lakehouse"
 
@@ -81,7 +82,8 @@ class Feed:
             parse_stream(name, self._options.market) for name in names if name not in self.streams
         ]
         for stream in wanted:
-            await self._open(stream.table)
+            for table in stream.tables:
+                await self._open(table)
         found: list[Series] = []
         for first in range(0, len(wanted), _OPENED_AT_ONCE):
             some = wanted[first : first + _OPENED_AT_ONCE]
@@ -205,20 +207,46 @@ class Feed:
         while True:
             self._woken.clear()
             await self._listen_to_all()
-            moved = self._moved()
+            moved = await self._moved()
             if moved is None:
                 await self._woken.wait()
                 continue
             self._step = moved
             await self._tell_step(*moved)
 
-    def _moved(self) -> tuple[str, int | None] | None:
-        """A table of which there is a version that was not told of."""
-        for name in sorted({series.stream.table.name for series in self.streams.values()}):
-            now = self._watching[name].snapshot_id
-            if now != self._versions[name]:
-                return name, now
+    async def _moved(self) -> tuple[str, int | None] | None:
+        """A table of which there is a version that was not told of.
+
+        What leaves a hot table is in the main ones by then: these are looked at after it, and told
+        of before it.
+        """
+        for name in sorted(self._tables(), key=lambda name: (_TABLE[name].live, name)):
+            if self._watching[name].snapshot_id == self._versions[name]:
+                continue
+            # The watcher may have looked before what was told of last.
+            now = await asyncio.to_thread(self._look, name)
+            if now == self._versions[name]:
+                continue
+            if _TABLE[name].live:
+                for main in sorted(self._beside(name)):
+                    seen = await asyncio.to_thread(self._look, main)
+                    if seen != self._versions[main]:
+                        return main, seen
+            return name, now
         return None
+
+    def _look(self, name: str) -> int | None:
+        return snapshot_of(self._service.source.find(name))
+
+    def _beside(self, name: str) -> set[str]:
+        """The other tables of the streams of a table."""
+        every = {
+            table.name
+            for series in self.streams.values()
+            for table in series.stream.tables
+            if _TABLE[name] in series.stream.tables
+        }
+        return every - {name}
 
     async def _tell_step(self, name: str, snapshot_id: int | None) -> None:
         """Tell what a table has in a version beyond the one that was told of."""
@@ -227,13 +255,14 @@ class Feed:
         change = await asyncio.to_thread(
             change_of,
             self._service.source.find,
-            next(table for table in TABLES if table.name == name),
+            _TABLE[name],
             self._versions.get(name),
             snapshot_id,
+            {_TABLE[other]: self._versions[other] for other in self._beside(name)},
         )
         while True:
             generation = self._generation
-            streams = [s for s in self.streams.values() if s.stream.table.name == name]
+            streams = [s for s in self.streams.values() if _TABLE[name] in s.stream.tables]
             found, span = await self._hub.work(partial(_touched, change=change, streams=streams))
             span = None if span is None else self._left(span)
             read = self._reader(
@@ -325,7 +354,7 @@ class Feed:
         )
 
     def _tables(self) -> set[str]:
-        return {series.stream.table.name for series in self.streams.values()}
+        return {table.name for series in self.streams.values() for table in series.stream.tables}
 
     def _told_of(self) -> set[str]:
         """Tables of streams, and the one whose rows are being told."""
@@ -366,21 +395,23 @@ class Feed:
     def _pins(self, streams: Sequence[Series]) -> Mapping[str, Pin]:
         return {
             table.name: Pin(table, self._pinned[table.name], self._versions[table.name])
-            for table in {
-                series.stream.table.name: series.stream.table for series in streams
-            }.values()
+            for series in streams
+            for table in series.stream.tables
         }
 
     async def _listen_to_all(self) -> None:
         for series in list(self.streams.values()):
-            await self._listen(series.stream.table)
+            for table in series.stream.tables:
+                await self._listen(table)
 
     async def _listen(self, table: Table) -> None:
         if table.name not in self._watching:
             watcher = self._hub.watchers.of(table.name)
             await watcher.listen(self._woken.set)
             self._watching[table.name] = watcher
-        self._versions.setdefault(table.name, self._watching[table.name].snapshot_id)
+        if table.name not in self._versions:
+            # Now, and that of live rows first: the watcher's look may be an older one.
+            self._versions[table.name] = await asyncio.to_thread(self._look, table.name)
 
     def _series(self, streams: Sequence[Stream], engine: StoppableEngine) -> list[Series]:
         find = self._service.source.find if self._live else self._pinned.__getitem__

@@ -32,8 +32,8 @@ def history(
     until_us, rows = due.end_us, []
     for series in streams:
         left = TimeRange(due.start_us, until_us)
-        pin = pins[series.stream.table.name]
-        some, until_us = first_rows(engine, series, pin, left, rows_max, within)
+        own = {table.name: pins[table.name] for table in series.stream.tables}
+        some, until_us = first_rows(engine, series, own, left, rows_max, within)
         rows += [(series, row) for row in some]
         if until_us <= due.start_us or (rows_max is not None and len(rows) > 2 * rows_max):
             return None

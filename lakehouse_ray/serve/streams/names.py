@@ -50,6 +50,12 @@ class Stream:
         return self.dataset.table(self.interval)
 
     @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables that its rows are in, that of live ones first."""
+        hot = self.dataset.hot_table
+        return (self.table,) if hot is None else (hot, self.table)
+
+    @property
     def equal(self) -> dict[str, str]:
         """What identifies its rows in the table."""
         parts = {"market": self.market, "symbol": self.symbol, "interval": self.interval}

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.model.timespan import DAY_US, TimeRange
+from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.pins import Pin
-from lakehouse_ray.query.scan import Where, empty_sql, files_sql, plan_files, quoted
+from lakehouse_ray.query.scan import Where, empty_sql, quoted
 from lakehouse_ray.query.statement import Result
 from lakehouse_ray.query.straight import straight
 from lakehouse_ray.query.views import VIEWS
@@ -82,25 +83,26 @@ async def windows(
 def read_rows(
     engine: StoppableEngine,
     series: Series,
-    pin: Pin,
+    pins: Mapping[str, Pin],
     due: TimeRange,
     rows_max: int | None,
     *,
-    files: Sequence[DataFile],
+    files: Sequence[DataFile] | None,
 ) -> list[Row] | None:
     """The rows whose events may be due in a range, in order of their time; None: more than rows_max.
 
-    files: Of the pinned table, the ones to read.
+    pins: Of the stream's tables. files: Of its main table, all that is to be read; None: all that
+        there is.
     """
     most = None if rows_max is None else rows_max + 1
-    found = _read(engine, series, pin, due, most, files)
+    found = _read(engine, series, pins, due, most, files)
     return None if most is not None and len(found) >= most else found
 
 
 def first_rows(
     engine: StoppableEngine,
     series: Series,
-    pin: Pin,
+    pins: Mapping[str, Pin],
     due: TimeRange,
     rows_max: int | None,
     within: TimeRange,
@@ -111,7 +113,7 @@ def first_rows(
     within: Only rows of these times.
     """
     most = None if rows_max is None else rows_max + 1
-    found = _read(engine, series, pin, due, most, None, within)
+    found = _read(engine, series, pins, due, most, None, within)
     if most is None or len(found) < most:
         return found, due.end_us
     # No event is due before its row's time, and rows come in the order of theirs.
@@ -121,43 +123,54 @@ def first_rows(
 def _read(
     engine: StoppableEngine,
     series: Series,
-    pin: Pin,
+    pins: Mapping[str, Pin],
     due: TimeRange,
     most: int | None,
     files: Sequence[DataFile] | None,
     within: TimeRange | None = None,
 ) -> list[Row]:
-    shape = series.shape
-    start_us, end_us = due.start_us - shape.reach_us, due.end_us
-    if within is not None:
-        start_us, end_us = max(start_us, within.start_us), min(end_us, within.end_us)
-    start_us = max(start_us, 0)
-    if start_us >= end_us:
+    where = where_due(series, due, within)
+    if where is None:
         return []
-    where = Where(series.stream.equal, TimeRange(start_us, end_us))
     found: list[Row] = []
-    with select(engine, series, pin, where, most, files) as result:
+    with select(engine, series, pins, where, most, files) as result:
         for batch in result.fetch_batches():
             found += rows_of(batch)
     return found
 
 
+def where_due(series: Series, due: TimeRange, within: TimeRange | None = None) -> Where | None:
+    """The rows whose events may be due in a range; None: there can be none."""
+    start_us, end_us = due.start_us - series.shape.reach_us, due.end_us
+    if within is not None:
+        start_us, end_us = max(start_us, within.start_us), min(end_us, within.end_us)
+    start_us = max(start_us, 0)
+    if start_us >= end_us:
+        return None
+    return Where(series.stream.equal, TimeRange(start_us, end_us))
+
+
 def select(
     engine: StoppableEngine,
     series: Series,
-    pin: Pin,
+    pins: Mapping[str, Pin],
     where: Where,
     rows_max: int | None,
     files: Sequence[DataFile] | None = None,
 ) -> Result:
-    """The columns of a stream's shape, rows in order of their time."""
+    """The columns of a stream's shape, rows in order of their time.
+
+    pins: Of its tables. files: Of its main table, if that alone is to be read.
+    """
     stream, columns = series.stream, list(series.shape.columns)
     view, table = VIEWS[f"silver.{stream.dataset.view}"], stream.table
-    if files is None:
-        manifests = engine.kept.manifests if engine.kept is not None else None
-        files = plan_files(pin, where, manifests)
-    pins = {pin.shape.name: pin}
-    found = straight(engine, view, pins, [(pin, files)], where, columns, rows_max)
+    if files is not None:
+        pins = {table.name: pins[table.name]}
+        planned: dict[str, Sequence[DataFile]] = {table.name: files}
+    else:
+        planned = dict(plan_live(pins, where, engine.plan))
+    both = [(pin, planned[name]) for name, pin in pins.items()]
+    found = straight(engine, view, pins, both, where, columns, rows_max)
     if found is not None:
         return found
     order = ", ".join(quoted(name) for name in table.sort if name != "symbol")
@@ -168,8 +181,9 @@ def select(
     if rows_max is not None:
         query += f" LIMIT {rows_max}"
     sources = {one.name: empty_sql(one) for one in view.tables}
-    sources[table.name] = files_sql(table, files)
-    return engine.run(query, [view], sources, None, {pin.shape.name: pin.snapshot_id})
+    sources |= sources_of({name: pin.shape for name, pin in pins.items()}, planned, where)
+    snapshots = {name: pin.snapshot_id for name, pin in pins.items()}
+    return engine.run(query, [view], sources, None, snapshots)
 
 
 def rows_of(batch: pa.RecordBatch) -> list[Row]:

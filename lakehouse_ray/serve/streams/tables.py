@@ -23,7 +23,7 @@ from lakehouse_ray.serve.work import StoppableEngine
 
 # All that a stream can be of.
 TABLES: tuple[Table, ...] = tuple(
-    {table.name: table for dataset in KINDS.values() for table in dataset.tables}.values()
+    {table.name: table for dataset in KINDS.values() for table in dataset.stored_tables}.values()
 )
 
 
@@ -40,8 +40,9 @@ def pinned_tables(
     others = [table for table in TABLES if table.name not in versions]
     exact = parse_versions(as_of) if as_of is not None else None
     if exact is not None:
-        others = [table for table in others if table.name in exact]
-        as_of = spell_versions({table.name: exact[table.name] for table in others})
+        # Without a hot table's name they mean none of its rows.
+        others = [table for table in others if table.name in exact or table.live]
+        as_of = spell_versions({table.name: exact.get(table.name) for table in others})
     spelled = spell_versions({table.name: versions[table.name] for table in given})
     found: dict[str, IcebergTable | None] = {}
     for shapes, moment in ((given, spelled), (others, as_of)):
@@ -58,9 +59,9 @@ def open_stream(
     lake = Lake(service.source.find, engine)
     decimals = stored_decimals(service, lake, stream.market, stream.symbol)
     series = series_of(stream, decimals, micro=micro)
-    table = find(stream.table.name)
-    pin = Pin(stream.table, table, snapshot_of(table))
-    with select(engine, series, pin, Where(stream.equal), 1) as found:
+    found_tables = [(table, find(table.name)) for table in stream.tables]
+    pins = {table.name: Pin(table, found, snapshot_of(found)) for table, found in found_tables}
+    with select(engine, series, pins, Where(stream.equal), 1) as found:
         if any(batch.num_rows for batch in found.fetch_batches()):
             return series
     what = " ".join(filter(None, (stream.dataset.name, stream.interval)))

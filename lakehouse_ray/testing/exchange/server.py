@@ -151,11 +151,13 @@ class ReplicaExchange:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        thread.join()
-        self._workers.shutdown()
-        self._loop.close()
+        try:
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+            self._workers.shutdown()
+            self._loop.close()
 
     def __enter__(self) -> ReplicaExchange:
         return self.start()
@@ -199,9 +201,11 @@ class ReplicaExchange:
         await self.streams.start()
 
     async def _close(self) -> None:
-        await self.streams.stop()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        try:
+            await self.streams.stop()
+        finally:
+            if self._runner is not None:
+                await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         raw, _, query = request.raw_path.partition("?")

@@ -21,7 +21,7 @@ from lakehouse_ray.testing.exchange.streams.limits import StreamLimits, Window
 from lakehouse_ray.testing.exchange.streams.names import InvalidStreamError, StreamName, parse
 from lakehouse_ray.testing.exchange.streams.player import Player, Timer
 
-NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
+NORMAL, GOING_AWAY, POLICY, INTERNAL = 1000, 1001, 1008, 1011
 MESSAGE_BYTES_MAX = 64 * 2**10
 # What may wait in a socket before the replay waits for its client, and until when.
 _BEHIND_BYTES_MAX = 4 * 2**20
@@ -75,7 +75,7 @@ class Connection:
         self._out: list[bytes] = []
         self._names: dict[str, StreamName] = {}
         self._messages = Window(limits.messages_per_s, 1.0)
-        self._timers: list[Timer] = []
+        self._timers: set[Timer] = set()
         self._ping: tuple[bytes, float] | None = None
         self._ending: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         # Nothing of streams is sent; nothing at all, and nothing heard.
@@ -133,8 +133,13 @@ class Connection:
 
     def later(self, delay_s: float, work: Callable[[], None]) -> None:
         moment_us = self.now_us() + round(delay_s * _SECOND_US)
-        self._timers = [timer for timer in self._timers if timer.waits]
-        self._timers.append(self._player.at(moment_us, work))
+
+        def run() -> None:
+            self._timers.discard(timer)
+            work()
+
+        timer = self._player.at(moment_us, run)
+        self._timers.add(timer)
 
     def now_us(self) -> int:
         return self._clock.now_us()

@@ -16,6 +16,7 @@ from lakehouse_ray.testing.exchange.faults import Faults, Rule
 from lakehouse_ray.testing.exchange.replay_clock import ReplayClock
 from lakehouse_ray.testing.exchange.streams.book import RecordedBooks
 from lakehouse_ray.testing.exchange.streams.connection import (
+    INTERNAL,
     MESSAGE_BYTES_MAX,
     Asked,
     Connection,
@@ -65,15 +66,22 @@ class Streams:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._playing = self._loop.create_task(self._player.run())
+        self._playing.add_done_callback(self._failed)
 
     async def stop(self) -> None:
-        """End all connections, without a word."""
+        """End all connections, without a word. Raises what ended the replay before, if anything."""
         for connection in self._connections.values():
             connection.end(0, "")
         if self._playing is not None:
             self._playing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._playing
+
+    def _failed(self, playing: asyncio.Task[None]) -> None:
+        """No client is to wait for what cannot come."""
+        if not playing.cancelled():
+            for connection in self._connections.values():
+                connection.end(INTERNAL, "the replay failed")
 
     async def serve(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         """Answer one request for a websocket, until its connection ends."""

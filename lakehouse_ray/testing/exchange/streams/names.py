@@ -36,6 +36,8 @@ _KINDS: Mapping[str, frozenset[str]] = {
     | {"markPriceKline", "indexPriceKline"},
 }
 _ALL_SYMBOLS = re.compile(r"!(\w+)(@arr)?(@\w+)?")
+# Under which an account's own events come.
+_LISTEN_KEY = re.compile(r"[A-Za-z0-9]{60,64}", re.ASCII)
 
 
 class InvalidStreamError(InvalidError):
@@ -77,7 +79,7 @@ class StreamName:
 
 def parse(market: str, text: str, *, micro: bool = False) -> StreamName:
     """Raises InvalidStreamError. A symbol that does not exist is no error: nothing ever comes."""
-    if _ALL_SYMBOLS.fullmatch(text):
+    if _ALL_SYMBOLS.fullmatch(text) or _LISTEN_KEY.fullmatch(text):
         return StreamName(market, text, micro=micro)
     match = _NAME.fullmatch(text)
     if match is None:

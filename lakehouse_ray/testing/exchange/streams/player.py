@@ -42,34 +42,38 @@ class Timer:
     def __init__(self, work: Callable[[], None]) -> None:
         self._work: Callable[[], None] | None = work
 
-    @property
-    def waits(self) -> bool:
-        return self._work is not None
-
     def cancel(self) -> None:
         self._work = None
 
     def run(self) -> None:
-        work, self._work = self._work, None
-        if work is not None:
-            work()
+        if self._work is not None:
+            self._work()
 
 
 class _Channel:
-    """A stream that somebody listens to. It begins at the moment at which the first one does."""
+    """A stream that somebody listens to. It begins at the moment at which the first one does.
 
-    __slots__ = ("_pieces", "at", "listeners", "name", "piece")
+    The piece after the one that is played is read meanwhile.
+    """
 
-    def __init__(self, name: StreamName, pieces: Iterator[Sequence[Event]]) -> None:
+    __slots__ = ("_coming", "_pieces", "_workers", "at", "listeners", "name", "piece")
+
+    def __init__(
+        self, name: StreamName, pieces: Iterator[Sequence[Event]], workers: Executor
+    ) -> None:
         self.name = name
         self.listeners: list[Listener] = []
         self.piece: Sequence[Event] = _NEVER
         self.at = 0
         self._pieces = pieces
+        self._workers = workers
+        self._coming = workers.submit(next, pieces, _NEVER)
 
-    def turn_page(self) -> bool:
-        """Read on, which may take time. Whether there is more."""
-        self.piece, self.at = next(self._pieces, _NEVER), 0
+    async def turn_page(self) -> bool:
+        """Go on with the next piece, once it was read. Whether there is one."""
+        self.piece, self.at = await asyncio.wrap_future(self._coming), 0
+        if self.piece:
+            self._coming = self._workers.submit(next, self._pieces, _NEVER)
         return bool(self.piece)
 
     def send(self, event: Event) -> None:
@@ -113,7 +117,7 @@ class Player:
         if channel is None:
             now_us = self._clock.now_us()
             pieces = itertools.chain.from_iterable(_lazily(self._sources, name, now_us))
-            channel = self._channels[name] = _Channel(name, pieces)
+            channel = self._channels[name] = _Channel(name, pieces, self._workers)
             self._push(now_us, 0, channel)
         if listener not in channel.listeners:
             channel.listeners.append(listener)
@@ -169,8 +173,7 @@ class Player:
                 # Else it is due at once, to read on.
             else:
                 heapq.heappop(heap)
-                loop = asyncio.get_running_loop()
-                if await loop.run_in_executor(self._workers, item.turn_page):
+                if await item.turn_page():
                     self._push(item.piece[0].due_us, item.piece[0].order, item)
         return played
 

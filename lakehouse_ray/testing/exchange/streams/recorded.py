@@ -59,16 +59,21 @@ class Recording:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        """Read files, or all files of folders. Raises InvalidError where one holds no frame."""
+        """Read files, or all files of folders. Raises InvalidError where a path has no frame."""
         self._events: dict[tuple[str, str], list[Event]] = {}
         self.snapshots: list[Snapshot] = []
         frames: list[tuple[int, str, str, bytes, bytes]] = []
         for path in paths:
-            found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-            for file in found:
-                read = _File(file)
-                frames.extend(read.frames)
-                self.snapshots.extend(read.snapshots)
+            within = sorted(inner for inner in path.rglob("*") if inner.is_file())
+            found = within if path.is_dir() else [path]
+            files = [_File(file) for file in found]
+            if not any(file.frames or file.snapshots for file in files):
+                raise InvalidError(
+                    f"{path} holds no frame of a stream", "known are lines of `time: {…}`"
+                )
+            for file in files:
+                frames.extend(file.frames)
+                self.snapshots.extend(file.snapshots)
         frames.sort(key=lambda frame: frame[0])
         self.snapshots.sort(key=lambda snapshot: snapshot.due_us)
         events = defaultdict(list)
@@ -146,10 +151,6 @@ class _File:
                 self.frames.append((last_us, market, frame[1].decode(), frame[2], body))
             elif body.startswith(b'{"lastUpdateId"'):
                 snapshots.append((last_us, *_whose(url, body, market), body))
-        if not self.frames and not snapshots:
-            raise InvalidError(
-                f"{path} holds no frame of a stream", "known are lines of `time {…}`"
-            )
         # A millisecond is as exactly as event times are told.
         move_us = late_us + 1000 if late_us else 0
         self.frames = [(due_us + move_us, *rest) for due_us, *rest in self.frames]  # type: ignore[misc]
