@@ -238,6 +238,11 @@ class _Committing:
         return self._commits.tally
 
     @property
+    def next_number(self) -> int:
+        """Of the first segment that is not committed."""
+        return self._commits.state.capture.segment + 1
+
+    @property
     def waiting(self) -> bool:
         """Messages wait for others: they want a segment even if nothing comes."""
         return bool(self._commits.state.capture.carried)
@@ -323,7 +328,7 @@ class _Capturing:
             task.folder,
             json.dumps(header, ensure_ascii=False).encode(),
             bytes_max=settings.spool_bytes_max // task.workers,
-            number_from=committing._commits.state.capture.segment + 1,
+            number_from=committing.next_number,
         )
         self._interval_s = settings.commit_interval_s
         self._sealed_s = self._told_s = self._snapshot_s = self._clock.monotonic_s()
