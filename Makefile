@@ -52,6 +52,7 @@ chaos: setup ## kill drivers, workers and nodes at seeded moments; half an hour
 bench: setup ## benchmarks; figures go to .bench/
 	mkdir -p .bench
 	$(BIN)/python tests/benchmarks/bench_ingest.py --json .bench/ingest.json
+	$(BIN)/python tests/benchmarks/bench_stream.py
 	$(BIN)/python tests/benchmarks/bench_planning.py --json .bench/planning.json
 	$(BIN)/python tests/benchmarks/bench_gaps.py --json .bench/gaps.json
 	$(BIN)/python tests/benchmarks/bench_resample.py --json .bench/resample.json

@@ -27,6 +27,7 @@ from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.schedules import RUN_LOG
+from lakehouse_ray.model.streams import STREAM_GAPS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.gate import FUNCTION_FAMILIES
 from lakehouse_ray.query.scan import empty_sql
@@ -37,7 +38,16 @@ from lakehouse_ray.settings.schedules import ScheduleSettings
 
 DOCS = Path(__file__).parent
 
-LOGS = (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS, ALERT_DELIVERIES, RUN_LOG)
+LOGS = (
+    OBJECT_LOG,
+    QUARANTINE,
+    BUILD_LOG,
+    ASSESSMENT_LOG,
+    ALERTS,
+    ALERT_DELIVERIES,
+    RUN_LOG,
+    STREAM_GAPS,
+)
 # Of views of logs, which have these columns and the run.
 SHAPES = (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES)
 
@@ -58,7 +68,7 @@ def datasets() -> str:
             "",
             dataset.doc,
             "",
-            f"In the archive: {markets}. Kept in {tables}.",
+            f"{f'In the archive: {markets}' if markets else 'Of streams alone'}. Kept in {tables}.",
             "",
             *_columns(dataset.tables[0], VIEWS[f"silver.{dataset.view}"]),
         ]

@@ -62,7 +62,11 @@ def _lines(found: Contents) -> list[str]:
         for one in found.series
     ]  # fmt: skip
     stored = {one.dataset.name for one in found.series}
-    absent = [_offer(dataset) for name, dataset in DATASETS.items() if name not in stored]
+    absent = [
+        _offer(dataset)
+        for name, dataset in DATASETS.items()
+        if name not in stored and dataset.archive
+    ]
     lines = aligned(columns, rows) if rows else ["nothing is stored yet"]
     if absent:
         lines += ["", "not stored, but in the archive:", *(f"  {line}" for line in absent)]

@@ -15,7 +15,13 @@ OBJECT_LOG = Table(
         Column("dataset", "string", "As the archive spells it", True, _DICT),
         Column("symbol", "string", "The exchange's own spelling", True, _DICT),
         Column("interval", "string", "Of bars", False, _DICT),
-        Column("freq", "string", "daily or monthly; rest: an answer of REST", True, _DICT),
+        Column(
+            "freq",
+            "string",
+            "daily or monthly; rest: an answer of REST; stream: frames",
+            True,
+            _DICT,
+        ),
         Column(
             "period_start",
             "timestamp",
@@ -37,7 +43,7 @@ OBJECT_LOG = Table(
             "state",
             "string",
             "built (its rows are in silver) or quarantined; received: an answer in bronze, its rows "
-            "on their way",
+            "on their way; or frames of streams, whose rows have their version",
             True,
             _DICT,
         ),

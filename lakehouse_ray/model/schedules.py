@@ -13,9 +13,7 @@ from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.table import Column, Encoding, Partition, Table
 from lakehouse_ray.model.timespan import SECOND_US, from_us, to_us
 from lakehouse_ray.model.workflows import (
-    BuildWorkflow,
-    IngestWorkflow,
-    QualityWorkflow,
+    AnyWorkflow,
     parse_workflow,
 )
 
@@ -63,7 +61,7 @@ class Schedule:
 
     name: str
     cron: Cron
-    workflow: IngestWorkflow | QualityWorkflow | BuildWorkflow
+    workflow: AnyWorkflow
     catch_up: CatchUp = "last"
     overlap: bool = False
     timeout_s: float = 86_400.0

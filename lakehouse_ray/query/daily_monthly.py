@@ -22,7 +22,7 @@ from lakehouse_ray.kernels.crosscheck import RESULT
 from lakehouse_ray.kernels.crosscheck_files import daily_against_monthly
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.timespan import DAY_US, TimeRange, to_us
-from lakehouse_ray.model.venue import Freq
+from lakehouse_ray.model.venue import Freq, parse_market
 from lakehouse_ray.query.cross_checks import COMPARED, added_up
 from lakehouse_ray.query.pinned import Among, Kind, Pinned
 from lakehouse_ray.query.views import VIEWS
@@ -89,7 +89,7 @@ def hold_files(
     """
     found, compared = [RESULT.to_frame()], [COMPARED.to_frame()]
     room = LINES_MAX
-    if set(kind.dataset.archive[kind.market]) >= {"daily", "monthly"}:  # type: ignore[index]
+    if set(kind.dataset.archive.get(parse_market(kind.market), ())) >= {"daily", "monthly"}:
         for monthly, days in _pairs(pinned, kind, symbols):
             lines, counts = _hold_month(kind, bronze, monthly, days, room)
             found.append(lines)

@@ -40,6 +40,7 @@ from lakehouse_ray.settings.lake import (
 )
 from lakehouse_ray.settings.reading import QuerySettings, ServeSettings
 from lakehouse_ray.settings.schedules import SchedulerSettings, ScheduleSettings
+from lakehouse_ray.settings.streams import StreamSettings
 from lakehouse_ray.settings.update import UpdateSettings
 
 ENV_PREFIX = "LAKEHOUSE_"
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     catalog: CatalogSettings = CatalogSettings()
     ingest: IngestSettings = IngestSettings()
     update: UpdateSettings = UpdateSettings()
+    stream: StreamSettings = StreamSettings()
     hot: HotSettings = HotSettings()
     build: BuildSettings = BuildSettings()
     quality: QualitySettings = QualitySettings()
@@ -90,6 +92,10 @@ class Settings(BaseSettings):
     @property
     def catalog_uri(self) -> str:
         return self.catalog.uri or f"sqlite:///{self.home.absolute() / 'catalog.db'}"
+
+    @property
+    def spool_folder(self) -> Path:
+        return Path(self.stream.spool_folder or self.home / "spool").absolute()
 
     @property
     def keys_path(self) -> Path:

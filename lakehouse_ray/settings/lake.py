@@ -31,6 +31,10 @@ class BinanceSettings(Section):
         description="For what the exchange tells only to who has one (old trades). Never printed.",
     )
     stream_url: str = Field("wss://data-stream.binance.vision", description="Websocket, spot.")
+    um_stream_url: str = Field("wss://fstream.binance.com", description="Websocket, USD-M futures.")
+    cm_stream_url: str = Field(
+        "wss://dstream.binance.com", description="Websocket, COIN-M futures."
+    )
 
     @model_validator(mode="after")
     def _listing_follows_archive(self) -> BinanceSettings:

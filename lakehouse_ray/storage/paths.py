@@ -3,6 +3,7 @@
 bronze/<venue>/<key of the object, without .zip>@<sha256>.zip
 bronze/<venue>/<api|fapi|dapi>/<route>@<sha256>.json        answers of REST
 bronze/<venue>/rest/<market>/<dataset>/<day>@<sha256>.jsonl.gz  many of them, as they came
+bronze/<venue>/stream/<market>/<day>/<capture>@<sha256>.frames.gz   frames of websockets
 tables/<schema>/<table>/{data,metadata}/…       kept by the table format
 limits/<exchange>/<instance>.json               what was asked of an exchange lately, and its bans
 cache/answers/<key>                             large answers of the service, given again
@@ -32,7 +33,9 @@ _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 # Routes of REST; no key of the archive begins so.
 _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
 _PACK = re.compile(r"rest/[a-z]{2,4}/[A-Za-z]{1,40}/\d{4}-\d{2}-\d{2}", re.ASCII)
-_SUFFIXES = (".zip", ".json", ".jsonl.gz")
+_CAPTURE = re.compile(r"stream/[a-z]{2,10}/[0-9]{4}-[0-9]{2}-[0-9]{2}/[a-z0-9-]{1,80}", re.ASCII)
+# Of what is no zip, by its key.
+_SUFFIXES = ((_ROUTE, ".json"), (_PACK, ".jsonl.gz"), (_CAPTURE, ".frames.gz"))
 
 
 def marker_path(run_id: str) -> str:
@@ -78,7 +81,9 @@ def validate_key(key: str) -> str:
 class BronzePath:
     """Where one version of one object is kept, byte for byte.
 
-    key: Of a zip of the archive, the route of an answer of REST, or what many answers are of.
+    key: Of a zip of the archive, the route of an answer of REST, what many answers are of
+        (`rest/um/klines/2024-08-08`), or the name of a segment of frames
+        (`stream/um/2024-08-08/…`).
     """
 
     venue: str
@@ -91,15 +96,17 @@ class BronzePath:
             raise InvalidError(f"not a venue: {self.venue!r}")
         if not _SHA256.fullmatch(self.sha256):
             raise InvalidError(f"not a sha256: {self.sha256!r}")
-        zipped = self.key.endswith(".zip")
-        if not zipped and not _ROUTE.fullmatch(self.key) and not _PACK.fullmatch(self.key):
-            raise InvalidError(f"neither the key of a zip nor a route: {self.key!r}")
+        if not self._suffix:
+            raise InvalidError(f"no key of a zip, no route, pack or capture: {self.key!r}")
+
+    @property
+    def _suffix(self) -> str:
+        if self.key.endswith(".zip"):
+            return ".zip"
+        return next((suffix for kind, suffix in _SUFFIXES if kind.fullmatch(self.key)), "")
 
     def __str__(self) -> str:
-        if self.key.endswith(".zip"):
-            stem, suffix = self.key[: -len(".zip")], ".zip"
-        else:
-            stem, suffix = self.key, ".jsonl.gz" if _PACK.fullmatch(self.key) else ".json"
+        stem, suffix = self.key.removesuffix(".zip"), self._suffix
         return f"{BRONZE}/{self.venue}/{stem}@{self.sha256}{suffix}"
 
     @classmethod
@@ -108,7 +115,7 @@ class BronzePath:
         venue, _, tail = rest.partition("/")
         stem, _, name = tail.rpartition("@")
         sha256, dot, suffix = name.partition(".")
-        if schema != BRONZE or dot + suffix not in _SUFFIXES:
+        if schema != BRONZE or not dot:
             raise InvalidError(f"not a path of bronze: {path!r}")
         found = cls(venue, f"{stem}.zip" if suffix == "zip" else stem, sha256)
         if str(found) != path:

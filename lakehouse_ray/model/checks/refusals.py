@@ -54,4 +54,8 @@ RECORD_REFUSALS = (
     _reject(
         "UNTYPED_CELL", "A field is no value of its type, or outside of what the type can hold."
     ),
+    _reject("NOT_A_CAPTURE", "The object of bronze holds no frames of streams."),
+    _reject("NOT_JSON", "The frame of a stream is no JSON."),
+    _reject("UNKNOWN_EVENT", "The frame is of a kind that is not captured."),
+    _reject("NOT_ASKED", "The frame is of a stream that nobody subscribed."),
 )

@@ -19,6 +19,8 @@ _ROWS: dict[str, tuple[Rule, ...]] = {
     "liquidationSnapshot": contracts.LIQUIDATIONS,
     "bookTicker": books.BOOK_TICKER,
     "bookDepth": books.BOOK_DEPTH,
+    "markPrice": (),
+    "bookLevels": (),
 }
 _SEQUENCES: dict[str, tuple[Rule, ...]] = {
     "aggTrades": trades.AGG_TRADES_SEQUENCE,
@@ -28,6 +30,8 @@ _SEQUENCES: dict[str, tuple[Rule, ...]] = {
     "liquidationSnapshot": contracts.LIQUIDATIONS_SEQUENCE,
     "bookTicker": books.BOOK_TICKER_SEQUENCE,
     "bookDepth": books.BOOK_DEPTH_SEQUENCE,
+    "markPrice": (),
+    "bookLevels": (),
     **dict.fromkeys(
         ("klines", "markPriceKlines", "indexPriceKlines", "premiumIndexKlines"), bars.SEQUENCE
     ),

@@ -8,6 +8,7 @@ from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.agg_trades import AGG_TRADES
 from lakehouse_ray.model.datasets.book_depth import BOOK_DEPTH
+from lakehouse_ray.model.datasets.book_levels import BOOK_LEVELS
 from lakehouse_ray.model.datasets.book_ticker import BOOK_TICKER
 from lakehouse_ray.model.datasets.funding_rates import FUNDING_RATES
 from lakehouse_ray.model.datasets.klines import (
@@ -17,6 +18,7 @@ from lakehouse_ray.model.datasets.klines import (
     PREMIUM_INDEX_KLINES,
 )
 from lakehouse_ray.model.datasets.liquidation_snapshot import LIQUIDATION_SNAPSHOT
+from lakehouse_ray.model.datasets.mark_prices import MARK_PRICES
 from lakehouse_ray.model.datasets.metrics import METRICS
 from lakehouse_ray.model.datasets.trades import TRADES
 
@@ -34,6 +36,8 @@ DATASETS: dict[str, Dataset] = {
         BOOK_TICKER,
         BOOK_DEPTH,
         LIQUIDATION_SNAPSHOT,
+        MARK_PRICES,
+        BOOK_LEVELS,
     )
 }
 

@@ -21,7 +21,7 @@ def test_a_data_set_names_its_own_columns_and_is_found_by_both_its_names(name: s
     assert set(dataset.key) <= set(names)
     assert next(c for c in dataset.columns if c.name == dataset.time).type == "timestamp"
     assert all(c.required for c in dataset.columns if c.name in (*dataset.key, dataset.time))
-    assert dataset.archive
+    assert dataset.archive or dataset.streamed
     assert set(dataset.archive) <= set(MARKETS)
     assert all(freqs and set(freqs) <= set(FREQS) for freqs in dataset.archive.values())
     assert find_dataset(dataset.name) is find_dataset(dataset.view) is dataset

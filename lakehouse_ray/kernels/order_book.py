@@ -1,0 +1,97 @@
+"""A book of orders from a snapshot and the changes since: correct, or known not to be.
+
+A snapshot says which change it has last. Changes before it are in it; the first after it has to
+begin there or before, each further one where the one before ended. Where that breaks the book is
+gone and asks for a new snapshot, since a level that was missed would stay wrong for good.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Level = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Levels that changed: price and the quantity that is there now, 0 for none.
+
+    before, last: It holds the changes numbered `(before, last]`.
+    """
+
+    before: int
+    last: int
+    bids: Iterable[Level]
+    asks: Iterable[Level]
+
+
+class OrderBook:
+    """One symbol's book.
+
+    pending_max: Changes that are kept while there is no snapshot; the oldest go first.
+    """
+
+    def __init__(self, pending_max: int = 5_000) -> None:
+        self._bids: dict[float, float] = {}
+        self._asks: dict[float, float] = {}
+        self._pending: deque[Change] = deque(maxlen=pending_max)
+        # The last change in the book; None: there is no book.
+        self.last: int | None = None
+
+    @property
+    def needs_snapshot(self) -> bool:
+        return self.last is None
+
+    def take_snapshot(self, last: int, bids: Iterable[Level], asks: Iterable[Level]) -> bool:
+        """Begin with a snapshot that has the changes up to `last`.
+
+        False where it is too old to be joined with the changes seen since: another is needed.
+        """
+        if self.last is not None and last < self.last:
+            return True
+        self._bids = {price: quantity for price, quantity in bids if quantity}
+        self._asks = {price: quantity for price, quantity in asks if quantity}
+        self.last = last
+        pending, self._pending = self._pending, deque(maxlen=self._pending.maxlen)
+        # All of them: after a loss the rest waits for the next snapshot.
+        whole = [self.apply(change) for change in pending]
+        return all(whole)
+
+    def apply(self, change: Change) -> bool:
+        """Apply a change, or keep it for a snapshot to come. False: the book was lost by it."""
+        if self.last is None:
+            self._pending.append(change)
+            return True
+        if change.last <= self.last:
+            return True
+        if change.before > self.last:
+            self.lose()
+            self._pending.append(change)
+            return False
+        _set(self._bids, change.bids)
+        _set(self._asks, change.asks)
+        self.last = change.last
+        return True
+
+    def lose(self) -> None:
+        """Forget the book: changes are known to be missing."""
+        self._bids, self._asks, self.last = {}, {}, None
+        self._pending.clear()
+
+    def top(self, levels: int) -> tuple[list[Level], list[Level]]:
+        """Return the best bids and asks, the best first. Costs the size of the book."""
+        return (
+            heapq.nlargest(levels, self._bids.items()),
+            heapq.nsmallest(levels, self._asks.items()),
+        )
+
+
+def _set(side: dict[float, float], levels: Iterable[Level]) -> None:
+    for price, quantity in levels:
+        if quantity:
+            side[price] = quantity
+        else:
+            side.pop(price, None)

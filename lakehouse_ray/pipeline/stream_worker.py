@@ -1,0 +1,457 @@
+"""One capture worker: sockets to spool in one thread, spool to tables in another.
+
+Between the two is the disk, so that commits that are slow or fail for a while cost nothing but room
+there. A worker that starts first finishes what the one before it left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import json
+import queue
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+
+from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.errors import BadDataError, LakehouseError, ResourceError, UnavailableError
+from lakehouse_ray.model.venue import Market, parse_market
+from lakehouse_ray.pipeline.commits import open_committers
+from lakehouse_ray.pipeline.stream_commits import (
+    CaptureTally,
+    SegmentCommits,
+    tables_of_capture,
+)
+from lakehouse_ray.pipeline.stream_state import inherit_series, load_state
+from lakehouse_ray.silver.stream_books import Books
+from lakehouse_ray.silver.stream_segment import (
+    SNAPSHOT,
+    CaptureState,
+    SegmentWork,
+    spell_unheard,
+    streams_of,
+    work_segment,
+)
+from lakehouse_ray.sources.binance.streams.connections import Connections
+from lakehouse_ray.sources.binance.streams.decode import FrameReader
+from lakehouse_ray.sources.binance.streams.names import Stream
+from lakehouse_ray.sources.binance.streams.session import ConnectBudget, SessionRules
+from lakehouse_ray.storage.spool import FULL, MARK, Spool, list_segments, read_segment
+from lakehouse_ray.telemetry.logs import configure
+
+# Levels of a snapshot, and how long between two: 1000 levels weigh 50 of spot's 6,000 a minute and
+# 20 of the futures' 2,400, so a quarter of the limit is used at most, and only while books are made.
+_SNAPSHOT_LEVELS = 1000
+_SNAPSHOT_SPACING_S = 2.0
+_DEPTH_ROUTES: dict[Market, str] = {
+    "spot": "/api/v3/depth", "um": "/fapi/v1/depth", "cm": "/dapi/v1/depth",
+}  # fmt: skip
+# A commit that fails because a service is down is tried again so long after.
+_AGAIN_S = 2.0
+_LAST_TRIES = 5
+# How long a worker waits for the one before it to leave its folder.
+_LOCK_TIMEOUT_S = 60.0
+_STATUS_S = 0.5
+# A segment is worked on in memory, where it takes some 20 times its bytes.
+_SEGMENT_BYTES_MAX = 32 << 20
+_END = None
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class CaptureTask:
+    """What one worker captures. Pickles.
+
+    names: Of its streams. folder: Of its spool, on the disk of the machine that it runs on.
+    number, workers: Which of how many; the limits of connects are divided by them.
+    """
+
+    writer: Writer
+    market: Market
+    names: tuple[str, ...]
+    run_id: str
+    folder: Path
+    number: int
+    workers: int
+
+    @property
+    def name(self) -> str:
+        """Of this worker's segments, in bronze and in the ledger."""
+        return f"{self.run_id}-{self.number}"
+
+
+@dataclass(frozen=True)
+class CaptureStatus:
+    """How a worker does. pending_bytes: In its spool, not committed."""
+
+    tally: CaptureTally
+    frames: int = 0
+    connections: int = 0
+    groups: int = 0
+    opened: int = 0
+    failed: int = 0
+    pending_bytes: int = 0
+    lost: int = 0
+    commit_error: str = ""
+
+
+def capture(
+    task: CaptureTask, stop: threading.Event, tell: Callable[[CaptureStatus], None]
+) -> None:
+    """Capture until told to stop; then commit what is there. The work of a `runtime.keepers.Keeper`.
+
+    Raises LakehouseError for what another try would not mend.
+    """
+    configure(task.writer.settings.log.level, task.writer.settings.log.format)
+    streams = streams_of(task.market, task.names)
+    tables = tables_of_capture(streams)
+    with (
+        _own(task),
+        open_committers(task.writer, tables, task.run_id, local=True) as committers,
+    ):
+        state = load_state(task.folder)
+        inherit_series(state, task.folder.parent, task.folder)
+        commits = SegmentCommits(
+            task.writer, committers, market=task.market, folder=task.folder,
+            name=task.name, run_id=task.run_id, url=_stream_base(task), state=state,
+        )  # fmt: skip
+        committing = _Committing(task, streams, commits, stop)
+        commits.write_ledger()
+        for _, path in list_segments(task.folder):
+            committing.take(path)
+            path.unlink(missing_ok=True)
+        capturing = _Capturing(task, streams, committing, stop, tell)
+        asyncio.run(capturing.run())
+        commits.write_ledger()
+        tell(capturing.status())
+
+
+def recover(task: CaptureTask) -> CaptureTally:
+    """Commit what a worker left in its spool, without capturing anything."""
+    with _own(task):
+        return _recover(task)
+
+
+def _recover(task: CaptureTask) -> CaptureTally:
+    found = list_segments(task.folder)
+    names: dict[str, None] = {}
+    for _, path in found:
+        try:
+            names |= dict.fromkeys(json.loads(read_segment(path).header)["streams"])
+        except BadDataError:
+            continue
+    if not found and not load_state(task.folder).unlogged:
+        return CaptureTally()
+    streams = streams_of(task.market, list(names) or task.names)
+    with open_committers(
+        task.writer, tables_of_capture(streams), task.run_id, local=True
+    ) as committers:
+        commits = SegmentCommits(
+            task.writer, committers, market=task.market, folder=task.folder,
+            name=task.name, run_id=task.run_id, url=_stream_base(task),
+            state=load_state(task.folder),
+        )  # fmt: skip
+        commits.write_ledger()
+        # Nobody waits for a service that is down: the segments stay for the next start.
+        no_patience = threading.Event()
+        no_patience.set()
+        committing = _Committing(task, streams, commits, no_patience)
+        for _, path in found:
+            committing.take(path)
+            path.unlink(missing_ok=True)
+        commits.write_ledger()
+        return commits.tally
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looking for circles of objects: events have none, and there are many (a fifth of the time)."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def _own(task: CaptureTask) -> Iterator[None]:
+    """Be alone in a worker's folder: a worker that is being replaced may still be at work there.
+
+    Raises UnavailableError where another one does not leave it.
+    """
+    task.folder.mkdir(parents=True, exist_ok=True)
+    clock = task.writer.clock
+    until_s = clock.monotonic_s() + _LOCK_TIMEOUT_S
+    with (task.folder / "lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock.monotonic_s() > until_s:
+                    raise UnavailableError(
+                        f"another capture works in {task.folder}: one a market and spool"
+                    ) from None
+                clock.sleep(0.1)
+        yield
+
+
+class _Committing:
+    """The half that reads segments and commits what they say."""
+
+    def __init__(
+        self,
+        task: CaptureTask,
+        streams: list[Stream],
+        commits: SegmentCommits,
+        stop: threading.Event,
+    ) -> None:
+        settings = task.writer.settings.stream
+        self._task = task
+        self._streams = streams
+        self._commits = commits
+        self._stop = stop
+        self._wait_us = settings.reorder_ms * 1000
+        self._books = Books(
+            task.market, levels=settings.book_levels, every_us=settings.book_every_ms * 1000
+        )
+        self._reader = FrameReader(task.market, streams)
+        self.segments: queue.Queue[Path | None] = queue.Queue()
+        self.acknowledged: deque[Path] = deque()
+        self.snapshots_wanted: list[str] = []
+        self.commit_error = ""
+        self.failure: BaseException | None = None
+
+    @property
+    def tally(self) -> CaptureTally:
+        return self._commits.tally
+
+    @property
+    def next_number(self) -> int:
+        """Of the first segment that is not committed."""
+        return self._commits.state.capture.segment + 1
+
+    @property
+    def waiting(self) -> bool:
+        """Messages wait for others: they want a segment even if nothing comes."""
+        return bool(self._commits.state.capture.carried)
+
+    def serve(self) -> None:
+        """Commit segments until the end is put into the queue."""
+        try:
+            while (path := self.segments.get()) is not _END:
+                self.take(path)
+                self.acknowledged.append(path)
+                self.segments.task_done()
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
+            self.failure = error
+            self._stop.set()
+
+    def take(self, path: Path) -> None:
+        """Commit a segment, again and again while a service is down; nothing where it was before."""
+        state = self._commits.state.capture
+        try:
+            segment = read_segment(path)
+        except BadDataError as error:
+            # What cannot be read is kept for people, out of the way.
+            log.error("segment cannot be read", path=str(path), why=str(error))
+            path.with_suffix(".bad").write_bytes(path.read_bytes())
+            return
+        if segment.number <= state.segment or not segment.records:
+            return
+        header = json.loads(segment.header)
+        streams, reader = self._streams, self._reader
+        if header["streams"] != [stream.name for stream in streams]:
+            streams = streams_of(parse_market(header["market"]), header["streams"])
+            reader = FrameReader(self._task.market, streams)
+        with _uncollected():
+            work, after = work_segment(
+                self._task.market, streams, segment.number, segment.records, state, self._books,
+                wait_us=self._wait_us, reader=reader,
+            )  # fmt: skip
+        if segment.torn_bytes and path.suffix == ".seg":
+            work.losses.append(f"{segment.torn_bytes} bytes at the end cannot be read")
+        for loss in work.losses:
+            log.error("frames were lost", segment=segment.number, loss=loss)
+        self._commit(work, after)
+        self.snapshots_wanted = work.snapshots_wanted
+
+    def _commit(self, work: SegmentWork, after: CaptureState) -> None:
+        """Commit until it is done. Once told to stop, the segment may stay for who comes next."""
+        tries_left = _LAST_TRIES
+        while True:
+            try:
+                self._commits.commit(work, after)
+                self.commit_error = ""
+                return
+            except (UnavailableError, ResourceError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in FULL:
+                    raise
+                tries_left -= self._stop.is_set()
+                if not tries_left:
+                    raise
+                self.commit_error = str(error)
+                log.warning("commit failed, will be tried again", why=self.commit_error)
+                self._task.writer.clock.sleep(_AGAIN_S)
+
+
+class _Capturing:
+    """The half that reads sockets and writes the spool. A Sink."""
+
+    def __init__(
+        self,
+        task: CaptureTask,
+        streams: list[Stream],
+        committing: _Committing,
+        stop: threading.Event,
+        tell: Callable[[CaptureStatus], None],
+    ) -> None:
+        settings = task.writer.settings.stream
+        self._task = task
+        self._committing = committing
+        self._stop = stop
+        self._tell = tell
+        self._clock = task.writer.clock
+        header = {"v": 1, "market": task.market, "streams": [stream.name for stream in streams]}
+        self._spool = Spool(
+            task.folder,
+            json.dumps(header, ensure_ascii=False).encode(),
+            bytes_max=settings.spool_bytes_max // task.workers,
+            number_from=committing.next_number,
+        )
+        self._interval_s = settings.commit_interval_s
+        self._sealed_s = self._told_s = self._snapshot_s = self._clock.monotonic_s()
+        self._monotonic_us = 0
+        self._stopping = asyncio.Event()
+        rng = random.Random()
+        self._connections = Connections(
+            _stream_base(task), task.market, streams, self,
+            per_connection_max=settings.streams_per_connection,
+            rules=SessionRules(
+                life_s=settings.connection_life_h * 3600, overlap_s=settings.overlap_s,
+                silence_s=settings.silence_s, ping_s=settings.silence_s / 3,
+                stall_s=settings.stall_s,
+            ),
+            budget=ConnectBudget(
+                settings.connect_spacing_s * task.workers,
+                max(1, settings.connects_per_5min // task.workers),
+            ),
+            clock=self._clock, rng=rng, microseconds=settings.microseconds,
+        )  # fmt: skip
+        self._client = task.writer.http_client
+        self._asking: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Capture until told to stop; return when all that came is committed."""
+        thread = threading.Thread(target=self._committing.serve, name="commits", daemon=True)
+        thread.start()
+        try:
+            await self._connections.run(self._stopping)
+        finally:
+            if self._asking is not None:
+                self._asking.cancel()
+            path = self._spool.seal()
+            if path is not None:
+                self._committing.segments.put(path)
+            self._committing.segments.put(_END)
+            await asyncio.to_thread(thread.join)
+            self._drop_committed()
+        if self._committing.failure is not None:
+            raise self._committing.failure
+
+    def frame(self, received_us: int, connection: int, data: bytes) -> None:
+        self._spool.append(self._never_back(received_us), connection, data)
+
+    def mark(self, received_us: int, connection: int, what: str) -> None:
+        text = f"connection {connection} {what}"
+        self._spool.append(self._never_back(received_us), connection, text.encode(), MARK)
+
+    def unheard(self, received_us: int, connection: int, since_us: int, names: list[str]) -> None:
+        text = spell_unheard(since_us, names)
+        self._spool.append(self._never_back(received_us), connection, text.encode(), MARK)
+
+    def tick(self) -> None:
+        if self._stop.is_set():
+            self._stopping.set()
+        now_s = self._clock.monotonic_s()
+        self._spool.flush()
+        self._drop_committed()
+        # While a commit is slow, the next segment takes all that comes, as far as memory allows.
+        idle = not self._committing.segments.unfinished_tasks
+        due = idle and now_s - self._sealed_s >= self._interval_s
+        if due or self._spool.segment_bytes >= _SEGMENT_BYTES_MAX:
+            self._sealed_s = now_s
+            if self._committing.waiting:
+                self.mark(self._clock.now_us(), 0, "tick")
+            path = self._spool.seal()
+            if path is not None:
+                self._committing.segments.put(path)
+        self._ask_for_snapshots(now_s)
+        if now_s - self._told_s >= _STATUS_S:
+            self._told_s = now_s
+            self._tell(self.status())
+
+    def status(self) -> CaptureStatus:
+        tally = self._connections.tally
+        return CaptureStatus(
+            CaptureTally(**asdict(self._committing.tally)), tally.frames, self._connections.up,
+            self._connections.groups, tally.opened, tally.failed, self._spool.bytes_kept,
+            self._spool.lost_total, self._committing.commit_error,
+        )  # fmt: skip
+
+    def _never_back(self, received_us: int) -> int:
+        """The machine's clock may be set back; the order of what came may not."""
+        self._monotonic_us = max(self._monotonic_us, received_us)
+        return self._monotonic_us
+
+    def _drop_committed(self) -> None:
+        while self._committing.acknowledged:
+            self._spool.acknowledge(self._committing.acknowledged.popleft())
+
+    def _ask_for_snapshots(self, now_s: float) -> None:
+        spacing_s = _SNAPSHOT_SPACING_S * self._task.workers
+        if self._asking is not None and not self._asking.done():
+            return
+        wanted = self._committing.snapshots_wanted
+        if not wanted or now_s - self._snapshot_s < spacing_s:
+            return
+        self._snapshot_s = now_s
+        symbol = wanted.pop(0)
+        self._asking = asyncio.create_task(self._fetch_snapshot(symbol))
+
+    async def _fetch_snapshot(self, symbol: str) -> None:
+        binance = self._task.writer.settings.binance
+        base = {"spot": binance.spot_url, "um": binance.um_url, "cm": binance.cm_url}
+        market = self._task.market
+        url = (
+            f"{base[market]}{_DEPTH_ROUTES[market]}?symbol={quote(symbol)}&limit={_SNAPSHOT_LEVELS}"
+        )
+        client = self._client()
+        try:
+            answer = await client.get(url, fresh=True)
+        except LakehouseError as error:
+            log.warning("no snapshot of a book", symbol=symbol, why=str(error))
+            return
+        finally:
+            await client.close()
+        data = symbol.encode() + b"\n" + answer.body
+        self._spool.append(self._never_back(self._clock.now_us()), 0, data, SNAPSHOT)
+
+
+def _stream_base(task: CaptureTask) -> str:
+    binance = task.writer.settings.binance
+    base: dict[str, Any] = {
+        "spot": binance.stream_url, "um": binance.um_stream_url, "cm": binance.cm_stream_url,
+    }  # fmt: skip
+    return str(base[task.market])

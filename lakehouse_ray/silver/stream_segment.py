@@ -1,0 +1,323 @@
+"""A segment of raw frames as rows, gaps and refusals, and what the next segment has to know of it.
+
+Pure but for the books: the same segment behind the same state gives the same again, which is what a
+worker that takes over from a killed one relies on. Messages that wait for others when a segment ends
+are carried, byte for byte, into the next one, whose object in bronze then begins with them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import polars as pl
+from isal import igzip
+
+from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.timespan import format_time
+from lakehouse_ray.model.venue import Market
+from lakehouse_ray.model.work import version_of
+from lakehouse_ray.silver.stream_books import Books
+from lakehouse_ray.silver.stream_series import (
+    Arrival,
+    SeriesGap,
+    SeriesState,
+    continue_series,
+    has_numbers,
+)
+from lakehouse_ray.sources.binance.streams.decode import Control, FrameReader
+from lakehouse_ray.sources.binance.streams.events import Event, Snapshot
+from lakehouse_ray.sources.binance.streams.names import DATASET_OF, Kind, Stream, parse_stream
+from lakehouse_ray.sources.binance.streams.rows import rows_of
+from lakehouse_ray.storage.spool import FRAME, MARK, Record
+
+# Answers of REST's /depth among the frames: the symbol, a line feed, the body.
+SNAPSHOT = 2
+_RAW_CHARACTERS_MAX = 1_000
+# Of one segment; the rest is counted in the last one's detail.
+_REFUSALS_MAX = 1_000
+_GZIP_LEVEL = 1
+
+
+@dataclass
+class CaptureState:
+    """What the next segment has to know.
+
+    segment: Number of the last one that is committed. series: By the name of the stream.
+    carried: Records that have to be looked at again.
+    """
+
+    segment: int = 0
+    series: dict[str, SeriesState] = field(default_factory=dict)
+    carried: list[Record] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A frame that was refused. line: Its record in the object, from 1."""
+
+    symbol: str
+    dataset: str
+    line: int
+    reason: str
+    detail: str
+    raw: str
+
+
+@dataclass
+class SegmentWork:
+    """What a segment says.
+
+    body: What bronze keeps: gzip of all records as text. rows: By data set; all columns but flags.
+    counts: Rows of each data set, by its name. last_event_us: The latest time of any row.
+    """
+
+    number: int
+    body: bytes
+    sha256: str
+    version: str
+    received_us: int
+    rows: dict[str, pl.DataFrame] = field(default_factory=dict)
+    gaps: list[tuple[Stream, SeriesGap, str]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    refused: int = 0
+    frames: int = 0
+    duplicates: int = 0
+    late: int = 0
+    passed: int = 0
+    losses: list[str] = field(default_factory=list)
+    snapshots_wanted: list[str] = field(default_factory=list)
+
+
+def work_segment(
+    market: Market,
+    streams: Sequence[Stream],
+    number: int,
+    records: Sequence[Record],
+    state: CaptureState,
+    books: Books,
+    *,
+    wait_us: int,
+    reader: FrameReader | None = None,
+) -> tuple[SegmentWork, CaptureState]:
+    """Make rows of a segment, and the state behind it. `state` stays as it is."""
+    everything = [*state.carried, *records]
+    received_us = everything[-1].received_us if everything else 0
+    body = spell_records(everything)
+    sha256 = hashlib.sha256(body).hexdigest()
+    work = SegmentWork(
+        number, body, sha256, version_of(format_time(received_us), sha256), received_us
+    )
+    arrivals, snapshots, marks = _sort_out(
+        everything, reader or FrameReader(market, streams), work, len(state.carried)
+    )
+    after = CaptureState(number, dict(state.series))
+    work.gaps += _unheard(streams, marks, state)
+    events: dict[Kind, list[Arrival]] = {}
+    levels: list[tuple[object, ...]] = []
+    carried: set[int] = set()
+    for stream in streams:
+        name = stream.name
+        came = arrivals.get(name, ())
+        if not came and not (stream.kind == "depth" and stream.symbol in snapshots):
+            continue
+        series = continue_series(
+            stream, came, state.series.get(name, SeriesState()), wait_us=wait_us, now_us=received_us
+        )
+        after.series[name] = series.state
+        carried.update(arrival.record for arrival in series.waiting)
+        work.duplicates += series.duplicates
+        work.late += series.late
+        work.gaps += [(stream, gap, _why(marks, gap)) for gap in series.gaps]
+        if stream.kind == "depth":
+            levels += books.follow(stream.symbol, series, snapshots.get(stream.symbol, ()))
+        else:
+            events.setdefault(stream.kind, []).extend(series.arrivals)
+    after.carried = [everything[place] for place in sorted(carried)]
+    for kind, given in events.items():
+        _add_rows(work, market, kind, given, everything)
+    if levels:
+        _add_frame(work, market, DATASETS[DATASET_OF["depth"]], books.frame(levels))
+    work.snapshots_wanted = books.waiting
+    return work, after
+
+
+def spell_records(records: Sequence[Record]) -> bytes:
+    """What bronze keeps of records: gzip of a line of text before each, which tells its bytes.
+
+    <received at, µs> <connection> <frame|mark|snapshot> <bytes>
+    """
+    kinds = {FRAME: b"frame", MARK: b"mark", SNAPSHOT: b"snapshot"}
+    pieces: list[bytes] = []
+    for record in records:
+        head = b"%d %d %s %d\n" % (
+            record.received_us, record.connection, kinds[record.kind], len(record.data),
+        )  # fmt: skip
+        pieces += (head, record.data, b"\n")
+    return bytes(igzip.compress(b"".join(pieces), compresslevel=_GZIP_LEVEL, mtime=0))
+
+
+def read_records(body: bytes) -> list[Record]:
+    """What `spell_records` has spelled. Raises BadDataError for anything else."""
+    kinds = {b"frame": FRAME, b"mark": MARK, b"snapshot": SNAPSHOT}
+    records: list[Record] = []
+    try:
+        text = gzip.decompress(body)
+        place = 0
+        while place < len(text):
+            end = text.index(b"\n", place)
+            received_us, connection, kind, length = text[place:end].split(b" ")
+            data = text[end + 1 : end + 1 + int(length)]
+            place = end + 2 + int(length)
+            if place > len(text):
+                raise ValueError("the last record is cut")
+            records.append(Record(int(received_us), int(connection), kinds[kind], data))
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise BadDataError("NOT_A_CAPTURE", f"no object of captured frames: {error}") from error
+    return records
+
+
+def _sort_out(
+    records: Sequence[Record], reader: FrameReader, work: SegmentWork, carried: int
+) -> tuple[dict[str, list[Arrival]], dict[str, list[Snapshot]], list[tuple[int, str]]]:
+    """Events by the name of their stream, snapshots by symbol, marks by time."""
+    arrivals: dict[str, list[Arrival]] = {}
+    snapshots: dict[str, list[Snapshot]] = {}
+    marks: list[tuple[int, str]] = []
+    known: dict[str, tuple[Stream, list[int]]] = {}
+    # Places of what has to be read one by one.
+    others: list[int] = []
+    stream_of = reader.stream_of
+    for place, record in enumerate(records):
+        if record.kind == FRAME:
+            stream = stream_of(record.data)
+            if stream is None:
+                others.append(place)
+            elif (found := known.get(stream.name)) is not None:
+                found[1].append(place)
+            else:
+                known[stream.name] = stream, [place]
+        elif record.kind == MARK:
+            text = record.data.decode(errors="replace")
+            marks.append((record.received_us, text))
+            if text.startswith("lost "):
+                work.losses.append(text)
+        else:
+            _take_snapshot(record, place, snapshots, work)
+    for stream, places in known.values():
+        events = reader.read_many(stream, [records[place].data for place in places])
+        if events is None:
+            others += places
+            continue
+        arrivals[stream.name] = [
+            Arrival(event, records[place].received_us, place)
+            for event, place in zip(events, places, strict=True)
+        ]
+    for place in sorted(others):
+        record = records[place]
+        try:
+            said = reader.read(record.data)
+        except BadDataError as error:
+            _refuse(work, record, place, error.reason, error.detail)
+            continue
+        if not isinstance(said, Control):
+            single = Arrival(said.event, record.received_us, place)
+            arrivals.setdefault(said.stream.name, []).append(single)
+    work.frames = sum(record.kind == FRAME for record in records[carried:]) - work.refused
+    return arrivals, snapshots, marks
+
+
+def _take_snapshot(
+    record: Record, place: int, snapshots: dict[str, list[Snapshot]], work: SegmentWork
+) -> None:
+    symbol, _, answer = record.data.partition(b"\n")
+    try:
+        snapshot = msgspec.json.decode(answer, type=Snapshot, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _refuse(work, record, place, "NOT_JSON", f"an answer of /depth: {error}")
+        return
+    snapshots.setdefault(symbol.decode(), []).append(snapshot)
+
+
+def _refuse(work: SegmentWork, record: Record, place: int, reason: str, detail: str) -> None:
+    work.refused += 1
+    if len(work.refusals) >= _REFUSALS_MAX:
+        return
+    raw = record.data[:_RAW_CHARACTERS_MAX].decode(errors="replace")
+    # Control characters in texts of others stay out of tables.
+    raw = "".join(letter if letter.isprintable() else "�" for letter in raw)
+    work.refusals.append(Refusal("*", "", place + 1, reason, detail[:_RAW_CHARACTERS_MAX], raw))
+
+
+def _add_rows(
+    work: SegmentWork,
+    market: Market,
+    kind: Kind,
+    given: Sequence[Arrival],
+    records: Sequence[Record],
+) -> None:
+    events: list[Event] = [arrival.event for arrival in given]
+    rows = rows_of(kind, market, events)
+    work.passed += rows.passed
+    for place in rows.refused:
+        arrival = given[place]
+        detail = "a time that is none between 2010 and 2200, in ms or µs"
+        _refuse(work, records[arrival.record], arrival.record, "UNTYPED_CELL", detail)
+    _add_frame(work, market, DATASETS[DATASET_OF[kind]], rows.frame)
+
+
+def _add_frame(work: SegmentWork, market: Market, dataset: Dataset, frame: pl.DataFrame) -> None:
+    if frame.is_empty():
+        return
+    parts = [pl.lit(f"stream/{market}/{dataset.name}"), pl.col("symbol")]
+    if dataset.bars:
+        parts.append(pl.col("interval"))
+    work.rows[dataset.name] = frame.with_columns(
+        source=pl.lit("stream"),
+        source_key=pl.concat_str(parts, separator="/"),
+        source_version=pl.lit(work.version),
+    )
+
+
+def spell_unheard(since_us: int, names: Sequence[str]) -> str:
+    """The mark that says that streams are heard again. since_us: 0: since before the capture."""
+    return f"unheard since {since_us} {'/'.join(names)}"
+
+
+def _unheard(
+    streams: Sequence[Stream], marks: Sequence[tuple[int, str]], state: CaptureState
+) -> list[tuple[Stream, SeriesGap, str]]:
+    """Gaps of streams without numbers: times at which no connection had them."""
+    gaps: list[tuple[Stream, SeriesGap, str]] = []
+    for received_us, text in marks:
+        if not text.startswith("unheard since "):
+            continue
+        told, _, spelled = text.removeprefix("unheard since ").partition(" ")
+        names = set(spelled.split("/"))
+        for stream in streams:
+            before = state.series.get(stream.name)
+            if stream.name not in names or has_numbers(stream) or before is None:
+                continue
+            gap = SeriesGap(None, None, before.last_time_us, received_us, None, received_us)
+            since = f"since {format_time(int(told))}" if int(told) else "before this capture began"
+            gaps.append(
+                (stream, gap, f"no connection {since}; what it would have said is not known")
+            )
+    return gaps
+
+
+def _why(marks: Sequence[tuple[int, str]], gap: SeriesGap) -> str:
+    """What was seen of the connections around a gap."""
+    seen = [text for _, text in marks if not text.startswith("unheard ")]
+    said = "; ".join(dict.fromkeys(seen))[:300]
+    return f"{gap.missing or 0:,} did not come" + (f"; meanwhile: {said}" if said else "")
+
+
+def streams_of(market: Market, names: Sequence[str]) -> list[Stream]:
+    """Streams by their names, each once. Raises InvalidError for what is none."""
+    return [parse_stream(name, market) for name in dict.fromkeys(names)]

@@ -1,0 +1,274 @@
+"""How many messages a second does one capture worker take, beside the bare cost of decoding them?
+
+A process of its own sends frames of a recording over loopback as fast as they are taken. The same
+frames are taken by a bare loop (aiohttp, and msgspec to structs) and by a capture worker, which also
+spools them, keeps their order, makes rows and commits them to a lake. Unit of work: a message. Both
+should grow with the number of messages alone.
+
+    python tests/benchmarks/bench_stream.py [MESSAGES]
+
+And how long is it from a frame to rows that can be asked for, at a rate that is given? Of each segment
+the ledger says when its last frame came and when its rows were visible; frames are spread evenly
+between the last frames of two segments.
+
+    python tests/benchmarks/bench_stream.py latency MESSAGES_PER_S SECONDS
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import psutil
+import pytest
+
+import lakehouse_ray as lh
+from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture
+from lakehouse_ray.settings import load_settings
+
+RECORDED = Path(__file__).parents[2].parent / "shared/data/recorded/ws/hftbacktest"
+FILE = RECORDED / "usdm_ethusdt_20240808.gz"
+NAMES = ("ethusdt@trade", "ethusdt@bookTicker", "ethusdt@depth@0ms")
+_PIECE = 256
+
+
+def recorded(messages: int) -> list[bytes]:
+    """Frames of trades, best prices and changes of the book, numbered on where the recording ends."""
+    with gzip.open(FILE) as lines:
+        once = [line.partition(b" ")[2].strip() for line in lines if b'{"stream"' in line]
+    parsed = [json.loads(frame) for frame in once]
+    step = 10**9
+    frames: list[bytes] = []
+    for turn in range(messages // len(once) + 1):
+        if not turn:
+            frames += once
+            continue
+        for message in parsed:
+            data = dict(message["data"])
+            for name in ("t", "u", "U", "pu"):
+                if name in data:
+                    data[name] += turn * step
+            frames.append(
+                json.dumps(
+                    {"stream": message["stream"], "data": data}, separators=(",", ":")
+                ).encode()
+            )
+    return frames[:messages]
+
+
+def serve(frames: Sequence[bytes], pipe: Connection, per_s: float = 0.0) -> None:
+    """Send all frames to each client: as fast as it takes them, or so many a second."""
+
+    def encoded(frame: bytes) -> bytes:
+        size = len(frame)
+        head = bytes([0x81, size]) if size < 126 else b"\x81\x7e" + size.to_bytes(2, "big")
+        return (head if size < 65536 else b"\x81\x7f" + size.to_bytes(8, "big")) + frame
+
+    size = int(per_s // 50) or _PIECE
+    pieces = [b"".join(map(encoded, frames[at : at + size])) for at in range(0, len(frames), size)]
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        key = next(
+            line.partition(":")[2].strip()
+            for line in request.splitlines()
+            if line.lower().startswith("sec-websocket-key")
+        )
+        magic = f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()
+        accept = base64.b64encode(hashlib.sha1(magic).digest()).decode()
+        writer.write(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
+        )
+        try:
+            started_s = time.monotonic()
+            for number, piece in enumerate(pieces):
+                writer.write(piece)
+                await writer.drain()
+                if per_s:
+                    due_s = started_s + number * size / per_s
+                    await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            await reader.read()
+        except ConnectionError:
+            pass
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(client, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+class Levels(msgspec.Struct, tag="depthUpdate", tag_field="e"):
+    E: int
+    s: str
+    u: int
+    b: list[tuple[float, float]]
+    a: list[tuple[float, float]]
+
+
+class Quote(msgspec.Struct, tag="bookTicker", tag_field="e"):
+    E: int
+    s: str
+    u: int
+    b: float
+    B: float
+    a: float
+    A: float
+
+
+class Trade(msgspec.Struct, tag="trade", tag_field="e"):
+    E: int
+    s: str
+    t: int
+    p: float
+    q: float
+    m: bool
+
+
+class Combined(msgspec.Struct):
+    stream: str
+    data: Levels | Quote | Trade
+
+
+async def bare(port: int, messages: int) -> float:
+    """Seconds of the bare loop: to structs with numbers as numbers."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"ws://127.0.0.1:{port}/stream", decode_text=False) as socket,
+    ):
+        decode = msgspec.json.Decoder(Combined, strict=False).decode
+        started_s = time.perf_counter()
+        for _ in range(messages):
+            message: Any = await socket.receive()
+            decode(message.data)
+        return time.perf_counter() - started_s
+
+
+def captured(port: int, messages: int, home: Path) -> tuple[float, float, CaptureStatus]:
+    """Seconds until all frames were spooled, and until all were committed; the last status."""
+    settings = load_settings(
+        {
+            "home": str(home),
+            "binance": {"um_stream_url": f"ws://127.0.0.1:{port}", "um_url": "http://127.0.0.1:9"},
+            "stream": {"stall_s": 3600, "silence_s": 7200},
+        }
+    )
+    task = CaptureTask(
+        Writer(settings.resolved()), "um", NAMES, "bench", home / "spool" / "0", 0, 1
+    )
+    stop = threading.Event()
+    # The wall clock's, since the ledger tells by it when rows were visible.
+    wall_s = time.time() - time.perf_counter()
+    seen: list[tuple[float, CaptureStatus]] = []
+
+    def tell(status: CaptureStatus) -> None:
+        seen.append((time.perf_counter(), status))
+        if status.frames >= messages:
+            stop.set()
+
+    capture(task, stop, tell)
+    ledger = "select epoch_us(max(seen_at)) as us from bronze.object_log"
+    end_s = lh.connect(home).sql(ledger).rows()[0]["us"] / 1e6 - wall_s
+    first_s = next(at for at, status in seen if status.opened)
+    # It was told twice a second; the connection was up at most so long before.
+    spooled_s = next(at for at, status in seen if status.frames >= messages)
+    return spooled_s - first_s + 0.5, end_s - first_s + 0.5, seen[-1][1]
+
+
+def measure_latency(per_s: float, seconds: float) -> list[str]:
+    frames = recorded(int(per_s * seconds))
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("fork").Process(
+        target=serve, args=(frames, theirs, per_s), daemon=True
+    )
+    server.start()
+    count = len(frames)
+    frames.clear()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            before = psutil.Process().memory_info().rss
+            captured(ours.recv(), count, Path(folder))
+            grown = psutil.Process().memory_info().rss - before
+            segments = (
+                lh.connect(folder)
+                .sql(
+                    "select epoch_us(last_modified) as came, epoch_us(max(seen_at)) as visible "
+                    "from bronze.object_log where freq = 'stream' group by last_modified order by 1"
+                )
+                .rows()
+            )
+    finally:
+        server.kill()
+    waits: list[float] = []
+    for earlier, later in itertools.pairwise(segments):
+        step = (later["came"] - earlier["came"]) / 100
+        waits += [(later["visible"] - earlier["came"] - step * n) / 1e6 for n in range(100)]
+    # The first segments pay for what is loaded once.
+    waits = sorted(waits[300:])
+    return [
+        f"{count:,} messages at {per_s:,.0f} a second, {len(segments)} commits",
+        f"from frame to row  p50 {waits[len(waits) // 2]:.2f} s, p99 {waits[len(waits) * 99 // 100]:.2f} s, "
+        f"longest {waits[-1]:.2f} s",
+        f"memory grown by {grown / 2**20:,.0f} MiB",
+    ]
+
+
+def measure(messages: int) -> list[str]:
+    frames = recorded(messages)
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("fork").Process(
+        target=serve, args=(frames, theirs), daemon=True
+    )
+    server.start()
+    port = ours.recv()
+    try:
+        bare_s = min(asyncio.run(bare(port, messages)) for _ in range(2))
+        with tempfile.TemporaryDirectory() as folder:
+            spooled_s, committed_s, status = captured(port, messages, Path(folder))
+    finally:
+        server.kill()
+    assert status.tally.frames == messages, status
+    size = sum(map(len, frames))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return [
+        f"{platform.node()}, {os.cpu_count()} CPUs: {messages:,} messages, {size / 1e6:.0f} MB",
+        f"bare aiohttp and msgspec   {messages / bare_s:>9,.0f} messages/s",
+        f"received and spooled       {messages / spooled_s:>9,.0f} messages/s",
+        f"committed as rows          {messages / committed_s:>9,.0f} messages/s "
+        f"({bare_s / committed_s:.0%} of the bare loop), {status.tally.segments} commits",
+        f"peak of this process       {peak:>9,.0f} MiB (the frames that are sent are in it)",
+    ]
+
+
+@pytest.mark.skipif(not FILE.is_file(), reason="the real frames are not on this machine")
+def test_capture_beside_a_bare_loop() -> None:
+    print("\n".join(measure(20_000)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["latency"]:
+        print("\n".join(measure_latency(float(sys.argv[2]), float(sys.argv[3]))))
+        sys.exit()
+    print("\n".join(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 300_000)))

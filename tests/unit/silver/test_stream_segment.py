@@ -1,0 +1,265 @@
+"""Segments of recorded frames give each message once, whatever the segments and the disorder."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lakehouse_ray.model.venue import Market
+from lakehouse_ray.silver.stream_books import Books
+from lakehouse_ray.silver.stream_segment import (
+    SNAPSHOT,
+    CaptureState,
+    SegmentWork,
+    read_records,
+    spell_unheard,
+    streams_of,
+    work_segment,
+)
+from lakehouse_ray.storage.spool import FRAME, MARK, Record
+
+RECORDED = Path(__file__).parents[3].parent / "shared/data/recorded/ws/hftbacktest"
+needs_recorded = pytest.mark.skipif(
+    not RECORDED.is_dir(), reason="the real frames are not on this machine"
+)
+WAIT_US = 500_000
+NAMES: dict[Market, tuple[str, list[str]]] = {
+    "spot": ("spot_btcusdt_20240808.gz", ["btcusdt@trade", "btcusdt@bookTicker", "btcusdt@depth@100ms"]),
+    "um": ("usdm_ethusdt_20240808.gz", ["ethusdt@trade", "ethusdt@bookTicker", "ethusdt@depth@0ms"]),
+    "cm": ("cm_btcusd_perp_20240808.gz", ["btcusd_perp@trade", "btcusd_perp@bookTicker", "btcusd_perp@depth@0ms"]),
+}  # fmt: skip
+
+
+@cache
+def recorded(market: Market, count: int) -> tuple[list[Record], list[dict[str, Any]]]:
+    records, truth = [], []
+    with gzip.open(RECORDED / NAMES[market][0]) as lines:
+        for line, _ in zip(lines, range(count), strict=False):
+            time, _, frame = line.rstrip(b"\n").partition(b" ")
+            message = json.loads(frame)
+            kind = FRAME
+            if "lastUpdateId" in message:
+                kind, frame = (
+                    SNAPSHOT,
+                    NAMES[market][1][0].split("@")[0].upper().encode() + b"\n" + frame,
+                )
+            else:
+                truth.append(message)
+            records.append(Record(int(time) // 1000, 0, kind, frame))
+    return records, truth
+
+
+def capture(
+    market: Market,
+    names: Sequence[str],
+    segments: Sequence[list[Record]],
+    state: CaptureState | None = None,
+) -> tuple[list[SegmentWork], CaptureState]:
+    streams = streams_of(market, names)
+    books = Books(market, levels=5, every_us=100_000)
+    state = state or CaptureState()
+    works = []
+    for number, records in enumerate(segments, 1):
+        work, state = work_segment(market, streams, number, records, state, books, wait_us=WAIT_US)
+        works.append(work)
+    return works, state
+
+
+def rows(works: Sequence[SegmentWork], dataset: str) -> pl.DataFrame:
+    return pl.concat([work.rows[dataset] for work in works if dataset in work.rows])
+
+
+def ending(records: list[Record]) -> list[Record]:
+    """With a mark long after all others, so that nothing waits any more."""
+    last = max(record.received_us for record in records)
+    return [*records, Record(last + 10 * WAIT_US, 0, MARK, b"ended")]
+
+
+def cut(records: list[Record], rng: random.Random) -> list[list[Record]]:
+    segments, place = [], 0
+    while place < len(records):
+        size = rng.randint(1, 900)
+        segments.append(records[place : place + size])
+        place += size
+    return segments
+
+
+@needs_recorded
+@pytest.mark.parametrize("market", ["spot", "um", "cm"])
+def test_recorded_frames_in_segments_of_any_size_give_what_plain_json_holds(market: Market) -> None:
+    records, truth = recorded(market, 12_000)
+    segments = cut(ending(records), random.Random(7))
+    works, state = capture(market, NAMES[market][1], segments)
+    trades = [message["data"] for message in truth if message["stream"].endswith("@trade")]
+    ours = rows(works, "trades")
+    assert ours["id"].to_list() == [trade["t"] for trade in trades]
+    assert ours["price"].to_list() == [float(trade["p"]) for trade in trades]
+    assert ours["time"].cast(pl.Int64).to_list() == [trade["T"] * 1000 for trade in trades]
+    # Numbers that the exchange left out are gaps, each once.
+    missing = [n for a, b in itertools.pairwise(trades) for n in range(a["t"] + 1, b["t"])]
+    told = [g for work in works for s, g, _ in work.gaps if s.kind == "trade"]
+    assert [n for g in told for n in range(g.first or 0, (g.last or 0) + 1)] == missing
+    assert not [g for work in works for s, g, _ in work.gaps if s.kind == "depth"]
+    quotes = [m["data"]["u"] for m in truth if m["stream"].endswith("@bookTicker")]
+    assert sum(work.refused for work in works) == (len(quotes) if False else 0)
+    if market != "spot":
+        assert rows(works, "bookTicker")["update_id"].to_list() == quotes
+    assert state.carried == []
+    # From each row a way to its bytes.
+    for work in works:
+        again = read_records(work.body)
+        raw = {json.loads(r.data)["data"].get("t") for r in again if b"@trade" in r.data}
+        if "trades" in work.rows:
+            frame = work.rows["trades"]
+            assert set(frame["id"]) <= raw
+            assert set(frame["source_version"]) == {work.version}
+            assert set(frame["source_key"]) == {f"stream/{market}/trades/{frame['symbol'][0]}"}
+
+
+@needs_recorded
+def test_levels_of_the_book_are_the_best_prices_of_their_moment() -> None:
+    records, truth = recorded("um", 12_000)
+    works, _ = capture("um", NAMES["um"][1], cut(ending(records), random.Random(3)))
+    tops = rows(works, "bookLevels").filter(level=1)
+    assert tops.height > 30
+    best = {m["data"]["u"]: m["data"] for m in truth if m["stream"].endswith("@bookTicker")}
+    numbers = sorted(best)
+    for row in tops.iter_rows(named=True):
+        before = max(n for n in numbers if n <= row["update_id"])
+        quote = best[before]
+        assert (row["bid_price"], row["bid_qty"]) == (float(quote["b"]), float(quote["B"]))
+        assert (row["ask_price"], row["ask_qty"]) == (float(quote["a"]), float(quote["A"]))
+
+
+@needs_recorded
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32))
+def test_disorder_loses_nothing_and_doubles_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    records = [r for r in recorded("spot", 3_000)[0] if b"@trade" in r.data]
+    disturbed: list[Record] = []
+    skipped: set[int] = set()
+    for place, record in enumerate(records):
+        number = json.loads(record.data)["data"]["t"]
+        if 0 < place < len(records) - 1 and rng.random() < 0.03:
+            skipped.add(number)
+            continue
+        for _ in range(1 + (rng.random() < 0.1)):
+            late = rng.randint(0, WAIT_US - 1) if place and rng.random() < 0.1 else 0
+            disturbed.append(Record(record.received_us + late, 1, FRAME, record.data))
+    disturbed.sort(key=lambda record: record.received_us)
+    works, _ = capture("spot", ["btcusdt@trade"], cut(ending(disturbed), rng))
+    came = {json.loads(record.data)["data"]["t"] for record in disturbed}
+    assert rows(works, "trades")["id"].to_list() == sorted(came)
+    told = [g for work in works for _, g, _ in work.gaps]
+    missing = [n for g in told for n in range(g.first or 0, (g.last or 0) + 1)]
+    numbers = [json.loads(record.data)["data"]["t"] for record in records]
+    assert missing == [n for n in range(numbers[0], numbers[-1] + 1) if n not in came]
+    assert skipped <= set(missing)
+
+
+@needs_recorded
+def test_a_worker_that_takes_over_makes_the_same_of_a_segment() -> None:
+    records, _ = recorded("um", 4_000)
+    segments = cut(ending(records), random.Random(5))
+    names = NAMES["um"][1][:2]
+    first, _ = capture("um", names, segments)
+    state = CaptureState()
+    books = Books("um", levels=5, every_us=100_000)
+    for number, segment in enumerate(segments, 1):
+        for _ in range(2):  # as if the first had been killed before it wrote its state
+            work, after = work_segment(
+                "um", streams_of("um", names), number, segment, state, books, wait_us=WAIT_US
+            )
+        state = after
+        assert work.version == first[number - 1].version
+        assert work.rows.keys() == first[number - 1].rows.keys()
+        for name, frame in work.rows.items():
+            assert frame.equals(first[number - 1].rows[name])
+
+
+def bar(open_time: int, *, closed: bool = True, symbol: str = "BTCUSDT") -> bytes:
+    done = "true" if closed else "false"
+    return (
+        f'{{"stream":"{symbol.lower()}@kline_1m","data":{{"e":"kline","E":{open_time + 60_001},'
+        f'"s":"{symbol}","k":{{"t":{open_time},"T":{open_time + 59_999},"s":"{symbol}","i":"1m",'
+        f'"f":1,"L":2,"o":"1","c":"1","h":"1","l":"1","v":"1","n":2,"x":{done},"q":"1","V":"1",'
+        f'"Q":"1","B":"0"}}}}}}'
+    ).encode()
+
+
+def test_a_bar_that_never_was_done_is_a_gap_of_its_minutes() -> None:
+    start = 1_700_000_040_000
+    assert start % 60_000 == 0
+    frames = [bar(start), bar(start + 60_000, closed=False), bar(start + 240_000)]
+    records = [Record(1_700_000_000_000_000 + n, 0, FRAME, f) for n, f in enumerate(frames)]
+    (work,), state = capture("spot", ["btcusdt@kline_1m"], [ending(records)])
+    assert work.rows["klines"].height == 2
+    ((_, gap, why),) = work.gaps
+    assert (gap.start_us, gap.end_us) == ((start + 60_000) * 1000, (start + 240_000) * 1000)
+    assert (gap.missing, gap.first) == (3, None)
+    assert "ended" in why
+    assert state.series["btcusdt@kline_1m"].last_time_us == (start + 240_000) * 1000
+
+
+def test_malformed_frames_are_refused_with_their_record_and_the_rest_flows_on() -> None:
+    start = 1_700_000_040_000
+    frames = [
+        b"<html>\x00",
+        bar(start),
+        b'{"e":"listStatus"}',
+        bar(start).replace(b'"1m"', b'"5m"'),
+    ]
+    records = [Record(1_700_000_000_000_000 + n, 0, FRAME, f) for n, f in enumerate(frames)]
+    (work,), _ = capture("spot", ["btcusdt@kline_1m"], [ending(records)])
+    assert work.rows["klines"].height == 1
+    assert [(r.line, r.reason) for r in work.refusals] == [
+        (1, "NOT_JSON"),
+        (3, "UNKNOWN_EVENT"),
+        (4, "WRONG_SYMBOL"),
+    ]
+    assert work.refusals[0].raw == "<html>�"
+
+
+def test_a_capture_that_goes_on_tells_what_it_missed_meanwhile() -> None:
+    start = 1_700_000_040_000
+    one = [Record(1_700_000_000_000_000, 0, FRAME, bar(start))]
+    _, state = capture("spot", ["btcusdt@kline_1m"], [ending(one)])
+    two = [Record(1_700_001_000_000_000, 0, FRAME, bar(start + 600_000))]
+    (work,), _ = capture("spot", ["btcusdt@kline_1m"], [ending(two)], state)
+    assert [gap.missing for _, gap, _ in work.gaps] == [9]
+
+
+def test_a_stream_without_numbers_says_when_nobody_heard_it() -> None:
+    quote = (
+        b'{"e":"bookTicker","u":%d,"s":"ETHUSDT","b":"1","B":"2","a":"3","A":"4",'
+        b'"T":1723161256310,"E":1723161256311}'
+    )
+    start = 1_723_161_256_320_000
+    name = "ethusdt@bookTicker"
+    first = [
+        Record(start, 0, MARK, spell_unheard(0, [name]).encode()),
+        Record(start, 0, FRAME, quote % 1),
+    ]
+    again = [
+        Record(start + 9_000_000, 1, MARK, spell_unheard(start + 2_000_000, [name]).encode()),
+        Record(start + 9_000_000, 1, FRAME, quote % 2),
+    ]
+    works, _ = capture("um", [name], [first, again])
+    # Of what was before the first capture nothing is known.
+    assert works[0].gaps == []
+    ((stream, gap, why),) = works[1].gaps
+    assert (stream.name, gap.missing, gap.first) == (name, None, None)
+    assert (gap.start_us, gap.end_us) == (1_723_161_256_310_000, start + 9_000_000)
+    assert "no connection since 2024-08-08T23:54:18.32" in why
