@@ -6,68 +6,41 @@ the bucket serves or from those of another archive. Numbers stay the text that t
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from lakehouse_ray.testing.exchange.archive import Archive, Blob
-from lakehouse_ray.testing.exchange.cache import BoundedCache
+from lakehouse_ray.testing.exchange.archive import Archive
+from lakehouse_ray.testing.exchange.file_rows import (
+    BY_TIME,
+    ID_COLUMNS,
+    FileRows,
+    Piece,
+    Row,
+    micros,
+)
 from lakehouse_ray.testing.exchange.keys import (
     FREQUENCIES,
     INTERVAL_SECONDS,
     ROOTS,
     SHAPES,
     ArchiveKey,
-    columns,
     seconds_of,
 )
 
-# The datasets whose rows are numbered, and in which column.
-ID_COLUMNS = {"trades": 0, "aggTrades": 0, "bookTicker": 0}
-# Those of which there is one row at a time.
-_BY_TIME = (
-    *(name for name, shape in SHAPES.items() if shape.by_interval), "fundingRate", "metrics",
-)  # fmt: skip
+__all__ = ["ID_COLUMNS", "History", "Row", "Series", "micros"]
+
 # Rows of these may lie in the file of the day before: metrics run from 00:05 to 00:00.
 _LATE = ("metrics",)
-# Files that inflate to more are read in pieces of this size each time, and not remembered.
-PIECE_BYTES = 32 * 2**20
-# What Python and numpy add to the text of each line.
-_LINE_BYTES = 65
 # The largest file that is not read in pieces is less than a quarter of it, and so is remembered.
 CACHE_BYTES_MAX = 384 * 2**20
-# What zipfile raises of what is no zip, ends early, is packed or locked in some other way.
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 # Series whose files are remembered.
 _SERIES_MAX = 4096
 _DAY_US = 86_400_000_000
-# Rows that are made at a time: most questions are for no more.
-_AT_ONCE = 1024
-# Times of 16 digits are microseconds, as spot has them from 2025; those of 13 are milliseconds.
-_MICROS_FROM = 10**15
-
-Ints = npt.NDArray[np.int64]
-
-
-class Row(NamedTuple):
-    """One row of a file.
-
-    time_us: What places it in time (open_time, time, …), in microseconds since 1970-01-01 UTC,
-        whatever the file counts in.
-    cells: The file's own text, without quotes, in the order of `keys.columns(market, dataset)`.
-    """
-
-    time_us: int
-    cells: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +66,7 @@ class History:
 
     def __init__(self, archive: Archive, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._archive = archive
-        self._tables: BoundedCache[_Table] = BoundedCache(cache_bytes_max)
+        self._files = FileRows(archive, cache_bytes_max)
         # What was made of the names in a series' folders, to be made anew when they change.
         self._known: dict[Series, tuple[list[list[str]], list[_Segment]]] = {}
 
@@ -125,13 +98,13 @@ class History:
     def rows(self, series: Series, start_us: int = 0, end_us: int = 2**62) -> Iterator[Row]:
         """Yield the rows in [start_us, end_us) in order of time.
 
-        Files are opened one by one as the iterator is drained; one of more than `PIECE_BYTES`
-        inflated is held piece by piece.
+        Files are opened one by one as the iterator is drained; large ones are held piece by piece.
         """
-        by_time, last = series.dataset in _BY_TIME, -1
+        by_time, last = series.dataset in BY_TIME, -1
         for segment in self._segments(series, start_us, end_us):
-            for table in self._read(segment.key):
-                for row in table.between(segment.clip(start_us, end_us)):
+            span = segment.clip(start_us, end_us)
+            for table in self._files.tables(segment.key, _meets(span)):
+                for row in table.between(span):
                     if not by_time or row.time_us != last:
                         yield row
                     last = row.time_us
@@ -141,10 +114,11 @@ class History:
         found: deque[Row] = deque()
         for segment in reversed(self._segments(series, 0, end_us)):
             rows: deque[Row] = deque(maxlen=count + 1)
-            for table in self._read(segment.key):
-                rows.extend(table.between(segment.clip(0, end_us), newest=count + 1))
+            span = segment.clip(0, end_us)
+            for table in self._files.newest(segment.key, count + 1, span[1]):
+                rows.extend(table.between(span, newest=count + 1))
             # A row that both files have is the earlier file's in `rows`: the same one here.
-            if rows and found and series.dataset in _BY_TIME and rows[-1][0] == found[0][0]:
+            if rows and found and series.dataset in BY_TIME and rows[-1][0] == found[0][0]:
                 rows.pop()
             found.extendleft(reversed(rows))
             if len(found) >= count:
@@ -166,7 +140,7 @@ class History:
             else:
                 low = middle + 1
         for segment in segments[max(0, low - 1) :]:
-            for table in self._read(segment.key):
+            for table in self._files.tables(segment.key, lambda piece: piece.last_id >= first_id):
                 yield from table.from_id(first_id, segment.clip(0, 2**62))
 
     def span(self, series: Series) -> tuple[int, int] | None:
@@ -221,28 +195,12 @@ class History:
         return segments
 
     def _first_id(self, segment: _Segment) -> int | None:
-        for table in self._read(segment.key):
-            first, last = np.searchsorted(table.times, segment.clip(0, 2**62))
+        span = segment.clip(0, 2**62)
+        for table in self._files.tables(segment.key, _meets(span)):
+            first, last = np.searchsorted(table.times, span)
             if first < last:
                 return int(table.ids[first])
         return None
-
-    def _read(self, key: ArchiveKey) -> Iterator[_Table]:
-        name = str(key)
-        version = self._archive.version(name)
-        if version is None:
-            return
-        known = self._tables.get(name, version)
-        if known is not None:
-            yield known
-            return
-        blob = self._archive.read(name)
-        if blob is None:
-            return
-        for table in _tables(blob, key):
-            if table.whole:
-                self._tables.put(name, version, table, table.size_bytes)
-            yield table
 
 
 @dataclass(frozen=True)
@@ -283,108 +241,5 @@ def _day_us(day: date) -> int:
     return seconds_of(day) * 1_000_000
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Lines of one file in order of time; `whole` if they are all of it."""
-
-    lines: Sequence[bytes]
-    times: Ints
-    ids: Ints
-    whole: bool
-    size_bytes: int
-
-    def between(self, span: tuple[int, int], newest: int | None = None) -> Iterator[Row]:
-        """The rows in [start, end), or only the `newest` last of them."""
-        first, last = np.searchsorted(self.times, span).tolist()
-        if newest is not None:
-            first = max(first, last - newest)
-        for start in range(first, last, _AT_ONCE):
-            end = min(last, start + _AT_ONCE)
-            times = self.times[start:end].tolist()
-            for time_us, line in zip(times, self.lines[start:end], strict=True):
-                yield Row(time_us, _cells(line))
-
-    def from_id(self, first_id: int, span: tuple[int, int]) -> Iterator[Row]:
-        wanted = (self.ids >= first_id) & (self.times >= span[0]) & (self.times < span[1])
-        for at in np.flatnonzero(wanted).tolist():
-            yield Row(int(self.times[at]), _cells(self.lines[at]))
-
-
-def micros(text: str) -> int | None:
-    """A time as files spell it, in microseconds; None where it is none."""
-    if text.isascii() and text.isdigit() and len(text) < 18:
-        value = int(text)
-        return value if value >= _MICROS_FROM else value * 1000
-    try:
-        moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return int(moment.timestamp()) * 1_000_000
-
-
-def _tables(blob: Blob, key: ArchiveKey) -> Iterator[_Table]:
-    """The lines of a zip, in pieces where it is large."""
-    source = io.BytesIO(blob.body) if blob.file is None else blob.file
-    try:
-        with zipfile.ZipFile(source) as archive:
-            names = [i for i in archive.infolist() if not i.filename.startswith("__MACOSX/")]
-            if not names:
-                return
-            with archive.open(names[0]) as file:
-                rest = b""
-                first = True
-                while piece := file.read(PIECE_BYTES):
-                    text = rest + piece
-                    whole = first and len(piece) < PIECE_BYTES
-                    cut = len(text) if whole else text.rfind(b"\n") + 1
-                    rest, first = text[cut:], False
-                    yield _parse(text[:cut], key, whole)
-                if rest:
-                    yield _parse(rest, key, False)
-    except _UNREADABLE:
-        return
-
-
-def _parse(text: bytes, key: ArchiveKey, whole: bool) -> _Table:
-    shape = SHAPES[key.dataset]
-    width = len(columns(key.market, key.dataset))
-    id_column = ID_COLUMNS.get(key.dataset)
-    lines, times, ids = [], [], []
-    for line in text.splitlines():
-        cells = _cells(line)
-        if len(cells) != width:
-            continue
-        time_us = micros(cells[shape.time_column])
-        if time_us is None:  # a header
-            continue
-        if id_column is not None:
-            if not (cells[id_column].isascii() and cells[id_column].isdigit()):
-                continue
-            ids.append(int(cells[id_column]))
-        lines.append(line)
-        times.append(time_us)
-    order = _order(np.array(times, np.int64), np.array(ids, np.int64), key.dataset)
-    return _Table(
-        [lines[at] for at in order],
-        np.array([times[at] for at in order], np.int64),
-        np.array([ids[at] for at in order] if ids else [], np.int64),
-        whole,
-        len(text) + len(lines) * _LINE_BYTES,
-    )
-
-
-def _order(times: Ints, ids: Ints, dataset: str) -> list[int]:
-    """The places of the lines in order of time and id, without those that repeat a key."""
-    order = np.lexsort((ids, times)) if len(ids) else np.argsort(times, kind="stable")
-    repeated = np.zeros(len(order), bool)
-    if len(ids):
-        repeated[1:] = (np.diff(times[order]) == 0) & (np.diff(ids[order]) == 0)
-    elif dataset in _BY_TIME:
-        repeated[1:] = np.diff(times[order]) == 0
-    places: list[int] = order[~repeated].tolist()
-    return places
-
-
-def _cells(line: bytes) -> tuple[str, ...]:
-    text = line.decode("utf-8", "replace")
-    return tuple((text.replace('"', "") if '"' in text else text).split(","))
+def _meets(span: tuple[int, int]) -> Callable[[Piece], bool]:
+    return lambda piece: piece.meets(*span)

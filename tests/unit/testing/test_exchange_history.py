@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lakehouse_ray.testing.exchange import FolderArchive, SyntheticArchive
-from lakehouse_ray.testing.exchange import history as module
+from lakehouse_ray.testing.exchange import file_rows as module
 from lakehouse_ray.testing.exchange.history import History, Row, Series
 
 MARKET = SyntheticArchive(
@@ -156,7 +156,35 @@ def test_a_file_in_pieces_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -
         us(2024, 12, 30) + timedelta(hours=30) // timedelta(microseconds=1),
     )
     whole: list[Row] = list(History(MARKET).rows(MINUTES, start, end))
+    trades: list[Row] = list(History(MARKET).rows(TRADES, start, end))
+    number = int(trades[-1].cells[0])
+    monkeypatch.setattr(module, "WHOLE_BYTES", 20_000)
     monkeypatch.setattr(module, "PIECE_BYTES", 10_000)
     pieces = History(MARKET)
-    assert list(pieces.rows(MINUTES, start, end)) == whole
-    assert pieces.last(MINUTES, 70, end) == whole[-70:]
+    for _ in range(2):  # not read yet; read
+        assert pieces.last(MINUTES, 70, end) == whole[-70:]
+        assert list(pieces.rows(MINUTES, start, end)) == whole
+        assert list(islice(pieces.rows(MINUTES, end - 60_000_000), 1)) == whole[-1:]
+        assert next(pieces.from_id(TRADES, number)) == trades[-1]
+        assert list(pieces.rows(TRADES, start, end)) == trades
+
+
+def test_only_the_pieces_that_are_asked_for_are_parsed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "WHOLE_BYTES", 20_000)
+    monkeypatch.setattr(module, "PIECE_BYTES", 10_000)
+    day, end = us(2024, 12, 30), us(2024, 12, 31)
+    history = History(MARKET, cache_bytes_max=0)
+    whole = list(history.rows(MINUTES, day, end))
+    parsed: list[int] = []
+    parse = module._parse
+
+    def counted(text: bytes, key: object) -> object:
+        parsed.append(len(text))
+        return parse(text, key)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_parse", counted)
+    assert history.last(MINUTES, 3, end) == whole[-3:]
+    assert list(history.rows(MINUTES, end - 180_000_000, end)) == whole[-3:]
+    assert len(parsed) == 2
