@@ -26,7 +26,7 @@ from lakehouse_ray.model.instruments import INSTRUMENT_STATES, LISTING_SIGHTINGS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
-from lakehouse_ray.model.schedules import RUN_LOG
+from lakehouse_ray.model.schedules import RUN_LOG, SCHEDULE_ALERTS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.gate import FUNCTION_FAMILIES
 from lakehouse_ray.query.scan import empty_sql
@@ -37,7 +37,16 @@ from lakehouse_ray.settings.schedules import ScheduleSettings
 
 DOCS = Path(__file__).parent
 
-LOGS = (OBJECT_LOG, QUARANTINE, BUILD_LOG, ASSESSMENT_LOG, ALERTS, ALERT_DELIVERIES, RUN_LOG)
+LOGS = (
+    OBJECT_LOG,
+    QUARANTINE,
+    BUILD_LOG,
+    ASSESSMENT_LOG,
+    ALERTS,
+    ALERT_DELIVERIES,
+    RUN_LOG,
+    SCHEDULE_ALERTS,
+)
 # Of views of logs, which have these columns and the run.
 SHAPES = (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES)
 

@@ -31,7 +31,7 @@ from lakehouse_ray.model.gold import UNIONS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
-from lakehouse_ray.model.schedules import LEASE, RUN_LOG
+from lakehouse_ray.model.schedules import LEASE, RUN_LOG, SCHEDULE_ALERTS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.instrument_views import instrument_views
 from lakehouse_ray.query.rule_views import (
@@ -248,6 +248,7 @@ def _all() -> Mapping[str, View]:
         View(ALERT_DELIVERIES.name, ALERT_DELIVERIES.doc, (ALERT_DELIVERIES,)),
         View("bronze.runs", RUNS_DOC, (RUN_LOG,), RUNS),
         View(LEASE.name, LEASE.doc, (LEASE,)),
+        View(SCHEDULE_ALERTS.name, SCHEDULE_ALERTS.doc, (SCHEDULE_ALERTS,)),
     ]
     known = {view.name: view for view in views}
     physical = [table for view in views for table in view.tables]
