@@ -26,7 +26,7 @@ from lakehouse_ray.model.instruments import INSTRUMENT_STATES, LISTING_SIGHTINGS
 from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
-from lakehouse_ray.model.schedules import RUN_LOG
+from lakehouse_ray.model.schedules import RUN_LOG, SCHEDULE_ALERTS
 from lakehouse_ray.model.streams import STREAM_GAPS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.gate import FUNCTION_FAMILIES
@@ -47,6 +47,7 @@ LOGS = (
     ALERT_DELIVERIES,
     RUN_LOG,
     STREAM_GAPS,
+    SCHEDULE_ALERTS,
 )
 # Of views of logs, which have these columns and the run.
 SHAPES = (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES)

@@ -214,20 +214,27 @@ def _keep(settings: Settings, place: Any, tell: Any) -> int:
         schedules_of,
     )
     from lakehouse_ray.assembly.writer import Writer
+    from lakehouse_ray.pipeline.schedule_alerts import ScheduleAlerts
     from lakehouse_ray.pipeline.scheduling import Manner, Scheduler, run_schedules
     from lakehouse_ray.storage.lease import LeaseKeeper
 
     writer, runner, how = Writer(settings), runner_name(), settings.scheduler
+    schedules = schedules_of(settings)
     log = open_run_log(writer, runner)
     keeper = LeaseKeeper(open_lease(writer, runner))
     manner = Manner(how.late_s_max, how.catch_up_max, how.runs_max, how.attempts_max, how.stop_s)
-    scheduler = Scheduler(
-        schedules_of(settings), log, keeper, place, writer.clock, manner, runner, tell
-    )
+    scheduler = Scheduler(schedules, log, keeper, place, writer.clock, manner, runner, tell)
     tell(f"runner {runner}")
     keeper.start()
     try:
-        run_schedules(scheduler, writer.clock, how.poll_s, tell=tell)
+        alerts = ScheduleAlerts(writer, schedules, runner, tell)
+        run_schedules(
+            scheduler,
+            writer.clock,
+            how.poll_s,
+            tell=tell,
+            after=lambda: alerts.look() if scheduler.leading else None,
+        )
     finally:
         try:
             scheduler.stop()

@@ -156,3 +156,22 @@ LEASE = Table(
     partitions=(),
     sort=("runner",),
 )
+
+SCHEDULE_ALERTS = Table(
+    name="bronze.schedule_alerts",
+    doc="Alerts of schedules that the webhook's receiver has taken: runs that went wrong, data sets of "
+    "which nothing new is published.",
+    columns=(
+        Column("fingerprint", "string", "Names the alert by what it is", True),
+        Column("rule", "string", "run or stalled", True, _DICT),
+        Column("summary", "string", "What was told", True),
+        Column("document_id", "string", "Of what was sent: its `webhook-id`", True, _DICT),
+        Column("attempts", "int", "Times it was sent until it was taken", True, "delta"),
+        Column("runner", "string", "Who sent it", True),
+        Column("delivered_at", "timestamp", "When", True, "delta"),
+    ),
+    key=(),
+    time="delivered_at",
+    partitions=(Partition("month", "delivered_at"),),
+    sort=("rule", "delivered_at"),
+)

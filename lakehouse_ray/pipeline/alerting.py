@@ -65,13 +65,14 @@ def deliver(writer: Writer, report: AssessmentReport) -> None:
     if found.is_empty():
         return
     document = make_document(found, writer.settings.telemetry.lake, report.run_id)
-    attempts = asyncio.run(_send(writer, document))
+    attempts = asyncio.run(send(writer, document))
     _remember(writer, report.run_id, document, attempts)
     report.alerts_sent = found.height
     report.alerts_waiting = number - found.height
 
 
-async def _send(writer: Writer, document: AlertDocument) -> int:
+async def send(writer: Writer, document: AlertDocument) -> int:
+    """Have the webhook take a document; returns the attempts. Raises LakehouseError where it does not."""
     alerts = writer.settings.alerts
     url = alerts.webhook_url.get_secret_value()
     secret, token = alerts.webhook_secret.get_secret_value(), alerts.webhook_token

@@ -32,7 +32,7 @@ from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.live import LIVE_COMPARISON_LOG, LIVE_DIFFERENCE_LOG
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
-from lakehouse_ray.model.schedules import LEASE, RUN_LOG
+from lakehouse_ray.model.schedules import LEASE, RUN_LOG, SCHEDULE_ALERTS
 from lakehouse_ray.model.streams import STREAM_GAPS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.instrument_views import instrument_views
@@ -302,6 +302,7 @@ def _all() -> Mapping[str, View]:
         View("bronze.runs", RUNS_DOC, (RUN_LOG,), RUNS),
         View(LEASE.name, LEASE.doc, (LEASE,)),
         View(STREAM_GAPS.name, STREAM_GAPS.doc, (STREAM_GAPS,)),
+        View(SCHEDULE_ALERTS.name, SCHEDULE_ALERTS.doc, (SCHEDULE_ALERTS,)),
     ]
     views += [view for dataset in DATASETS.values() for view in _live_rows(dataset)]
     known = {view.name: view for view in views}
