@@ -45,7 +45,9 @@ OBJECT_REFUSALS = (
     _reject("KEY_NEEDED", "The exchange tells it only to who has an API key."),
     _reject("REQUEST_REFUSED", "The exchange's REST refuses the request, for good."),
     _reject("BROKEN_SEQUENCE", "Pages of REST do not go on where the ones before ended."),
-    _reject("SPOOL_CORRUPT", "A file of frames that wait for their commit is not what was written."),
+    _reject(
+        "SPOOL_CORRUPT", "A file of frames that wait for their commit is not what was written."
+    ),
     _reject("NOT_EXCHANGE_INFO", "The answer is no exchangeInfo: no JSON with a list of symbols."),
 )
 
