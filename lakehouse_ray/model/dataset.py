@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from lakehouse_ray.model.table import Column, Partition, Table
-from lakehouse_ray.model.venue import Freq, Market
+from lakehouse_ray.model.venue import MARKETS, Freq, Market
 
 MARKET = Column(
     "market", "string", "spot, um (USD-M futures) or cm (COIN-M futures)", True, "dictionary"
@@ -87,6 +87,11 @@ class Dataset:
         if interval in self.coarse_intervals:
             return self._table(f"{self.view}_coarse", (Partition("identity", "interval"), *COARSE))
         return self._table(f"{self.view}_fine", (Partition("identity", "interval"), *FINE))
+
+    @property
+    def markets(self) -> tuple[Market, ...]:
+        """Markets that may have rows of it. Of streams alone: any."""
+        return tuple(self.archive) or MARKETS
 
     @property
     def key_within_day(self) -> bool:

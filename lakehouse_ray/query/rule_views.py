@@ -52,7 +52,7 @@ def _marked(dataset: Dataset, table: Table) -> str:
 
 def _in_sequence(dataset: Dataset, table: Table) -> Iterator[str]:
     for rule in dict.fromkeys(
-        rule for market in dataset.archive for rule in sequence_rules_of(dataset.name, market)
+        rule for market in dataset.markets for rule in sequence_rules_of(dataset.name, market)
     ):
         if rule.name == OUT_OF_ORDER:
             continue  # tables are read in order
@@ -101,7 +101,7 @@ def _of_dataset(dataset: Dataset) -> Iterator[str]:
     for interval in intervals:
         for rule in dict.fromkeys(
             rule
-            for market in dataset.archive
+            for market in dataset.markets
             for rule in (
                 *rules_of(dataset.name, market, interval),
                 *sequence_rules_of(dataset.name, market),
@@ -115,7 +115,7 @@ def _of_dataset(dataset: Dataset) -> Iterator[str]:
 
 
 def _values(dataset: Dataset | None, interval: str | None, rule: Rule, condition: str) -> str:
-    markets = ",".join(m for m in rule.markets if dataset is None or m in dataset.archive)
+    markets = ",".join(m for m in rule.markets if dataset is None or m in dataset.markets)
     cells = (
         "NULL::VARCHAR" if dataset is None else text(dataset.name),
         text(rule.name),

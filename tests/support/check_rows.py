@@ -19,6 +19,7 @@ TYPES: dict[str, Any] = {
     "timestamp": pl.Datetime("us", "UTC"),
     "double": pl.Float64(),
     "long": pl.Int64(),
+    "int": pl.Int32(),
     "boolean": pl.Boolean(),
     "string": pl.String(),
 }
@@ -56,6 +57,14 @@ GOOD: dict[str, dict[str, Any]] = {
     "bookTicker": {
         "update_id": 9, "best_bid_price": 10.0, "best_bid_qty": 1.0, "best_ask_price": 10.1, "best_ask_qty": 2.0,
         "transaction_time": T0, "event_time": T0 + MS,
+    },
+    "bookLevels": {
+        "event_time": T0, "update_id": 9, "level": 1, "bid_price": 10.0, "bid_qty": 1.0, "ask_price": 10.1,
+        "ask_qty": 2.0,
+    },
+    "markPrice": {
+        "event_time": T0, "mark_price": 10.0, "index_price": 10.1, "estimated_settle_price": 9.9,
+        "funding_rate": 0.0001, "next_funding_time": T0 + MINUTE,
     },
     "bookDepth": {"timestamp": T0, "percentage": -1.0, "depth": 5.0, "notional": 50.0},
     "liquidationSnapshot": {
@@ -149,6 +158,13 @@ BROKEN: list[tuple[str, str, dict[str, Any], str]] = [
     ("bookTicker", "um", {"best_ask_qty": 0.0}, "ZERO_QUANTITY"),
     ("bookTicker", "um", {"event_time": T0 - MS}, "SENT_BEFORE"),
     ("bookTicker", "um", {"event_time": None}, ""),
+    ("bookLevels", "spot", {"bid_price": 10.1}, "BID_OVER_ASK"),
+    ("bookLevels", "spot", {"bid_price": 0.0}, "ZERO_PRICE"),
+    ("bookLevels", "spot", {"ask_qty": 0.0}, "ZERO_QUANTITY"),
+    ("bookLevels", "spot", {"ask_price": None, "ask_qty": None}, ""),
+    ("markPrice", "um", {"index_price": 0.0}, "ZERO_PRICE"),
+    ("markPrice", "um", {"funding_rate": -0.06}, "RATE_RANGE"),
+    ("markPrice", "um", {"estimated_settle_price": None, "funding_rate": None}, ""),
     ("bookDepth", "um", {"depth": -1.0}, "DEPTH_SIGN"),
     ("bookDepth", "um", {"percentage": 0.0}, "PERCENTAGE_RANGE"),
     ("bookDepth", "um", {"percentage": -6.0}, "PERCENTAGE_RANGE"),

@@ -76,3 +76,25 @@ BOOK_DEPTH_SEQUENCE = (
         + ")",
     ),
 )
+
+BOOK_LEVELS = (
+    not_finite("bid_price", "bid_qty", "ask_price", "ask_qty"),
+    Rule(
+        "BID_OVER_ASK",
+        "flag",
+        "A bid is not below the ask of its level.",
+        "bid_price >= ask_price",
+    ),
+    Rule(
+        "ZERO_PRICE",
+        "flag",
+        "A bid or ask is zero or negative.",
+        "bid_price <= 0 OR ask_price <= 0",
+    ),
+    Rule(
+        "ZERO_QUANTITY",
+        "flag",
+        "Nothing stands at a level, or less.",
+        "bid_qty <= 0 OR ask_qty <= 0",
+    ),
+)

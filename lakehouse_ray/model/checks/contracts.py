@@ -34,6 +34,21 @@ FUNDING = (
         "abs(last_funding_rate) > 0.05",
     ),
 )
+MARK_PRICE = (
+    not_finite("mark_price", "index_price", "estimated_settle_price", "funding_rate"),
+    Rule(
+        "ZERO_PRICE",
+        "flag",
+        "The mark price or the index is zero or negative.",
+        "mark_price <= 0 OR index_price <= 0",
+    ),
+    Rule(
+        "RATE_RANGE",
+        "flag",
+        "The rate is beyond 5 % of the position.",
+        "abs(funding_rate) > 0.05",
+    ),
+)
 FUNDING_SEQUENCE = (
     out_of_order("calc_time"),
     Rule(

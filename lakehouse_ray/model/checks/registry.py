@@ -19,8 +19,8 @@ _ROWS: dict[str, tuple[Rule, ...]] = {
     "liquidationSnapshot": contracts.LIQUIDATIONS,
     "bookTicker": books.BOOK_TICKER,
     "bookDepth": books.BOOK_DEPTH,
-    "markPrice": (),
-    "bookLevels": (),
+    "markPrice": contracts.MARK_PRICE,
+    "bookLevels": books.BOOK_LEVELS,
 }
 _SEQUENCES: dict[str, tuple[Rule, ...]] = {
     "aggTrades": trades.AGG_TRADES_SEQUENCE,

@@ -69,14 +69,14 @@ def test_every_rule_on_rows_is_broken_by_some_example() -> None:
     shown = {(kind(dataset), name) for dataset, _, _, names in BROKEN for name in names.split(",")}
     numbers = {"NOT_FINITE"}
     for dataset, declared in DATASETS.items():
-        for market in declared.archive:
+        for market in declared.markets:
             for rule in rules_of(dataset, market, interval_of(dataset)):
                 assert rule.name in numbers or (kind(dataset), rule.name) in shown
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_number_must_be_finite(dataset: str) -> None:
-    market = next(iter(DATASETS[dataset].archive))
+    market = DATASETS[dataset].markets[0]
     rules = rules_of(dataset, market, interval_of(dataset))
     for column in DATASETS[dataset].columns:
         if column.type == "double":
@@ -184,7 +184,7 @@ def test_duckdb_finds_the_rows_that_the_kernel_finds(rows: list[dict[str, Any]])
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_duckdb_agrees_on_every_example(dataset: str) -> None:
-    market = next(iter(DATASETS[dataset].archive))
+    market = DATASETS[dataset].markets[0]
     changes = [change for name, _, change, _ in BROKEN if name == dataset]
     frame = frame_of(dataset, [GOOD[dataset], *({**GOOD[dataset], **c} for c in changes)])
     rules = rules_of(dataset, market, interval_of(dataset))
