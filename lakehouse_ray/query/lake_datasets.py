@@ -155,3 +155,27 @@ class LakeDatasets(Generic[Answer_co]):
     ) -> Answer_co:
         """Forced orders."""
         return self.rows("liquidationSnapshot", symbol, start, end, market=market, as_of=as_of)
+
+    def mark_prices(
+        self: AsksRows[Answer_co],
+        symbol: str,
+        start: When = None,
+        end: When = None,
+        market: str = "um",
+        *,
+        as_of: AsOf = None,
+    ) -> Answer_co:
+        """Mark price, index and funding rate to come, as streams told them."""
+        return self.rows("markPrice", symbol, start, end, market=market, as_of=as_of)
+
+    def book_levels(
+        self: AsksRows[Answer_co],
+        symbol: str,
+        start: When = None,
+        end: When = None,
+        market: str = "spot",
+        *,
+        as_of: AsOf = None,
+    ) -> Answer_co:
+        """The best levels of the book, as streams told them."""
+        return self.rows("bookLevels", symbol, start, end, market=market, as_of=as_of)
