@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,12 @@ def moto() -> Iterator[Bucket]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield _made(f"http://{host}:{port}")
+        url = f"http://{host}:{port}"
+        # What it holds is the process's: another test's bucket would still be there.
+        reset = urllib.request.Request(f"{url}/moto-api/reset", method="POST")
+        with urllib.request.urlopen(reset, timeout=30):
+            pass
+        yield _made(url)
     finally:
         server.stop()
 
