@@ -129,6 +129,9 @@ class PlainReading:
                     raise pl.exceptions.SchemaError(path)
             market = constants.get("market", "")
             sources = {name: copied(column, market) for name, column in names.items()}
+            if all(of in constants for of in sources.values()):
+                # Nothing of the files is chosen, and Polars would give one row for all of them.
+                raise pl.exceptions.SchemaError("constants alone")
             rows = pl.scan_parquet(paths, hive_partitioning=False)
             for name, value in equal.items():
                 if name not in constants:

@@ -34,6 +34,8 @@ PLAIN: list[tuple[str, object]] = [
 ]
 OTHERS: list[tuple[str, object]] = [
     ("SELECT * FROM silver.klines LIMIT 5", None),
+    ("SELECT market, \"interval\" FROM silver.klines", None),
+    ("SELECT market FROM silver.klines WHERE symbol = 'AAA'", None),
     ("SELECT * FROM silver.klines ORDER BY open_time, symbol, market, \"interval\"", None),
     ("SELECT DISTINCT market FROM silver.klines ORDER BY 1", None),
     ("SELECT * EXCLUDE (close) FROM silver.klines", None),
