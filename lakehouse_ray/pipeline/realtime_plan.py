@@ -29,9 +29,9 @@ from lakehouse_ray.model.timespan import (
     parse_time,
     to_us,
 )
-from lakehouse_ray.model.venue import Market, parse_market
+from lakehouse_ray.model.venue import FREQS, Market, parse_market
 from lakehouse_ray.query.asked import Asked, wanted
-from lakehouse_ray.query.gaps import gaps
+from lakehouse_ray.query.gaps import gaps_in
 from lakehouse_ray.query.pinned import Kind, Pinned
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.sources.binance.rest import REST_DATASETS
@@ -75,8 +75,7 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
     Raises NotFoundError where nothing of what is asked for is stored, nor could be;
     LakehouseError where lake or exchange cannot be reached.
     """
-    reader = Reader(writer.settings)
-    pinned = Pinned(reader.lake, VIEWS.values())
+    pinned = Pinned(Reader(writer.settings).lake, VIEWS.values())
     asked = request.asked
     series = [(kind, pinned.lives(kind)) for kind in _kinds(pinned, asked)]
     new = _not_stored(asked, series)
@@ -91,7 +90,7 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
     now_us = exchange_times(writer, account, markets)
     plan = FillPlan()
     for kind, lives in series:
-        _plan_kind(writer, reader, request, kind, wanted(lives, asked), now_us, plan)
+        _plan_kind(writer, pinned, request, kind, wanted(lives, asked), now_us, plan)
     for market, dataset, interval, symbol in new:
         assert asked.start_us is not None
         end_us = _end_us(asked, now_us[market] - _NOW_US)
@@ -153,7 +152,7 @@ def _not_stored(
 
 def _plan_kind(
     writer: Writer,
-    reader: Reader,
+    pinned: Pinned,
     request: UpdateRequest,
     kind: Kind,
     lives: pl.DataFrame,
@@ -163,7 +162,10 @@ def _plan_kind(
     if lives.is_empty():
         return
     asked, market = request.asked, parse_market(kind.market)
-    holes = _holes(reader, asked, kind, plan)
+    if rhythm_of(kind.dataset, kind.market, kind.interval) is None:
+        holes = _without_files(writer, asked, kind, lives)
+    else:
+        holes = _holes(pinned, asked, kind, plan)
     before = _before(writer, kind, now_us[market])
     requests_max = writer.settings.update.unit_requests_max
     for symbol, first, last, rows in lives.iter_rows():
@@ -189,14 +191,41 @@ def _plan_kind(
             plan.current += 1
 
 
-def _holes(reader: Reader, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str, list[TimeRange]]:
+def _without_files(
+    writer: Writer, asked: Asked, kind: Kind, lives: pl.DataFrame
+) -> dict[str, list[TimeRange]]:
+    """Ranges between the first and the last row that no file covers, by symbol.
+
+    Of rows that come when something happens nothing else tells that some are missing.
+    """
+    columns = ("symbol", "freq", "period_start", "days_short", "state", "seen_at")
+    log = read_object_log(writer.catalog, kind.market, kind.dataset.name, columns=columns)
+    files: dict[str, list[TimeRange]] = {}
+    built = log.filter(pl.col("freq").is_in(FREQS), state="built").unique()
+    for symbol, freq, start, short, *_ in built.iter_rows():
+        period = _day(to_us(start)) if freq == "daily" else month_of(month_ordinal(to_us(start)))
+        days = [_day(parse_time(day)) for day in (short or "").split(",") if day]
+        files.setdefault(symbol, []).extend(minus(period, days))
+    spans: dict[str, list[TimeRange]] = {}
+    for symbol, first, last in lives.select("symbol", "first_time", "last_time").iter_rows():
+        start_us = max(to_us(first), asked.start_us or 0)
+        end_us = _end_us(asked, to_us(last))
+        if start_us < end_us:
+            covered = files.get(symbol, ())
+            spans[symbol] = list(minus(TimeRange(start_us, end_us), covered))
+    return spans
+
+
+def _day(start_us: int) -> TimeRange:
+    return TimeRange(start_us, start_us + DAY_US)
+
+
+def _holes(pinned: Pinned, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str, list[TimeRange]]:
     """Ranges between stored rows that REST may have, by symbol."""
     rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
-    if rhythm is None:
-        return {}
     own = replace(asked, market=kind.market, dataset=kind.dataset, interval=kind.interval)
     try:
-        found = gaps(reader.lake, own).rows
+        found = gaps_in(pinned, own).rows
     except NotFoundError:  # none of the symbols asked for is of this kind
         return {}
     known = known_outages(found, kind.market).select("start_time", "end_time").unique()
@@ -219,12 +248,13 @@ def _holes(reader: Reader, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str
 
 def _before(writer: Writer, kind: Kind, now_us: int) -> dict[str, _Before]:
     """What the ledger says of earlier fills, by symbol."""
-    log = read_object_log(writer.catalog, kind.market, kind.dataset.name, kind.interval)
-    log = log.filter(pl.col("freq") == "rest")
+    columns = ("symbol", "state", "reason", "detail", "seen_at")
+    log = read_object_log(
+        writer.catalog, kind.market, kind.dataset.name, kind.interval, "rest", columns
+    )
     lasting_us = writer.settings.update.refused_again_s * 1e6
     found: dict[str, _Before] = {}
-    columns = ("symbol", "state", "reason", "detail", "seen_at")
-    for symbol, state, reason, detail, seen_at in log.select(columns).iter_rows():
+    for symbol, state, reason, detail, seen_at in log.iter_rows():
         one = found.get(symbol, _Before())
         if state == "built":
             covered = asked_of(detail or "")

@@ -7,6 +7,7 @@ stale, only unused.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,18 +77,18 @@ class Manifests:
         """
         snapshot = table.snapshot_by_id(snapshot_id)
         assert snapshot is not None
-        asked = [_asked(shape, values, span) for values in equal]
+        asked = _asked(shape, equal, span)
         found: list[DataFile] = []
         for one in self._list(shape, snapshot, table.io):
             if one.bounds is None:
                 return None
             # What else is asked is of files.
-            near = [each for each in asked if all(map(_meet, each, one.bounds))]
+            near = [each for each in asked if all(map(_meet, each.bounds, one.bounds))]
             if near:
                 found += [
                     file.file
                     for file in self._read(shape, one.manifest, table.io)
-                    if any(all(map(_meet, each, file.bounds)) for each in near)
+                    if any(each.may_be_in(file) for each in near)
                 ]
         return found
 
@@ -123,12 +124,42 @@ class Manifests:
         return found
 
 
-def _asked(table: Table, equal: Mapping[str, str], span: TimeRange | None) -> list[_Bounds]:
-    lead = equal.get(table.sort[0])
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Sets of values that lie in the same partitions. bounds: Of each field, then of the time.
+
+    leads: Values of the leading sort column, sorted; None: any.
+    """
+
+    bounds: tuple[_Bounds, ...]
+    leads: list[str] | None
+
+    def may_be_in(self, file: _File) -> bool:
+        *bounds, lead, time = file.bounds
+        if not all(map(_meet, self.bounds, (*bounds, time))):
+            return False
+        if self.leads is None or lead is None:
+            return True
+        least, most = map(str, lead)
+        at = bisect_left(self.leads, least)
+        return at < len(self.leads) and self.leads[at] <= most
+
+
+def _asked(
+    table: Table, equal: Sequence[Mapping[str, str]], span: TimeRange | None
+) -> list[_Asked]:
+    time = None if span is None else (span.start_us, span.end_us - 1)
+    groups: dict[tuple[_Bounds, ...], list[str] | None] = {}
+    for values in equal:
+        bounds = (*(_wanted(partition, values, span) for partition in table.partitions), time)
+        lead = values.get(table.sort[0])
+        leads = groups.setdefault(bounds, [])
+        if lead is None:
+            groups[bounds] = None
+        elif leads is not None:
+            leads.append(lead)
     return [
-        *(_wanted(partition, equal, span) for partition in table.partitions),
-        None if lead is None else (lead, lead),
-        None if span is None else (span.start_us, span.end_us - 1),
+        _Asked(bounds, None if leads is None else sorted(leads)) for bounds, leads in groups.items()
     ]
 
 
