@@ -48,7 +48,7 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 from sqlalchemy import bindparam, select
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from lakehouse_ray.errors import (
     DeniedError,
@@ -247,7 +247,7 @@ def _open_catalog(properties: Mapping[str, str]) -> Catalog:
     for _ in range(CATALOG_TABLES):
         try:
             return _Catalog("lakehouse", **properties)
-        except OperationalError as error:
+        except DBAPIError as error:
             # Another run made one of them between our look and our attempt.
             if "already exists" not in str(error):
                 raise
@@ -301,6 +301,11 @@ class TableCatalog:
             self._catalog: Catalog = _open_catalog(properties)
         except (ValueError, ArgumentError) as error:
             raise InvalidError(f"catalog.uri {_without_password(access.uri)}: {error}") from error
+        except ModuleNotFoundError as error:
+            raise InvalidError(
+                f"catalog.uri {_without_password(access.uri)}: {error}",
+                "for PostgreSQL: pip install 'lakehouse-ray[postgres]'",
+            ) from error
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise explain_catalog(error, f"opening {_without_password(access.uri)}") from error
 
