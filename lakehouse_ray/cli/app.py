@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ingest": ("ingest", "ingest", "Bring the archive's files into the lake."),
     "update": ("update", "update", "Fill gaps and the latest rows by the exchange's REST."),
     "stream": ("stream", "stream", "Capture live rows from the websocket."),
+    "live": ("live", "live", "Print rows as they are committed."),
     "fold": ("fold", "fold", "Merge live rows of closed hours into the main tables."),
     "build": ("build", "build", "Build derived tables where something has changed."),
     "bhds": ("bhds", "bhds", "Write BHDS's folders from the lake, or list where its bars differ."),
