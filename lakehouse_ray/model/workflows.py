@@ -68,6 +68,8 @@ Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
 DatasetName = Annotated[str, AfterValidator(_dataset)]
 ProductName = Annotated[str, AfterValidator(_product)]
 Interval = Annotated[str, AfterValidator(parse_interval)]
+TableName = Annotated[str, Field(pattern=r"^(bronze|silver|gold)\.[a-z0-9_]{1,60}$", max_length=80)]
+MaintenanceStep = Literal["compact", "manifests", "expire", "sweep"]
 Symbols = Annotated[list[Symbol], Field(max_length=_SYMBOLS_MAX)]
 
 _START = "First instant, ISO and UTC, such as 2024-01."
@@ -242,14 +244,35 @@ class BuildWorkflow(_Workflow):
         return _name(*dict.fromkeys(self.products))
 
 
-Workflow = Annotated[
-    IngestWorkflow | QualityWorkflow | BuildWorkflow, Field(discriminator="workflow")
-]
+class MaintainWorkflow(_Workflow):
+    """Small files written together, old snapshots expired, files of nobody removed."""
 
-_WORKFLOW: TypeAdapter[IngestWorkflow | QualityWorkflow | BuildWorkflow] = TypeAdapter(Workflow)
+    workflow: Literal["maintain"]
+    tables: list[TableName] = Field(
+        [], max_length=200, description="Such as silver.klines_fine. Empty: all."
+    )
+    steps: list[MaintenanceStep] = Field([], max_length=10, description="Empty: all.")
+    dry_run: bool = Field(False, description="Only say what would be done.")
+
+    def arguments(self) -> list[str]:
+        return [
+            "maintain",
+            *_options(steps=_joined(self.steps)),
+            *_flags({"--dry-run": self.dry_run}),
+            *dict.fromkeys(self.tables),
+        ]
+
+    def subject(self) -> str:
+        return _name(*dict.fromkeys(self.tables))
 
 
-def parse_workflow(values: object) -> IngestWorkflow | QualityWorkflow | BuildWorkflow:
+AnyWorkflow = IngestWorkflow | QualityWorkflow | BuildWorkflow | MaintainWorkflow
+Workflow = Annotated[AnyWorkflow, Field(discriminator="workflow")]
+
+_WORKFLOW: TypeAdapter[AnyWorkflow] = TypeAdapter(Workflow)
+
+
+def parse_workflow(values: object) -> AnyWorkflow:
     """Read a workflow's name and parameters. Raises InvalidError for what cannot be."""
     try:
         return _WORKFLOW.validate_python(values)
@@ -260,7 +283,7 @@ def parse_workflow(values: object) -> IngestWorkflow | QualityWorkflow | BuildWo
             f"{where}: {first['msg']}"
             if where
             else str(first["msg"]).removeprefix("Value error, "),
-            "workflows are ingest, quality and build, with the parameters of their commands",
+            "workflows are ingest, quality, build and maintain, with the parameters of their commands",
         ) from error
 
 

@@ -17,13 +17,13 @@ import orjson
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 from lakehouse_ray.model.timespan import format_time, from_us
-from lakehouse_ray.model.workflows import BuildWorkflow, IngestWorkflow, QualityWorkflow
+from lakehouse_ray.model.workflows import AnyWorkflow
 from lakehouse_ray.runtime.jobs import Job, Jobs
 from lakehouse_ray.serve.problems import DeadlineError, NoJobsError
 from lakehouse_ray.telemetry.redaction import Redaction
 
 T = TypeVar("T")
-Asked = IngestWorkflow | QualityWorkflow | BuildWorkflow
+Asked = AnyWorkflow
 
 # Ray's client waits for each answer in a thread.
 _THREADS = 4

@@ -37,6 +37,7 @@ from lakehouse_ray.settings.lake import (
     StorageSettings,
     TelemetrySettings,
 )
+from lakehouse_ray.settings.maintain import MaintainSettings
 from lakehouse_ray.settings.reading import QuerySettings, ServeSettings
 
 ENV_PREFIX = "LAKEHOUSE_"
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     quality: QualitySettings = QualitySettings()
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    maintain: MaintainSettings = MaintainSettings()
     query: QuerySettings = QuerySettings()
     serve: ServeSettings = ServeSettings()
     compute: ComputeSettings = ComputeSettings()
