@@ -10,6 +10,9 @@ only slower.
 A request that is committed already is recognised by its id in a snapshot of this run, whatever
 other runs have made of its files since. So asking twice is safe: that is how an unknown outcome is
 resolved.
+
+Files that were swept before they were committed, since the run slept for days, are a conflict, too:
+their rows have to be written again.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.storage.catalog import (
     RUN_ID_PROPERTY,
+    SWEPT_PROPERTY,
     CatalogAccess,
     TableCatalog,
     explain_catalog,
@@ -97,6 +101,7 @@ class Committer:
         self._index = FileIndex()
         self._files: dict[str, DataFile] = {}
         self._indexed: int | None = None
+        self._swept = self._table.properties.get(SWEPT_PROPERTY)
         self._done: dict[str, int] = {}  # snapshots of this run, by the ids they hold
         self._refresh()
 
@@ -107,8 +112,9 @@ class Committer:
     def commit(self, requests: Sequence[CommitRequest]) -> list[Outcome]:
         """Make the requests visible in one snapshot, except those that conflict.
 
-        Safe to repeat. Raises UnavailableError where the catalog or the store does not answer, or
-        other writers keep coming first; what was committed is then found by asking again.
+        Safe to repeat. Raises UnavailableError where the catalog or the store does not answer, other
+        writers keep coming first, or files of a log were swept before they were committed; what
+        was committed is then found by asking again.
         """
         for attempt in range(1, ATTEMPTS_MAX + 1):
             outcomes, wanted = self._sort_out(requests)
@@ -178,6 +184,14 @@ class Committer:
         return Outcome(request.id, True, snapshot_id, sequence)
 
     def _conflicts(self, request: CommitRequest, batch: FileIndex, gone: set[str]) -> bool:
+        if not self._stored(request):
+            if not request.regions and not request.removed:
+                # Nobody makes rows of a log anew; a run that is repeated does.
+                raise UnavailableError(
+                    f"files of {self._shape.name} were swept before they were committed: this run "
+                    "slept for days. Run it again."
+                )
+            return True
         if any(path not in self._index or path in gone for path in request.removed):
             return True
         if any(path not in self._index and path not in batch for path in request.seen):
@@ -188,6 +202,15 @@ class Committer:
             for index in (self._index, batch)
             for entry in index.overlapping(region)
         )
+
+    def _stored(self, request: CommitRequest) -> bool:
+        """Whether its files are surely there: they are looked for where a sweep was since the start."""
+        if self._table.properties.get(SWEPT_PROPERTY) == self._swept:
+            return True
+        try:
+            return all(self._table.io.new_input(file.file_path).exists() for file in request.added)
+        except OSError as error:
+            raise explain(error, f"looking for files of {self._shape.name}") from error
 
     def _write_snapshot(self, requests: list[CommitRequest]) -> int:
         properties = {
