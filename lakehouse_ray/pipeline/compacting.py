@@ -36,6 +36,11 @@ ROUNDS_MAX = 3
 BUILT = frozenset(product.table.name for product in PRODUCTS.values())
 
 
+def is_compacted(shape: Table) -> bool:
+    """Live rows are folded as whole files, hour by hour: a larger one would have to wait."""
+    return shape.name not in BUILT and not shape.live
+
+
 @dataclass
 class Compacted:
     """files, size_bytes: Those written together. written, written_bytes: Those they became.
@@ -53,7 +58,7 @@ class Compacted:
 
 def plan_table(shape: Table, table: IcebergTable, policy: CompactionPolicy) -> list[CompactionTask]:
     """What would be written together as the table is now."""
-    return [] if shape.name in BUILT else plan_compaction(index_files(shape, table), policy)
+    return plan_compaction(index_files(shape, table), policy) if is_compacted(shape) else []
 
 
 def compact_table(

@@ -10,8 +10,8 @@ import difflib
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Literal, get_args
 
 from pyiceberg.table import Table as IcebergTable
@@ -30,8 +30,8 @@ from lakehouse_ray.pipeline.maintenance_report import (
 )
 from lakehouse_ray.query.views import TABLES
 from lakehouse_ray.storage.compaction import CompactionPolicy
-from lakehouse_ray.storage.expiry import expire, plan_expiry
-from lakehouse_ray.storage.orphans import Guard, find_orphans, sweep
+from lakehouse_ray.storage.expiry import expire, give_up, plan_expiry, plan_giving_up
+from lakehouse_ray.storage.orphans import Guard, clock_ahead_us, find_orphans, sweep
 from lakehouse_ray.storage.retention import DAY_MS, Retention
 from lakehouse_ray.storage.rewriting import manifest_count, rewrite_manifests
 
@@ -145,7 +145,7 @@ class _Run:
         work: dict[Step, Callable[[IcebergTable, TableReport], None]] = {
             "compact": partial(self._compact, shape),
             "manifests": self._rewrite_manifests,
-            "expire": self._expire,
+            "expire": partial(self._expire, shape),
             "sweep": self._sweep,
         }
         for step in self._steps:
@@ -178,19 +178,32 @@ class _Run:
             return
         told.manifests, told.manifests_left = rewrite_manifests(table, limit, self._clock)
 
-    def _expire(self, table: IcebergTable, told: TableReport) -> None:
-        if self._request.dry_run:
-            found = plan_expiry(table.metadata, self._retention, self._clock.now_us() // 1000)
+    def _expire(self, shape: Table, table: IcebergTable, told: TableReport) -> None:
+        clock, reader_ms = self._clock, self._retention.reader_ms
+        now_ms = clock.now_us() // 1000
+        kept_ms = round(self._writer.settings.hot.snapshots_kept_s * 1000)
+        if self._request.dry_run and shape.live:
+            found = plan_giving_up(table.metadata, kept_ms, reader_ms, now_ms)
+        elif self._request.dry_run:
+            found = plan_expiry(table.metadata, self._retention, now_ms)
+        elif shape.live:
+            found = give_up(table, kept_ms, reader_ms, clock)
         else:
-            found = expire(table, self._retention, self._clock)
+            found = expire(table, self._retention, clock)
         told.expired = len(found.expired)
 
     def _sweep(self, table: IcebergTable, told: TableReport) -> None:
         store, clock = self._writer.store, self._clock
         if self._request.dry_run:
+            # Asking the store what time it is would write something.
             found = find_orphans(store, table, self._guard, clock.now_us)
         else:
-            found = sweep(store, table, self._guard, clock.now_us, clock.sleep)
+            found = sweep(store, table, self._dated_guard, clock.now_us, clock.sleep)
         told.orphans, told.orphan_bytes = len(found.files), found.size_bytes
         told.young, told.young_bytes = found.young, found.young_bytes
         told.first_orphans = [file.path for file in found.files[:EXAMPLES_MAX]]
+
+    @cached_property
+    def _dated_guard(self) -> Guard:
+        ahead_us = clock_ahead_us(self._writer.store, self._writer.clock)
+        return replace(self._guard, store_ahead_us=ahead_us)

@@ -34,6 +34,8 @@ class MaintainSettings(Section):
     reader_age_s: float = Field(
         3600.0,
         ge=3600,
+        # Half of the shortest age of a file that is swept: see `storage.retention.still_read`.
+        le=43_200,
         description="What a reader opened within this time may still be read: such snapshots do not "
         "expire, and files of snapshots that have expired since stay.",
     )

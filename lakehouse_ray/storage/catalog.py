@@ -68,7 +68,8 @@ from lakehouse_ray.storage.paths import TABLES
 BUCKETS = 16
 # Of a snapshot: the run that committed it.
 RUN_ID_PROPERTY = "lakehouse.run"
-# Of a table: names its last sweep, which a commit under way has to know of.
+# Of a table: its last sweep, which a commit under way has to know of: files of nobody that are older
+# go (µs by the store's clock), a hyphen, and its name.
 SWEPT_PROPERTY = "lakehouse.swept"
 # Of a snapshot that changed no row: what was done.
 MAINTENANCE_PROPERTY = "lakehouse.maintenance"
@@ -196,6 +197,11 @@ def explain_catalog(error: Exception, what: str) -> LakehouseError:
             f"the catalog may not be written while {what}: {text}. Check its rights."
         )
     return UnavailableError(f"the catalog did not answer while {what}: {text}")
+
+
+def swept_before_us(told: str | None) -> int:
+    """From when on files are surely left alone by sweeps so far, by `SWEPT_PROPERTY`."""
+    return 0 if told is None else int(told.partition("-")[0])
 
 
 def _without_password(uri: str) -> str:

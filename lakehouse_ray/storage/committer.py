@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.update.snapshot import _OverwriteFiles
@@ -37,6 +39,7 @@ from lakehouse_ray.storage.catalog import (
     CatalogAccess,
     TableCatalog,
     explain_catalog,
+    swept_before_us,
 )
 from lakehouse_ray.storage.files import FileEntry, FileIndex, Region, data_files, file_entry
 from lakehouse_ray.storage.objects import explain
@@ -204,11 +207,16 @@ class Committer:
         )
 
     def _stored(self, request: CommitRequest) -> bool:
-        """Whether its files are surely there: they are looked for where a sweep was since the start."""
-        if self._table.properties.get(SWEPT_PROPERTY) == self._swept:
+        """Whether its files are there, and stay: they are looked at where a sweep was since the start.
+
+        One that is older than what the sweep takes may be there still, and gone in a moment.
+        """
+        swept = self._table.properties.get(SWEPT_PROPERTY)
+        if swept == self._swept:
             return True
+        oldest_us = swept_before_us(swept)
         try:
-            return all(self._table.io.new_input(file.file_path).exists() for file in request.added)
+            return all(_dated_us(self._table.io, f.file_path) >= oldest_us for f in request.added)
         except OSError as error:
             raise explain(error, f"looking for files of {self._shape.name}") from error
 
@@ -283,6 +291,14 @@ class Committer:
             file.spec_id = self._table.spec().spec_id
         self._index.add(entry)
         self._files[entry.path] = file
+
+
+def _dated_us(io: FileIO, path: str) -> int:
+    """When a file was written, by the store's clock; -1: there is none."""
+    assert isinstance(io, PyArrowFileIO), "the lake's stores are pyarrow's"
+    scheme, place, name = io.parse_location(path, io.properties)
+    info = io.fs_by_scheme(scheme, place).get_file_info(name)
+    return -1 if info.mtime_ns is None else int(info.mtime_ns) // 1000
 
 
 def _thread_safe(producer: _OverwriteFiles) -> _OverwriteFiles:

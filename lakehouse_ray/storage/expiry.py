@@ -3,12 +3,15 @@
 Two properties of the table are kept in the same commit. One says until when a snapshot was current
 whose successor is gone: a read as of a later moment must not be given it. The other names what has
 expired lately, so that a sweep leaves it to readers who may still be at work.
+
+Tables of live rows get a snapshot a second, and give up old ones soon (`give_up`). Of these the
+second property names only those without which a reader might miss files (`retention.still_read`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
@@ -16,6 +19,7 @@ from typing import Any, Literal
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation, Snapshot
 from pyiceberg.table.update import (
     AssertTableUUID,
     RemoveSnapshotsUpdate,
@@ -29,7 +33,7 @@ from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.storage.catalog import explain_catalog
 from lakehouse_ray.storage.objects import explain
-from lakehouse_ray.storage.retention import Era, Retention, expired
+from lakehouse_ray.storage.retention import Era, Retention, expired, given_up, still_read
 
 ATTEMPTS_MAX = 20
 # {snapshot id: when it stopped being current, ms}, of those whose successor has expired.
@@ -114,8 +118,36 @@ def eras(metadata: TableMetadata) -> list[Era] | None:
 def plan_expiry(metadata: TableMetadata, retention: Retention, now_ms: int) -> Expiry:
     """Say what may go of a table as it is now. Changes nothing."""
     found = eras(metadata) or []
-    named = {ref.snapshot_id for ref in metadata.refs.values()}
-    going = expired(found, retention, now_ms, named)
+    going = expired(found, retention, now_ms, _named(metadata))
+    return _plan(metadata, found, going, going, retention.reader_ms, now_ms)
+
+
+def plan_giving_up(metadata: TableMetadata, kept_ms: int, reader_ms: int, now_ms: int) -> Expiry:
+    """Say which snapshots of a table of live rows were replaced longer ago. Changes nothing."""
+    found = eras(metadata) or []
+    going = given_up(found, kept_ms, now_ms, _named(metadata))
+    additions = [s.snapshot_id for s in metadata.snapshots if _only_adds(s)]
+    told = still_read(found, going, additions, reader_ms, now_ms)
+    return _plan(metadata, found, going, told, reader_ms, now_ms)
+
+
+def _named(metadata: TableMetadata) -> set[int]:
+    return {ref.snapshot_id for ref in metadata.refs.values()}
+
+
+def _only_adds(snapshot: Snapshot) -> bool:
+    return snapshot.summary is not None and snapshot.summary.operation == Operation.APPEND
+
+
+def _plan(
+    metadata: TableMetadata,
+    found: Sequence[Era],
+    going: Sequence[int],
+    told: Sequence[int],
+    reader_ms: int,
+    now_ms: int,
+) -> Expiry:
+    """told: Of those that go, the ones that a sweep has to know of."""
     gone, before = set(going), ends(metadata.properties)
     left = {
         str(era.snapshot_id): era.end_ms
@@ -125,10 +157,10 @@ def plan_expiry(metadata: TableMetadata, retention: Retention, now_ms: int) -> E
         and (era.snapshot_id in before or (following and following.snapshot_id in gone))
     }
     old = _property(metadata.properties, EXPIRED_PROPERTY)
-    lately = {path: ms for path, ms in old.items() if ms >= now_ms - retention.reader_ms}
+    lately = {path: ms for path, ms in old.items() if ms >= now_ms - reader_ms}
     forgotten = len(old) - len(lately)
     lists = {s.snapshot_id: s.manifest_list for s in metadata.snapshots}
-    lately |= {lists[i]: now_ms for i in going}
+    lately |= {lists[i]: now_ms for i in told}
     properties = {ENDS_PROPERTY: json.dumps(left), EXPIRED_PROPERTY: json.dumps(lately)}
     return Expiry(len(metadata.snapshots), tuple(going), forgotten, properties)
 
@@ -138,11 +170,39 @@ def expire(table: IcebergTable, retention: Retention, clock: Clock) -> Expiry:
 
     Raises UnavailableError where catalog or store do not answer, or others keep coming first.
     """
+    return _expire(table, lambda found, ms: plan_expiry(found, retention, ms), clock, ATTEMPTS_MAX)
+
+
+def give_up(
+    table: IcebergTable,
+    kept_ms: int,
+    reader_ms: int,
+    clock: Clock,
+    *,
+    attempts_max: int = ATTEMPTS_MAX,
+) -> Expiry:
+    """Take those snapshots out of a table of live rows that were replaced longer ago than `kept_ms`.
+
+    reader_ms: How long readers may be at work with one. Raises UnavailableError as `expire` does.
+    """
+
+    def plan(metadata: TableMetadata, now_ms: int) -> Expiry:
+        return plan_giving_up(metadata, kept_ms, reader_ms, now_ms)
+
+    return _expire(table, plan, clock, attempts_max)
+
+
+def _expire(
+    table: IcebergTable,
+    plan: Callable[[TableMetadata, int], Expiry],
+    clock: Clock,
+    attempts_max: int,
+) -> Expiry:
     name = ".".join(table.name())
-    for attempt in range(1, ATTEMPTS_MAX + 1):
+    for attempt in range(1, attempts_max + 1):
         try:
             table.refresh()
-            found = plan_expiry(table.metadata, retention, clock.now_us() // 1000)
+            found = plan(table.metadata, clock.now_us() // 1000)
             if found.empty:
                 return found
             now = {key: table.metadata.properties.get(key, "{}") for key in found.properties}
@@ -158,12 +218,13 @@ def expire(table: IcebergTable, retention: Retention, clock: Clock) -> Expiry:
             table.catalog.commit_table(table, requirements, tuple(updates))
             return found
         except (CommitFailedException, CommitStateUnknownException):
-            clock.sleep(min(2.0, 0.02 * 2**attempt))
+            if attempt < attempts_max:
+                clock.sleep(min(2.0, 0.02 * 2**attempt))
         except SQLAlchemyError as error:
             raise explain_catalog(error, f"expiring snapshots of {name}") from error
         except OSError as error:
             raise explain(error, f"expiring snapshots of {name}") from error
-    raise UnavailableError(f"expiry of {name}: other writers came first {ATTEMPTS_MAX} times")
+    raise UnavailableError(f"expiry of {name}: other writers came first {attempts_max} times")
 
 
 def _property(properties: Mapping[str, str], name: str) -> dict[str, int]:

@@ -6,7 +6,8 @@ and that of before, and what belongs to snapshots that expired while readers may
 A file that is not live now may be live in a moment: a run writes first and commits then. So young
 files stay. And a run that slept for days must not commit what was swept meanwhile: a sweep first makes
 a snapshot of its own, on top of the one that it looked at. A commit under way then fails, as after
-any other, and the committer looks whether its files are still there.
+any other, and the committer looks how old its files are: those that are older than what the sweep
+takes are gone, or will be in a moment.
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.snapshots import Snapshot
 from sqlalchemy.exc import SQLAlchemyError
 
+from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import BadDataError, UnavailableError
-from lakehouse_ray.storage.catalog import MAINTENANCE_PROPERTY, SWEPT_PROPERTY, explain_catalog
+from lakehouse_ray.storage.catalog import (
+    MAINTENANCE_PROPERTY,
+    SWEPT_PROPERTY,
+    explain_catalog,
+    swept_before_us,
+)
 from lakehouse_ray.storage.expiry import lately_expired
 from lakehouse_ray.storage.groups import relative_path
 from lakehouse_ray.storage.objects import ObjectStore, explain
-from lakehouse_ray.storage.paths import table_folder
+from lakehouse_ray.storage.paths import probe_path, table_folder
 
 ATTEMPTS_MAX = 20
 # As pyiceberg names them: 00012-<uuid>.metadata.json
@@ -50,10 +57,15 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Guard:
-    """What is left alone. age_us: Younger files. reader_us: Files of snapshots that expired since."""
+    """What is left alone.
+
+    age_us: Younger files. reader_us: Files of snapshots that expired since.
+    store_ahead_us: How far the store's clock, which dates files, is ahead of this machine's.
+    """
 
     age_us: int
     reader_us: int
+    store_ahead_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,13 +73,13 @@ class Orphans:
     """What nothing speaks of in a table's folder.
 
     files: Those that may go. young: Those that have to wait.
-    location: Of the metadata by which they were found.
+    older_than_us: By the store's clock: files of nobody that are older go.
     """
 
     files: tuple[StoredFile, ...]
     young: int
     young_bytes: int
-    location: str
+    older_than_us: int
 
     @property
     def size_bytes(self) -> int:
@@ -87,7 +99,7 @@ def find_orphans(
     if relative_path(store, table.location()) != folder:
         raise BadDataError("LIVES_ELSEWHERE", f"{name} is kept at {table.location()}")
     # First what there is, then what is live: what is committed in between is live.
-    oldest_us = now_us() - guard.age_us
+    oldest_us = now_us() + guard.store_ahead_us - guard.age_us
     stored = list(_stored(store, folder))
     try:
         table.refresh()
@@ -105,7 +117,7 @@ def find_orphans(
         tuple(sorted(old, key=lambda file: file.path)),
         len(young),
         sum(file.size_bytes for file in young),
-        table.metadata_location,
+        oldest_us,
     )
 
 
@@ -179,6 +191,29 @@ def _version(path: str) -> int | None:
     return int(found.group(1) or found.group(2)) if found else None
 
 
+def clock_ahead_us(store: ObjectStore, clock: Clock) -> int:
+    """How far the store's clock is ahead of this machine's: it dates an object that is put there.
+
+    Raises LakehouseError where the store does not answer.
+    """
+    path = probe_path(uuid.uuid4().hex)
+    store.put(path, b"")
+    now_us = clock.now_us()
+    try:
+        dated_ns = store.filesystem.get_file_info(store.locate(path)).mtime_ns
+    except OSError as error:
+        raise explain(error, f"looking at {path}") from error
+    finally:
+        store.delete(path)
+    return 0 if dated_ns is None else dated_ns // 1000 - now_us
+
+
+def _told(table: IcebergTable, found: Orphans) -> str:
+    """What a committer has to know. Another sweep may still be at work by an earlier rule."""
+    before = swept_before_us(table.properties.get(SWEPT_PROPERTY))
+    return f"{max(before, found.older_than_us)}-{uuid.uuid4().hex}"
+
+
 def sweep(
     store: ObjectStore,
     table: IcebergTable,
@@ -199,7 +234,7 @@ def sweep(
         try:
             # On top of what was looked at, or not at all.
             with table.transaction() as transaction:
-                transaction.set_properties({SWEPT_PROPERTY: uuid.uuid4().hex})
+                transaction.set_properties({SWEPT_PROPERTY: _told(table, found)})
                 with transaction.update_snapshot(
                     snapshot_properties={MAINTENANCE_PROPERTY: "sweep"}
                 ).merge_append():

@@ -60,6 +60,16 @@ def run_of_marker(path: str) -> str | None:
     return found.group(1) if found else None
 
 
+def probe_path(name: str) -> str:
+    """Where an object is put for a moment to see when the store says that was. name: Hexadecimal.
+
+    Raises InvalidError for anything else.
+    """
+    if not _ANSWER.fullmatch(name):
+        raise InvalidError(f"not the name of a probe: {name!r}")
+    return f"{marker_folder()}/clock-{name}"
+
+
 def answer_path(key: str) -> str:
     """Where an answer of the service is kept. key: Hexadecimal.
 

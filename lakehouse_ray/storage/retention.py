@@ -56,6 +56,39 @@ def expired(
     return [era.snapshot_id for era in eras if era.snapshot_id not in kept]
 
 
+def given_up(
+    eras: Sequence[Era], kept_ms: int, now_ms: int, referenced: Iterable[int] = ()
+) -> list[int]:
+    """Return the ids of the snapshots that were replaced longer ago than `kept_ms`, oldest first."""
+    named = set(referenced)
+    return [
+        era.snapshot_id
+        for era in eras
+        if era.end_ms is not None and era.end_ms < now_ms - kept_ms and era.snapshot_id not in named
+    ]
+
+
+def still_read(
+    eras: Sequence[Era], going: Iterable[int], additions: Iterable[int], reader_ms: int, now_ms: int
+) -> list[int]:
+    """Of snapshots that go, return those without which readers might miss old files.
+
+    Of a table with a commit a second they are few: what was current while readers opened it leads to
+    what the next one leads to, where that only added files. Manifests are written together now and
+    then, but those that are older than the readers are in the first of these snapshots already.
+
+    additions: Ids of snapshots that took no data file away.
+    """
+    gone, added = set(going), set(additions)
+    found: list[int] = []
+    for era, following in zip(eras, [*eras[1:], None], strict=True):
+        if era.snapshot_id not in gone or era.end_ms is None or era.end_ms < now_ms - reader_ms:
+            continue
+        if not found or following is None or following.snapshot_id not in added:
+            found.append(era.snapshot_id)
+    return found
+
+
 def _ends_a_day(era: Era) -> bool:
     """Whether it was current at a midnight."""
     return era.end_ms is None or era.start_ms // DAY_MS != era.end_ms // DAY_MS

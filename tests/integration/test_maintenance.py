@@ -16,16 +16,24 @@ from support.bars import BarLake, bars
 from support.buckets import moto
 from support.commands import environment
 from support.in_process import run_here
+from support.live_lake import LiveLake
+from support.live_rows import live_rows, version
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import SystemClock
+from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.timespan import MINUTE_US, parse_time
+from lakehouse_ray.pipeline.folding import fold
 from lakehouse_ray.pipeline.maintenance import MaintenanceRequest, maintain
 from lakehouse_ray.settings import load_settings
+from lakehouse_ray.silver.hot import hot_table
+from lakehouse_ray.storage.files import index_files
 
 pytestmark = pytest.mark.integration
 
 FINE = "silver.klines_fine"
+HOT = hot_table(DATASETS["klines"])
 ALL_GOES = {"snapshot_age_days": 0, "snapshots_min": 1, "daily_snapshots_days": 0}
 
 
@@ -125,6 +133,42 @@ def test_small_files_are_written_together_beside_one_who_appends(tmp_path: Path)
         maintain(Writer(settings), MaintenanceRequest((FINE,), ("compact",))).total("written") == 0
     )
     assert lake.snapshots() == before
+
+
+def test_live_rows_are_seen_once_before_meanwhile_and_after(tmp_path: Path) -> None:
+    """Hot files stay as they are, each of its hour, so that a fold takes those of closed hours."""
+    lake = LiveLake(tmp_path)
+    klines, start_us = DATASETS["klines"], parse_time("2024-05-31T22:00")
+    for part in range(12):
+        rows = [
+            (start_us + (10 * part + n) * MINUTE_US, float(part), version(part)) for n in range(10)
+        ]
+        frame = live_rows(klines, rows, source="stream", interval="1m")
+        lake.append(klines, frame)
+        lake.merge(klines, frame.head(3))
+    settings = load_settings(
+        {"home": tmp_path, "maintain": ALL_GOES | {"small_files_min": 2, "manifests_max": 1}}
+    ).resolved()
+
+    def seen() -> pl.DataFrame:
+        columns = "symbol, open_time, open, source_version"
+        return lake.connect().sql(f"SELECT {columns} FROM silver.klines ORDER BY ALL").pl()
+
+    def hot() -> set[str]:
+        return {file.path for file in index_files(HOT, lake.writer().catalog.find(HOT.name))}
+
+    before, files = seen(), hot()
+    assert before.height == 120
+    for days in (0, 3, 4):
+        report = maintain(Writer(settings), MaintenanceRequest(), clock=Later(days))
+        assert not report.partial
+        assert hot() == files
+        assert_frame_equal(seen(), before)
+    fold(lake.writer(), start_us + 60 * MINUTE_US)
+    assert 0 < len(hot()) < len(files)
+    assert_frame_equal(seen(), before)
+    assert not maintain(Writer(settings), MaintenanceRequest(), clock=Later(6)).partial
+    assert_frame_equal(seen(), before)
 
 
 def test_a_table_that_there_is_not_is_said(tmp_path: Path) -> None:

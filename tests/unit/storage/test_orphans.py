@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from dataclasses import replace
@@ -16,7 +17,8 @@ from support.maintained import HOUR_US, Kept, Time
 from lakehouse_ray.errors import BadDataError, UnavailableError
 from lakehouse_ray.storage.committer import CommitRequest, Committer
 from lakehouse_ray.storage.expiry import expire
-from lakehouse_ray.storage.orphans import Guard, Orphans, find_orphans, sweep
+from lakehouse_ray.storage.objects import LocalStore
+from lakehouse_ray.storage.orphans import Guard, Orphans, clock_ahead_us, find_orphans, sweep
 from lakehouse_ray.storage.retention import Retention
 
 GUARD = Guard(age_us=48 * HOUR_US, reader_us=HOUR_US)
@@ -191,6 +193,65 @@ def test_a_commit_that_slept_through_a_sweep_does_not_come_about(kept: Kept) -> 
     assert not kept.commit(sleeper, request, [2], 2.0)
     assert kept.commit(sleeper, kept.request([2], 2.0), [2], 2.0)
     kept.check()
+
+
+def test_a_commit_in_the_middle_of_a_sweep_leaves_out_what_is_about_to_go(kept: Kept) -> None:
+    sleeper = kept.committer("sleeper")
+    kept.commit(kept.committer(), kept.request([1], 1.0), [1], 1.0)
+    requests = [kept.request([day], 2.0) for day in (2, 3)]
+    kept.clock.us += 72 * HOUR_US
+    young = kept.request([4], 4.0)
+    committed: list[bool] = []
+
+    class Meanwhile(LocalStore):
+        """Somebody commits when the sweep has begun, and its files are still there."""
+
+        def delete(self, path: str) -> None:
+            if not committed:
+                kept.remember_maintenance()
+                assert all(
+                    Path(file.file_path.removeprefix("file://")).exists()
+                    for request in requests
+                    for file in request.added
+                )
+                committed.extend(
+                    kept.commit(sleeper, request, [day], 2.0)
+                    for request, day in zip(requests, (2, 3), strict=True)
+                )
+                committed.append(kept.commit(sleeper, young, [4], 4.0))
+            super().delete(path)
+
+    with kept.stamped():
+        store = Meanwhile(kept.root / "data")
+        assert sweep(store, kept.table, GUARD, kept.clock.now_us, kept.clock.sleep).files
+    assert committed == [False, False, True]
+    assert kept.rows[kept.table.current_snapshot().snapshot_id] == {1: 1.0, 4: 4.0}  # type: ignore[union-attr]
+    kept.remember_maintenance()
+    kept.check()
+
+
+def test_files_are_as_old_as_the_store_says(kept: Kept) -> None:
+    """The store's clock is days behind this machine's: what it dates now is young all the same."""
+    kept.commit(kept.committer(), kept.request([1], 1.0), [1], 1.0)
+    left = kept.request([2], 2.0).added[0].file_path.removeprefix("file://")
+    behind_us = 100 * HOUR_US
+    machine = Time(kept.clock.us + behind_us)
+
+    class Behind(LocalStore):
+        def put(self, path: str, data: bytes) -> None:
+            super().put(path, data)
+            os.utime(kept.root / "data" / path, (kept.clock.us / 1e6,) * 2)
+
+    store = Behind(kept.root / "data")
+    ahead_us = clock_ahead_us(store, machine)
+    assert abs(ahead_us + behind_us) < 1_000_000
+    assert not list((kept.root / "data/tmp").iterdir())
+    guard = replace(GUARD, store_ahead_us=ahead_us)
+    assert find_orphans(store, kept.table, guard, machine.now_us).files == ()
+    assert find_orphans(store, kept.table, GUARD, machine.now_us).files != ()
+    machine.us += 49 * HOUR_US
+    (found,) = find_orphans(store, kept.table, guard, machine.now_us).files
+    assert left.endswith(found.path)
 
 
 def test_a_log_whose_file_was_swept_is_said_and_not_passed_over(kept: Kept) -> None:
