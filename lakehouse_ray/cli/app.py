@@ -38,6 +38,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("serve", "serve", "Answer questions over HTTP."),
     "keys": ("keys", "keys", "Make, list or revoke API keys of the service."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
+    "resume": ("resume", "resume", "Go on with what killed runs left."),
+    "repair": ("repair", "repair", "Take lost files out of their tables, to be made anew."),
+    "maintain": (
+        "maintain",
+        "maintain",
+        "Compact tables, expire snapshots, remove files of nobody.",
+    ),
     "doctor": ("doctor", "doctor", "Say what is wrong with this installation and how to mend it."),
     "config": ("config", "config", "Show every setting, its value and where it came from."),
 }
