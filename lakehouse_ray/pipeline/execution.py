@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import DeniedError, InvalidError, LakehouseError, ResourceError
+from lakehouse_ray.pipeline.run_records import begin, end
 from lakehouse_ray.runtime.allocator import Allocation
 from lakehouse_ray.runtime.cluster import ClusterView, this_machine
 from lakehouse_ray.runtime.executor import Executor, LocalExecutor
 from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
 from lakehouse_ray.runtime.session import connect
-from lakehouse_ray.storage.paths import marker_path
 
 # Times work is done anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
@@ -45,13 +45,18 @@ def open_executor(
 
 @contextmanager
 def store_marker(writer: Writer, run_id: str) -> Iterator[str]:
-    """Leave something in the store by which a worker can tell that it sees the same one."""
-    path = marker_path(run_id)
-    writer.store.put(path, b"")
+    """Leave something in the store by which a worker can tell that it sees the same one.
+
+    Whoever looks for runs that were killed or interrupted finds it, too.
+    """
+    path = begin(writer.store, run_id)
     try:
         yield path
-    finally:
-        writer.store.delete(path)
+    except Exception:
+        # It says itself what went wrong.
+        end(writer.store, run_id)
+        raise
+    end(writer.store, run_id)
 
 
 def check_store(writer: Writer, marker: str) -> None:

@@ -92,6 +92,49 @@ class Manifests:
                 ]
         return found
 
+    def difference(
+        self,
+        shape: Table,
+        old: IcebergTable,
+        before: int | None,
+        new: IcebergTable,
+        after: int | None,
+    ) -> tuple[list[DataFile], list[DataFile]]:
+        """Files that one of two snapshots has and the other has not: gone, and new.
+
+        Of what commits left alone not even the manifests are read. None: a state without rows.
+        old, new: The table as it was found at either time.
+
+        Raises OSError where metadata cannot be read.
+        """
+        earlier, later = self._own(shape, old, before), self._own(shape, new, after)
+        was = self._apart(shape, earlier, later, old.io)
+        now = self._apart(shape, later, earlier, new.io)
+        gone = [file for path, file in was.items() if path not in now]
+        return gone, [file for path, file in now.items() if path not in was]
+
+    def _own(
+        self, shape: Table, table: IcebergTable, snapshot_id: int | None
+    ) -> dict[str, ManifestFile]:
+        if snapshot_id is None:
+            return {}
+        snapshot = table.snapshot_by_id(snapshot_id)
+        assert snapshot is not None
+        found = self._list(shape, snapshot, table.io)
+        return {one.manifest.manifest_path: one.manifest for one in found}
+
+    def _apart(
+        self,
+        shape: Table,
+        own: Mapping[str, ManifestFile],
+        other: Mapping[str, ManifestFile],
+        io: FileIO,
+    ) -> dict[str, DataFile]:
+        """Files of the manifests that the other one has not, by path."""
+        manifests = [manifest for path, manifest in own.items() if path not in other]
+        read = (one.file for manifest in manifests for one in self._read(shape, manifest, io))
+        return {file.file_path: file for file in read}
+
     def _list(self, shape: Table, snapshot: Snapshot, io: FileIO) -> list[_Manifest]:
         with self._lock:
             known = self._lists.get(snapshot.manifest_list)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from lakehouse_ray.serve.service import Service
+from lakehouse_ray.serve.streams.courses import Courses
 from lakehouse_ray.serve.streams.watchers import Watchers
 from lakehouse_ray.serve.work import StoppableEngine, Workers
 
@@ -61,10 +62,13 @@ class Hub:
         self.limits = limits
         self.told = told
         self.watchers = Watchers(service.source.find, limits.poll_s)
+        self.courses = Courses(service.source.find, limits.poll_s, self.work)
         # Apart from questions, which are not to wait for replays; who waits here waits for its turn.
         threads = max(service.limits.statements // 2, 1)
         self._workers = Workers(replace(service.limits, statements=threads))
         self._turn = asyncio.Semaphore(threads)
+        # What is too much to be held for all, each reads for itself: its database waits for its client.
+        self.large = asyncio.Semaphore(threads)
         self.connections = 0
         self.ending = asyncio.Event()
         self._none = asyncio.Event()
