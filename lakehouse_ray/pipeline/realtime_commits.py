@@ -63,8 +63,7 @@ def left_over(writer: Writer, asked: Asked) -> list[LeftOver]:
         for name in DATASETS:
             if asked.dataset is not None and asked.dataset.name != name:
                 continue
-            log = read_object_log(writer.catalog, market, name, None)
-            log = log.filter(pl.col("freq") == "rest")
+            log = read_object_log(writer.catalog, market, name, None, freq="rest")
             if log.is_empty():
                 continue
             same = ["key", "version", "unit_id"]
@@ -178,7 +177,7 @@ class FillCommits:
             )
         # Only refusals of the series as a whole end it; what came before one stays.
         state = "quarantined" if reason and not kept.answers else "built"
-        told = told_asked(fill.span) if whole else (detail or None)
+        told = told_asked(fill) if whole else (detail or None)
         event = self._event(kept, pack, len(bad), frame.height)
         batch.received.append({**event, "state": "received", "detail": None})
         batch.ended.append({**event, "state": state, "reason": reason or None, "detail": told})
@@ -308,6 +307,8 @@ def framed(fill: Fill, dataset: Dataset, rows: Rows, version: str) -> pl.DataFra
 def _unit_id(fill: Fill) -> str:
     """Names a fill among those of its series."""
     text = f"{fill.source_key} {fill.span} {fill.asked_us}"
+    if fill.ids is not None:
+        text += f" {fill.ids[0]} to {fill.ids[1]}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import polars as pl
-from pyiceberg.expressions import And, BooleanExpression, EqualTo
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual
 
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.lake import OBJECT_LOG
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import from_us
 from lakehouse_ray.storage.catalog import TableCatalog
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import PartitionKey
@@ -33,9 +34,15 @@ def log_request(
 
 
 def read_object_log(
-    catalog: TableCatalog, market: str, dataset: str, interval: str | None
+    catalog: TableCatalog,
+    market: str,
+    dataset: str,
+    interval: str | None,
+    *,
+    freq: str | None = None,
+    since_us: int | None = None,
 ) -> pl.DataFrame:
-    """All events of a data set, oldest first."""
+    """All events of a data set, oldest first. freq: Of this alone. since_us: Seen from then on."""
     table = catalog.find(OBJECT_LOG.name)
     if table is None:
         return frame_schema(OBJECT_LOG).to_frame()
@@ -44,6 +51,11 @@ def read_object_log(
     )
     if interval is not None:
         where = And(where, EqualTo(term="interval", value=interval))
+    if freq is not None:
+        where = And(where, EqualTo(term="freq", value=freq))
+    if since_us is not None:
+        since = from_us(since_us).isoformat()
+        where = And(where, GreaterThanOrEqual(term="seen_at", value=since))
     try:
         arrow = table.scan(row_filter=where).to_arrow()
     except OSError as error:
