@@ -127,6 +127,8 @@ def _lines(report: CaptureReport) -> list[str]:
         f"{report.seconds:.1f} s",
         f"  rows         {rows}",
         f"  gaps         {tally.gaps:,}, in which {tally.missing:,} numbers or bars are missing",
+        f"  filled       {report.gaps_ended['filled']:,} gaps by {report.rows_filled:,} rows of REST; "
+        f"{report.gaps_ended['absent']:,} that it has not either, {report.gaps_open:,} open",
         f"  dropped      {tally.duplicates:,} that came twice",
         f"  connections  {status.opened:,} opened, {status.failed:,} failed; "
         f"{report.replaced:,} workers replaced",

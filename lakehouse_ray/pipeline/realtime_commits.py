@@ -171,7 +171,7 @@ class FillCommits:
             )
         # Only refusals of the series as a whole end it; what came before one stays.
         state = "quarantined" if reason and not kept.answers else "built"
-        told = told_asked(fill.span) if whole else (detail or None)
+        told = told_asked(fill) if whole else (detail or None)
         event = self._event(kept, pack, len(bad), frame.height)
         batch.received.append({**event, "state": "received", "detail": None})
         batch.ended.append({**event, "state": state, "reason": reason or None, "detail": told})
@@ -301,6 +301,8 @@ def framed(fill: Fill, dataset: Dataset, rows: Rows, version: str) -> pl.DataFra
 def _unit_id(fill: Fill) -> str:
     """Names a fill among those of its series."""
     text = f"{fill.source_key} {fill.span} {fill.asked_us}"
+    if fill.ids is not None:
+        text += f" {fill.ids[0]} to {fill.ids[1]}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

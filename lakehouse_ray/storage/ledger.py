@@ -9,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import polars as pl
-from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo
+from pyiceberg.expressions import (
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    EqualTo,
+    GreaterThanOrEqual,
+)
 
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.lake import OBJECT_LOG
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import from_us
 from lakehouse_ray.storage.catalog import TableCatalog
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import PartitionKey
@@ -39,8 +46,13 @@ def read_object_log(
     interval: str | None = None,
     freq: str | None = None,
     columns: Sequence[str] | None = None,
+    *,
+    since_us: int | None = None,
 ) -> pl.DataFrame:
-    """All events of what is named, oldest first. columns: Only these, `seen_at` among them."""
+    """All events of what is named, oldest first.
+
+    columns: Only these, `seen_at` among them. since_us: Seen from then on.
+    """
     schema = frame_schema(OBJECT_LOG)
     if columns is not None:
         schema = pl.Schema({name: schema[name] for name in columns})
@@ -52,6 +64,9 @@ def read_object_log(
     for name, value in named.items():
         if value is not None:
             where = And(where, EqualTo(term=name, value=value))
+    if since_us is not None:
+        since = from_us(since_us).isoformat()
+        where = And(where, GreaterThanOrEqual(term="seen_at", value=since))
     try:
         arrow = table.scan(row_filter=where, selected_fields=tuple(schema.names())).to_arrow()
     except OSError as error:
