@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
+import duckdb
 import polars as pl
 
 from lakehouse_ray.clock import Clock, SystemClock
@@ -56,13 +57,29 @@ def wanted_of(
     return Wanted(found, chosen, parse_interval(interval) if interval else None, some)
 
 
+@dataclass(frozen=True)
+class OneDatabase(Engine):
+    """Runs all statements of a follower in one empty database: none makes a view in it."""
+
+    _held: list[duckdb.DuckDBPyConnection] = field(default_factory=list)
+
+    def open(self) -> duckdb.DuckDBPyConnection:
+        if not self._held:
+            self._held.append(self.connect())
+        return self._held[0].cursor()
+
+    @property
+    def text_views(self) -> bool:
+        return False
+
+
 class Follower:
     """Follows a data set from a state on; `next` gives what the next step changed, piece by piece."""
 
     def __init__(self, find: FindTable, engine: Engine, wanted: Wanted, resume: str | None) -> None:
         """Raises InvalidError for a resume that cannot be meant, ExpiredError for an old one."""
         self._find = find
-        self._engine = engine
+        self._engine = OneDatabase(engine.store, engine.temp, engine.kept)
         self._wanted = wanted
         self._last = LastRows()
         asked = asked_for(wanted)

@@ -95,12 +95,15 @@ def _parse(text: str) -> LiveToken:
             raise ValueError
         if step is not None and not (len(step) == 2 and _name(step[0]) and _snapshot(step[1])):
             raise ValueError
+        found = LiveToken(asked, seq, versions, None if step is None else (step[0], step[1]), at)
+        if found.spell() != text:  # in base64 one can be written in several ways
+            raise ValueError
     except (ValueError, TypeError, AttributeError, binascii.Error) as error:
         raise InvalidError(
             "resume is no token of a follower, or was changed on its way",
             "give what an event's resume said, or an answer's meta.as_of",
         ) from error
-    return LiveToken(asked, seq, versions, None if step is None else (step[0], step[1]), at)
+    return found
 
 
 def _whole(value: Any) -> bool:

@@ -8,22 +8,24 @@ and took away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
-from pyiceberg.expressions import And, BooleanExpression, In
 from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.table import Column, Table
-from lakehouse_ray.model.timespan import MINUTE_US, TimeRange, parse_time
+from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, TimeRange, parse_time
 from lakehouse_ray.query.conversions import frame_of
 from lakehouse_ray.query.live import plan_live, sources_of
-from lakehouse_ray.query.scan import Where, files_sql, quoted, text
+from lakehouse_ray.query.pinned import Among
+from lakehouse_ray.query.scan import Where, files_sql, quoted
 from lakehouse_ray.query.statement import Engine
 from lakehouse_ray.query.steps import State, Step
 from lakehouse_ray.query.views import VIEWS, copied
+from lakehouse_ray.storage.catalog import iceberg_schema
+from lakehouse_ray.storage.files import Region, file_entry
 
 # Columns of the frames that tell of changes, before those of the row.
 EVENT, CAUSE, TIME_US = "_event", "_cause", "_time_us"
@@ -36,8 +38,8 @@ _LATEST_US = parse_time("2200")
 # Which rows were the last is asked from a little before a step on, so that the next steps, whose rows
 # may be a little older, need not ask again.
 _MARGIN_US = MINUTE_US
-# Symbols by which files are chosen; more are looked for in all files of the market.
-_SYMBOLS_PLANNED_MAX = 16
+# Bars of other lengths in the same files are read along within such a range.
+_BARS_TOGETHER_US = HOUR_US
 
 
 @dataclass(frozen=True)
@@ -66,28 +68,7 @@ class Wanted:
         equal = {"market": self.market}
         if self.interval is not None:
             equal["interval"] = self.interval
-        if self.symbols is None:
-            return Where(equal, span)
-        return SomeSymbols(equal, span, tuple(sorted(self.symbols)))
-
-
-@dataclass(frozen=True)
-class SomeSymbols(Where):
-    """Rows of these symbols."""
-
-    symbols: tuple[str, ...] = ()
-
-    def alternatives(self) -> Sequence[Mapping[str, str]]:
-        if len(self.symbols) > _SYMBOLS_PLANNED_MAX:
-            return [self.equal]
-        return [{**self.equal, "symbol": symbol} for symbol in self.symbols]
-
-    def sql(self, table: Table) -> str:
-        names = ", ".join(map(text, self.symbols))
-        return f"{super().sql(table)} AND symbol IN ({names})"
-
-    def iceberg(self, table: Table) -> BooleanExpression:
-        return And(super().iceberg(table), In(term="symbol", literals=set(self.symbols)))
+        return Among(equal, span, tuple(sorted(self.symbols or ())))
 
 
 def step_rows(engine: Engine, step: Step, wanted: Wanted, last: LastRows) -> Iterator[pl.DataFrame]:
@@ -129,7 +110,15 @@ def step_rows(engine: Engine, step: Step, wanted: Wanted, last: LastRows) -> Ite
 def _span(
     engine: Engine, table: Table, files: Sequence[DataFile], wanted: Wanted
 ) -> TimeRange | None:
-    """From the first to the last wanted row of some files; None: they have none."""
+    """Times around the wanted rows of some files; None: they have none."""
+    regions = [file_entry(table, iceberg_schema(table), file).region for file in files]
+    near = [one for one in regions if _may_have(table, one, wanted)]
+    if not near:
+        return None
+    first, last = min(r.time_min_us for r in near), max(r.time_max_us for r in near)
+    if not (table.live and wanted.dataset.bars) or last - first < _BARS_TOGETHER_US:
+        return TimeRange(first, last + 1)
+    # In one file are bars of all lengths, and a day's began long before those of a minute.
     time = quoted(table.time)
     engine.verify(files)
     query = (
@@ -139,6 +128,15 @@ def _span(
     with engine.run(query, [], {}) as result:
         (row,) = result.rows()
     return None if row["first"] is None else TimeRange(row["first"], row["last"] + 1)
+
+
+def _may_have(table: Table, region: Region, wanted: Wanted) -> bool:
+    equal = wanted.where().equal
+    for partition, value in zip(table.partitions, region.partition, strict=True):
+        if partition.transform == "identity" and value != equal.get(partition.column, value):
+            return False
+    some = wanted.symbols
+    return some is None or any(region.lead_min <= name <= region.lead_max for name in some)
 
 
 def _has_live(engine: Engine, step: Step, wanted: Wanted, where: Where) -> bool:
@@ -241,7 +239,7 @@ class LastRows:
         """Rows of the step with what they are."""
         assert self._wanted is not None
         time, names = self._wanted.dataset.time, changed.columns
-        order = pl.col(_order_column(self._wanted.dataset))
+        order = pl.col(order_column(self._wanted.dataset))
         order = order.dt.epoch("us") if order.meta.output_name() == time else order
         now, was = pl.col("symbol").is_not_null(), pl.col(f"{WAS}symbol").is_not_null()
         found = changed.with_columns(order.cast(pl.Int64).alias("_order")).join(
@@ -290,7 +288,7 @@ class LastRows:
 _NO_LAST = pl.DataFrame(schema={"symbol": pl.String(), "_last": pl.Int64()})
 
 
-def _order_column(dataset: Dataset) -> str:
+def order_column(dataset: Dataset) -> str:
     """What grows from row to row: their number where they have one, since several share a time."""
     (first, *more) = dataset.key
     kind = next(column.type for column in dataset.columns if column.name == first)
@@ -298,5 +296,5 @@ def _order_column(dataset: Dataset) -> str:
 
 
 def _order_sql(dataset: Dataset) -> str:
-    name = _order_column(dataset)
+    name = order_column(dataset)
     return f"epoch_us({quoted(name)})" if name == dataset.time else quoted(name)

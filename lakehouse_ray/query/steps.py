@@ -62,15 +62,8 @@ class Step:
         table = self.after.pins[self.moved.name].table
         if table is None:
             return 0
-        first, last = (self._number(state) for state in (self.before, self.after))
+        first, last = (_number(one.pins[self.moved.name]) for one in (self.before, self.after))
         return sum(first < (one.sequence_number or 0) <= last for one in table.snapshots())
-
-    def _number(self, state: State) -> int:
-        pin, table = state.pins[self.moved.name], self.after.pins[self.moved.name].table
-        if pin.snapshot_id is None or table is None:
-            return 0
-        snapshot = table.snapshot_by_id(pin.snapshot_id)
-        return 0 if snapshot is None else snapshot.sequence_number or 0
 
     def files(self, engine: Engine) -> tuple[list[DataFile], list[DataFile]]:
         """The moved table's files that one state alone has: gone, and new."""
@@ -123,12 +116,21 @@ def state_at(find: FindTable, dataset: Dataset, versions: Versions) -> State:
 
 
 def next_step(dataset: Dataset, state: State, now: State) -> Step | None:
-    """The first step on the way from one state to a later one; None: nothing has moved.
+    """The first step on the way from one state to another; None: nothing has moved on.
 
-    now: Found with the hot table first.
+    now: Found with the hot table first. Of a table that it has in an earlier version (it may have been
+        looked at before the other one was) there is no step back.
     """
     for table in sorted(followed_tables(dataset), key=lambda table: table.live):
-        if state.pins[table.name].snapshot_id != now.pins[table.name].snapshot_id:
-            after = State({**state.pins, table.name: now.pins[table.name]})
-            return Step(dataset, state, after, table)
+        old, new = state.pins[table.name], now.pins[table.name]
+        if old.snapshot_id != new.snapshot_id and _number(new) > _number(old):
+            return Step(dataset, state, State({**state.pins, table.name: new}), table)
     return None
+
+
+def _number(pin: Pin) -> int:
+    """Of the commit; 0: there was none."""
+    if pin.table is None or pin.snapshot_id is None:
+        return 0
+    snapshot = pin.table.snapshot_by_id(pin.snapshot_id)
+    return 0 if snapshot is None else snapshot.sequence_number or 0

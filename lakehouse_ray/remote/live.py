@@ -19,6 +19,7 @@ import polars as pl
 
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import BadDataError, DeniedError, InvalidError, UnavailableError
+from lakehouse_ray.query.follow import SLOW_S
 from lakehouse_ray.query.live_events import GAP, SLOW, LiveBatch, LiveEvent, slow_frame, told_frame
 from lakehouse_ray.query.live_token import LiveToken, parse_live_token
 from lakehouse_ray.query.step_rows import Wanted
@@ -37,7 +38,6 @@ _MESSAGE_BYTES_MAX = 64 << 20
 _CLOSING_S = 2.0
 # What ends it for good; the reason says why.
 _POLICY, _GONE = 1008, 4010
-_SLOW = 4008
 
 
 class AsyncLive:
@@ -70,6 +70,8 @@ class AsyncLive:
         self._token = LiveToken() if resume is None else parse_live_token(resume, wanted)
         # That of the last event that was taken.
         self._told = self._token
+        # Of this connection: how long it was not read from at most.
+        self._blocked_s = 0.0
         self._batches = self._follow()
         self._events = self._each()
 
@@ -124,10 +126,15 @@ class AsyncLive:
                 await self.open()
                 message = await self._in_time(self._receive())
                 if message is None:
+                    if self._socket is None and self._blocked_s > SLOW_S:
+                        yield self._slow()
                     continue
                 for batch in self._taken(message):
                     self._told = batch.token
+                    given_s = self._clock.monotonic_s()
                     yield batch
+                    blocked_s = self._clock.monotonic_s() - given_s
+                    self._blocked_s = max(self._blocked_s, blocked_s)
                     if self._closed.is_set():
                         return
                 self._told = self._token
@@ -243,18 +250,17 @@ class AsyncLive:
             raise error_of(410, {}, b"")
         if first:
             raise UnavailableError(f"{self._address.url} ended the connection at once ({code})")
-        if code == _SLOW:
-            return {"slow": True}
         return None
+
+    def _slow(self) -> LiveBatch:
+        """A connection was lost that was not read from. Nothing else is: the next one goes on."""
+        self._token = self._told = replace(self._token, seq=self._token.seq + 1)
+        self._given = self._token.spell()
+        blocked_s, self._blocked_s = self._blocked_s, 0.0
+        return LiveBatch(slow_frame(blocked_s, 0), self._wanted, self._token)
 
     def _taken(self, message: Mapping[str, Any]) -> Iterator[LiveBatch]:
         """The events of a message, those of a kind together."""
-        if "slow" in message:
-            # It was closed for that. Nothing is lost: the next connection goes on.
-            self._token = replace(self._token, seq=self._token.seq + 1)
-            self._given = self._token.spell()
-            yield LiveBatch(slow_frame(0.0, 0), self._wanted, self._token)
-            return
         try:
             events, resume = message["events"], message["resume"]
             token = parse_live_token(resume, self._wanted)

@@ -145,7 +145,7 @@ class LiveConnection:
     ) -> AsyncGenerator[list[bytes], None]:
         changes = await course.changes(step, wanted)
         if changes is not None:
-            yield changes.of(wanted.symbols)
+            yield await changes.of(wanted.symbols)
             return
         async with self._hub.large:
             engine = self._hub.service.engine()

@@ -58,7 +58,7 @@ class Appending:
 
     def __init__(self, home: Path, symbols: Sequence[str]) -> None:
         self._writer = Writer(load_settings({"home": str(home)}).resolved())
-        self._symbols = symbols
+        self._named = pl.DataFrame({"symbol": symbols})
         self.committed_s: dict[int, float] = {}
 
     def run(self, commits: int, every_s: float, first: int = 1) -> None:
@@ -67,12 +67,12 @@ class Appending:
             hot = HotWriter(self._writer, committers, f"bench-{first}")
             began_s = time.monotonic()
             for number in range(first, first + commits):
+                # One made by hand, and the same for each symbol.
                 now_us = time.time_ns() // 1000
-                frames = [
-                    live_rows(TRADES, [(now_us, number, VERSION)], source="stream", symbol=symbol)
-                    for symbol in self._symbols
-                ]
-                hot.append({TRADES.name: pl.concat(frames)}, f"rows-{number}")
+                one = live_rows(TRADES, [(now_us, number, VERSION)], source="stream")
+                one = one.with_columns(agg_trade_id=pl.lit(number, pl.Int64))
+                frame = one.drop("symbol").join(self._named, how="cross").select(one.columns)
+                hot.append({TRADES.name: frame}, f"rows-{number}")
                 # Visible by now at the latest.
                 self.committed_s[number] = time.time()
                 left_s = began_s + (number - first + 1) * every_s - time.monotonic()

@@ -34,6 +34,7 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import MINUTE_US, parse_time
 from lakehouse_ray.pipeline.folding import fold
 from lakehouse_ray.query.live_events import LiveEvent
+from lakehouse_ray.remote import live as remote_live
 from lakehouse_ray.remote.lake import RemoteLake
 from lakehouse_ray.serve.app import create_app
 from lakehouse_ray.serve.streams import courses
@@ -172,23 +173,30 @@ def test_another_server_goes_on_where_one_went_away(lake: LiveLake) -> None:
     assert mirror.values() == values_of(stored[2:].to_dicts(), "open_time")
 
 
-def test_who_reads_too_slowly_is_told_and_misses_nothing(lake: LiveLake) -> None:
+def test_who_reads_too_slowly_is_told_and_misses_nothing(
+    lake: LiveLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The service gives the connection up; the next one goes on."""
+    monkeypatch.setattr(remote_live, "SLOW_S", 1.0)
     limits = StreamLimits(poll_s=0.05, send_timeout_s=0.5)
     with (
         serving(lake.home, streams=limits) as served,
-        lh.connect(served.url) as remote,
+        switched(served.url) as narrow,
+        lh.connect(narrow.url) as remote,
         remote.live("klines", "BTCUSDT", "1m", timeout_s=60) as live,
     ):
-        put(lake, lake.append, 2, 50_000)
+        put(lake, lake.append, 2, 30_000)
         found = [next(live)]
-        time.sleep(2)
-        while (found[-1].row or {}).get("open_time") != minute(49_999):
+        time.sleep(2.5)
+        while (found[-1].row or {}).get("open_time") != minute(29_999):
             found.append(next(live))
+        assert narrow.opened > 1
     assert [event.seq for event in found] == list(range(1, len(found) + 1))
-    rows = [event for event in found if event.kind == "row"]
-    assert len(rows) == 49_998
-    assert [event.kind for event in found].count("slow") == 1
+    assert [event.kind for event in found].count("row") == 29_998
+    slow = [event.row for event in found if event.kind == "slow"]
+    assert slow
+    assert slow[0] is not None
+    assert slow[0]["waited_s"] > 1
 
 
 def test_what_is_too_much_to_be_held_for_all_is_told_all_the_same(
@@ -211,7 +219,8 @@ def test_errors_are_those_of_the_local_lake(lake: LiveLake, served: Served) -> N
         gone = "silver.klines_fine@-,silver.klines_coarse@-,silver.klines_hot@123"
         with pytest.raises(NotFoundError, match="no snapshot 123"):
             remote.live("klines", "BTCUSDT", "1m", resume=gone)
-        token = remote.live("klines", "BTCUSDT", "1m", timeout_s=0.1).resume
+        with remote.live("klines", "BTCUSDT", "1m") as live:
+            token = live.resume
         with pytest.raises(InvalidError, match="other rows"):
             remote.live("klines", "ETHUSDT", "1m", resume=token)
         assert list(remote.live("klines", "BTCUSDT", "1m", timeout_s=0.1)) == []
@@ -238,8 +247,8 @@ def test_a_key_is_asked_for_and_its_end_ends_it(lake: LiveLake) -> None:
 
 def test_events_that_are_missing_or_malformed_are_an_error(lake: LiveLake, served: Served) -> None:
     """A server, or what is before it, that leaves something out."""
-    with lh.connect(served.url) as remote:
-        token = remote.live("klines", "BTCUSDT", "1m", timeout_s=0.1).resume
+    with lh.connect(served.url) as remote, remote.live("klines", "BTCUSDT", "1m") as live:
+        token = live.resume
     hello = json.dumps({"resume": token, "events": []})
     for wrong in (
         {"resume": token, "events": [{"seq": 2, "event": "gap", "row": {}}]},

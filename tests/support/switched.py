@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+# Small, so that what is not read soon stops whoever sends.
+_BUFFER_BYTES = 16 << 10
+
 
 class Switch:
     """Passes bytes on. target: Where new connections go."""
 
-    def __init__(self) -> None:
-        self.target = ""
+    def __init__(self, target: str = "") -> None:
+        self.target = target
         self.opened = 0
         self._sockets: list[socket.socket] = []
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -42,11 +45,15 @@ class Switch:
             except OSError:
                 return
             self.opened += 1
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            behind = socket.socket()
+            behind.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
             parts = urlsplit(self.target)
             try:
-                behind = socket.create_connection((parts.hostname or "", parts.port or 0))
+                behind.connect((parts.hostname or "", parts.port or 0))
             except OSError:
                 client.close()
+                behind.close()
                 continue
             self._sockets += [client, behind]
             for one, other in ((client, behind), (behind, client)):
@@ -62,8 +69,8 @@ def _pass(source: socket.socket, sink: socket.socket) -> None:
 
 
 @contextmanager
-def switched() -> Iterator[Switch]:
-    made = Switch()
+def switched(target: str = "") -> Iterator[Switch]:
+    made = Switch(target)
     try:
         yield made
     finally:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 import polars as pl
@@ -52,6 +52,10 @@ class Changes:
     def __init__(self, wanted: Wanted, found: pl.DataFrame) -> None:
         self.wanted = wanted
         self.found = found
+        # Events of streams that were made of it, by stream and how it is written.
+        self.made: dict[Hashable, list[Any]] = {}
+        self._bodies: list[bytes] | None = None
+        self._spelling = asyncio.Lock()
 
     @cached_property
     def places(self) -> dict[str, list[int]]:
@@ -61,17 +65,15 @@ class Changes:
             found.setdefault(symbol, []).append(place)
         return found
 
-    @cached_property
-    def bodies(self) -> list[bytes]:
-        """Each as JSON, without its number and the brace before it."""
-        return bodies_of(self.found)
-
-    def of(self, symbols: frozenset[str] | None) -> list[bytes]:
-        """Bodies of the changes of some symbols, in their order."""
+    async def of(self, symbols: frozenset[str] | None) -> list[bytes]:
+        """The changes of some symbols in their order, as JSON (`bodies_of`)."""
+        async with self._spelling:
+            if self._bodies is None:
+                self._bodies = await asyncio.to_thread(bodies_of, self.found)
         if symbols is None:
-            return self.bodies
+            return self._bodies
         chosen = sorted(place for s in symbols for place in self.places.get(s, ()))
-        return [self.bodies[place] for place in chosen]
+        return [self._bodies[place] for place in chosen]
 
 
 def symbols_of(found: pl.DataFrame) -> list[str]:
@@ -163,10 +165,10 @@ class Course:
             self._steps.clear()
 
     def after(self, state: State) -> Step | None:
-        """The next step from a state; None: there was none yet."""
-        if state.versions == self.state.versions:
-            return None
-        return self._steps.get(_name(state)) or next_step(self._dataset, state, self.state)
+        """The next step from a state; None: there was none yet. A state may be ahead of what was seen
+        here: a token of another process, or a look of its own."""
+        known = self._steps.get(_name(state))
+        return known or next_step(self._dataset, state, self.state)
 
     async def changes(self, step: Step, wanted: Wanted) -> Changes | None:
         """What a step changed; None: so much that whoever wants it has to read its own."""
@@ -264,10 +266,7 @@ class _Way:
                         return None
         if not frames:
             return Changes(wanted, _NOTHING)
-        changes = Changes(wanted, pl.concat(frames))
-        # Here, and not where others wait for it.
-        assert len(changes.bodies) == count
-        return changes
+        return Changes(wanted, pl.concat(frames))
 
 
 _NOTHING = pl.DataFrame(schema={EVENT: pl.String(), CAUSE: pl.String(), "symbol": pl.String()})
@@ -304,7 +303,9 @@ class Courses:
 
     @property
     def watching(self) -> int:
-        return sum(not course.idle for course in self._known.values())
+        """Tables that are looked at."""
+        active = (course for course in self._known.values() if not course.idle)
+        return sum(len(course.state.pins) for course in active)
 
     def of(self, dataset: Dataset) -> Course:
         if dataset.name not in self._known:
