@@ -30,7 +30,7 @@ R = TypeVar("R")
 log = structlog.get_logger()
 
 # Raised whenever the same answers could be read differently.
-REST_READER_VERSION = 1
+REST_READER_VERSION = 2
 _PAUSE_INITIAL_S = 0.25
 _PAUSE_MAX_S = 20.0
 _ACCOUNT_ATTEMPTS_MAX = 5

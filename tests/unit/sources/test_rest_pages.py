@@ -179,6 +179,37 @@ def test_funding_tells_its_interval_by_its_times() -> None:
     # Alone it is left for later: nothing tells its interval.
     times[:] = times[:1]
     rows, _ = drive(Fill("um", "fundingRate", "BTCUSDT", None, span, NOW_US), exchange)
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 3_000), min_size=1, max_size=30),
+    st.integers(0, 2_999),
+    st.integers(1, 3_000),
+    st.booleans(),
+)
+def test_trades_of_a_span_that_begins_and_ends_within_a_millisecond_are_all_had(
+    offsets_us: list[int], start_us: int, length_us: int, rounded_up: bool
+) -> None:
+    """Spot asked for µs: times are asked for in ms, which may count those begun or those whole."""
+    trades = [(100 + n, START_US + us) for n, us in enumerate(sorted(offsets_us))]
+    span = TimeRange(START_US + start_us, START_US + start_us + length_us)
+    fill = Fill("spot", "aggTrades", "BTCUSDT", None, span, NOW_US)
+
+    def exchange(request: Request) -> list[Any]:
+        assert request.micro
+        params = dict(request.params)
+        first = int(params.get("fromId", 0))
+        start, end = int(params.get("startTime", 0)), int(params.get("endTime", 1 << 60))
+        last_us = end * 1000 + (0 if rounded_up else 999)
+        found = [t for t in trades if t[0] >= first and start * 1000 <= t[1] <= last_us]
+        return [{**trade(*one), "T": one[1], "M": True} for one in found]
+
+    rows, _ = drive(fill, exchange)
+    found = {n for f in rows.frames for n in f["agg_trade_id"]}
+    wanted = [n for n, us in trades if span.start_us <= us < span.end_us]
+    assert sorted(found) == wanted
+    assert not rows.bad, "what comes from beside the span is no mistake"
+
+
     assert not any(frame.height for frame in rows.frames)
     assert rows.left_open == 1
 
