@@ -16,6 +16,8 @@ MICRO_FROM_US = parse_time("2025")
 # 249, 200 and 150: 499 is the page to ask for. On spot any limit weighs 2.
 _BAR_WEIGHTS = ((99, 1), (499, 2), (1000, 5), (1500, 10))
 BAR_PAGE_ROWS: dict[Market, int] = {"spot": 1000, "um": 499, "cm": 499}
+# COIN-M answers for no more than 200 days of bars.
+COIN_M_SPAN_US = 199 * 24 * HOUR_US
 AGG_PAGE_ROWS = 1000
 TRADE_PAGE_ROWS: dict[Market, int] = {"spot": 1000, "um": 500, "cm": 500}
 FUNDING_PAGE_ROWS = 1000
@@ -149,8 +151,7 @@ def bars_a_page(market: Market, interval: str, rows: int) -> int:
     most = BAR_PAGE_ROWS[market] - 2
     length_us = INTERVALS[interval]
     if market == "cm" and length_us is not None:
-        # COIN-M answers for no more than 200 days.
-        most = max(1, min(most, 199 * 24 * HOUR_US // length_us))
+        most = max(1, min(most, COIN_M_SPAN_US // length_us))
     return min(rows, most)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,33 @@ def test_before_its_listing_a_symbol_costs_few_requests() -> None:
     assert not any(frame.height for frame in rows.frames)
     assert len(asked) == 3
     assert rows.absent == [span]
+
+
+@pytest.mark.parametrize("interval", ["1mo", "1w"])
+def test_long_bars_of_coin_m_are_asked_for_within_200_days(interval: str) -> None:
+    span = TimeRange(parse_time("2022-01-03"), parse_time("2026-04"))
+    if interval == "1mo":
+        span = TimeRange(parse_time("2022"), span.end_us)
+        starts = [parse_time(f"{2022 + n // 12}-{n % 12 + 1:02d}") for n in range(52)]
+    else:
+        starts = list(range(span.start_us, span.end_us + 8 * 24 * HOUR_US, 7 * 24 * HOUR_US))
+    closes = dict(itertools.pairwise(starts))
+
+    def exchange(request: Request) -> list[Any]:
+        start, end = int(dict(request.params)["startTime"]), int(dict(request.params)["endTime"])
+        assert end - start <= 200 * 86_400_000
+        return [
+            [us // 1000, *["1"] * 5, closes[us] // 1000 - 1, "1", 1, "1", "1", "0"]
+            for us in closes
+            if start <= us // 1000 <= end
+        ]
+
+    fill = Fill("cm", "klines", "BTCUSD_PERP", interval, span, NOW_US)
+    rows, asked = drive(fill, exchange)
+    found = {us for f in rows.frames for us in f["open_time"].dt.epoch("us")}
+    assert sorted(found) == [us for us in closes if us < span.end_us]
+    assert rows.absent == []
+    assert len(asked) <= 10
 
 
 def test_what_was_not_asked_for_is_refused() -> None:
