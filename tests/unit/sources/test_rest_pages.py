@@ -179,34 +179,6 @@ def test_trades_that_the_exchange_has_are_never_missed(
     assert sorted(frame["agg_trade_id"]) == [n for n, us in trades if us < span.end_us]
 
 
-def test_pages_that_go_back_are_no_pages() -> None:
-    span = TimeRange(START_US, START_US + HOUR_US // 2)
-    fill = Fill("um", "aggTrades", "BTCUSDT", None, span, NOW_US)
-    with pytest.raises(BadDataError, match="BROKEN_SEQUENCE"):
-        drive(fill, lambda request: [trade(5, START_US), trade(6, START_US + 1000)])
-
-
-def test_funding_tells_its_interval_by_its_times() -> None:
-    times = [START_US + h * HOUR_US + 3000 for h in (-8, 0, 8, 12, 16)]
-
-    def exchange(request: Request) -> list[Any]:
-        start, end = int(dict(request.params)["startTime"]), int(dict(request.params)["endTime"])
-        return [
-            {"symbol": "BTCUSDT", "fundingTime": us // 1000, "fundingRate": "0.0001"}
-            for us in times
-            if start <= us // 1000 <= end
-        ]
-
-    span = TimeRange(START_US, START_US + 20 * HOUR_US)
-    rows, _ = drive(Fill("um", "fundingRate", "BTCUSDT", None, span, NOW_US), exchange)
-    assert pl.concat(rows.frames)["funding_interval_hours"].to_list() == [8, 8, 4, 4]
-    # The first payment there ever was has the time to the next one.
-    times[:] = times[1:]
-    rows, _ = drive(Fill("um", "fundingRate", "BTCUSDT", None, span, NOW_US), exchange)
-    assert pl.concat(rows.frames)["funding_interval_hours"].to_list() == [8, 8, 4, 4]
-    # Alone it is left for later: nothing tells its interval.
-    times[:] = times[:1]
-    rows, _ = drive(Fill("um", "fundingRate", "BTCUSDT", None, span, NOW_US), exchange)
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 3_000), min_size=1, max_size=30),
@@ -238,6 +210,34 @@ def test_trades_of_a_span_that_begins_and_ends_within_a_millisecond_are_all_had(
     assert not rows.bad, "what comes from beside the span is no mistake"
 
 
+def test_pages_that_go_back_are_no_pages() -> None:
+    span = TimeRange(START_US, START_US + HOUR_US // 2)
+    fill = Fill("um", "aggTrades", "BTCUSDT", None, span, NOW_US)
+    with pytest.raises(BadDataError, match="BROKEN_SEQUENCE"):
+        drive(fill, lambda request: [trade(5, START_US), trade(6, START_US + 1000)])
+
+
+def test_funding_tells_its_interval_by_its_times() -> None:
+    times = [START_US + h * HOUR_US + 3000 for h in (-8, 0, 8, 12, 16)]
+
+    def exchange(request: Request) -> list[Any]:
+        start, end = int(dict(request.params)["startTime"]), int(dict(request.params)["endTime"])
+        return [
+            {"symbol": "BTCUSDT", "fundingTime": us // 1000, "fundingRate": "0.0001"}
+            for us in times
+            if start <= us // 1000 <= end
+        ]
+
+    span = TimeRange(START_US, START_US + 20 * HOUR_US)
+    rows, _ = drive(Fill("um", "fundingRate", "BTCUSDT", None, span, NOW_US), exchange)
+    assert pl.concat(rows.frames)["funding_interval_hours"].to_list() == [8, 8, 4, 4]
+    # The first payment there ever was has the time to the next one.
+    times[:] = times[1:]
+    rows, _ = drive(Fill("um", "fundingRate", "BTCUSDT", None, span, NOW_US), exchange)
+    assert pl.concat(rows.frames)["funding_interval_hours"].to_list() == [8, 8, 4, 4]
+    # Alone it is left for later: nothing tells its interval.
+    times[:] = times[:1]
+    rows, _ = drive(Fill("um", "fundingRate", "BTCUSDT", None, span, NOW_US), exchange)
     assert not any(frame.height for frame in rows.frames)
     assert rows.left_open == 1
 
@@ -289,6 +289,10 @@ def test_what_the_exchange_says_of_limits_is_heard() -> None:
     ban = hear(418, DATE, body)
     assert (ban.seen.quiet_s, ban.seen.banned, ban.again) == (601, True, True)
     assert hear(418, {}, b"").seen.quiet_s == 121
+    # What cannot be meant does not close a market for years, nor end the run as a fault of ours.
+    assert hear(429, {**DATE, "Retry-After": "9" * 400}, b"").seen.quiet_s == 3 * 86_400 + 1
+    assert hear(418, DATE, b"banned until 9999999999999").seen.quiet_s == 3 * 86_400 + 1
+    assert hear(429, {**DATE, "Retry-After": "\u00b2"}, b"").seen.quiet_s == 61
     assert hear(503, DATE, b"").again
 
 
