@@ -189,6 +189,26 @@ def test_trades_of_one_moment_in_two_commits_are_both_new(lake: LiveLake) -> Non
     ]  # fmt: skip
 
 
+def test_a_trade_that_another_source_times_more_finely_is_the_same_trade(lake: LiveLake) -> None:
+    def trade(time_us: int, source: str) -> pl.DataFrame:
+        frame = live_rows(TRADES, [(time_us, 1, version(1))], source=source, market="spot")
+        return frame.with_columns(id=pl.lit(7, pl.Int64))
+
+    opened = lake.connect()
+    wanted = wanted_of("trades", "BTCUSDT", None, "spot")
+    following = Follower(opened._find, opened.engine, wanted, None)
+    told = []
+    for into, source, more_us in (
+        (lake.append, "stream", 0), (lake.append, "rest", 400), (lake.merge, "daily", 417),
+    ):  # fmt: skip
+        into(TRADES, trade(START_US + more_us, source))
+        told += told_now(following)
+    assert [(event.kind, event.cause, event.source) for event in told] == [
+        ("row", None, "stream"), ("correction", "changed", "rest"),
+        ("correction", "changed", "daily"),
+    ]  # fmt: skip
+
+
 def test_gaps_that_a_capture_saw_are_told(lake: LiveLake) -> None:
     following = follower(lake.connect())
     lake.gap("klines", "BTCUSDT", START_US, START_US + 3 * MINUTE_US, interval="1m")
