@@ -19,6 +19,11 @@ from lakehouse_ray.storage.paths import marker_path
 # Times work is done anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
 
+# How long a pool waits for its first worker: on nodes that are there, and where an autoscaler has to
+# bring one (a pod needs a machine, which boots, and pulls an image of a gigabyte).
+NODE_S = 60.0
+NEW_NODE_S = 900.0
+
 
 def open_executor(
     writer: Writer, allocate: Callable[[ClusterView], Allocation], stack: ExitStack
@@ -39,8 +44,15 @@ def open_executor(
             worker_env=env,
         )
     )
-    allocation = replace(allocate(session.view()), executor="ray")
-    return RayExecutor(inherited_env=session.inherited_env), allocation
+    view = session.view()
+    allocation = replace(allocate(view), executor="ray")
+    grows = view.may_grow and settings.compute.cpus_max > view.cpus
+    executor = RayExecutor(
+        inherited_env=session.inherited_env,
+        autoscaling=grows,
+        start_timeout_s=NEW_NODE_S if grows else NODE_S,
+    )
+    return executor, allocation
 
 
 @contextmanager
