@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Run workflows by the clock, and say what became of them.",
     ),
     "serve": ("serve", "serve", "Answer questions over HTTP."),
+    "cluster": ("cluster", "cluster", "Look at, scale and use the lake on KubeRay."),
     "keys": ("keys", "keys", "Make, list or revoke API keys of the service."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
     "doctor": ("doctor", "doctor", "Say what is wrong with this installation and how to mend it."),

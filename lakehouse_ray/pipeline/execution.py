@@ -46,11 +46,14 @@ def open_executor(
     )
     view = session.view()
     allocation = replace(allocate(view), executor="ray")
-    grows = view.may_grow and settings.compute.cpus_max > view.cpus
+    label = "" if session.own else settings.compute.node_label
+    # The CPUs that are there may be those of nodes for other profiles.
+    grows = view.may_grow and (settings.compute.cpus_max > view.cpus or bool(label))
     executor = RayExecutor(
         inherited_env=session.inherited_env,
         autoscaling=grows,
         start_timeout_s=NEW_NODE_S if grows else NODE_S,
+        node_labels={label: allocation.profile} if label else None,
     )
     return executor, allocation
 

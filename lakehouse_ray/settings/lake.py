@@ -244,6 +244,10 @@ class ComputeSettings(Section):
     medium: tuple[float, float] = (2, 4)
     large: tuple[float, float] = (4, 8)
     xlarge: tuple[float, float] = (8, 16)
+    node_label: str = Field(
+        "",
+        description="Label of a cluster's nodes that names the profile they are for: workers then start on those alone, else a large node takes many small workers. Empty: on any node.",
+    )
     local_bytes_max: int = Field(
         4 << 20,
         ge=0,
