@@ -27,7 +27,7 @@ from lakehouse_ray.model.lake import BUILD_LOG, OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.schedules import RUN_LOG, SCHEDULE_ALERTS
-from lakehouse_ray.model.streams import STREAM_GAPS
+from lakehouse_ray.model.streams import STREAM_GAP_STATES, STREAM_GAPS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.gate import FUNCTION_FAMILIES
 from lakehouse_ray.query.scan import empty_sql
@@ -47,6 +47,7 @@ LOGS = (
     ALERT_DELIVERIES,
     RUN_LOG,
     STREAM_GAPS,
+    STREAM_GAP_STATES,
     SCHEDULE_ALERTS,
 )
 # Of views of logs, which have these columns and the run.

@@ -18,9 +18,10 @@ from lakehouse_ray.sources.addresses import GuardedResolver
 from lakehouse_ray.sources.binance.archive import BinanceArchive
 from lakehouse_ray.sources.binance.decode import BinanceDecoder
 from lakehouse_ray.sources.binance.limits import limits_of
-from lakehouse_ray.sources.binance.rest import Account, BinanceRest, RestPolicy
+from lakehouse_ray.sources.binance.rest import BinanceRest, RestPolicy
 from lakehouse_ray.sources.budget import Limit
 from lakehouse_ray.sources.http import HttpClient, RetryPolicy
+from lakehouse_ray.sources.turns import Account
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
 from lakehouse_ray.storage.committer import Committer
 from lakehouse_ray.storage.objects import ObjectStore, open_store
@@ -97,11 +98,13 @@ class Writer:
                 "spot": update.spot_weight_max,
                 "um": update.um_weight_max,
                 "cm": update.cm_weight_max,
-            }
+            },
+            self.settings.stream.connects_per_5min,
         )
 
     def budget(self) -> KeptBudget:
-        """The account of what the exchange may be asked; one for all who share an address."""
+        """The account of what the exchange may be asked; one for all who share an address: processes
+        of this machine by a file, machines of a cluster by an actor that has this one."""
         update = self.settings.update
         return KeptBudget(
             self.limits,
@@ -111,6 +114,7 @@ class Writer:
             share=update.limit_share,
             # Longer than any request may take.
             lease_s=update.request_timeout_s + 120.0,
+            machine=self.settings.home / "limits" / f"{self.exchange_name}.json",
         )
 
     def rest(self, http: HttpClient, account: Account) -> BinanceRest:

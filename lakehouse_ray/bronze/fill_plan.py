@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.fills import Fill
-from lakehouse_ray.model.timespan import DAY_US, HOUR_US, MINUTE_US, TimeRange
+from lakehouse_ray.model.streams import StreamGap
+from lakehouse_ray.model.timespan import DAY_US, HOUR_US, MINUTE_US, SECOND_US, TimeRange
 from lakehouse_ray.model.venue import INTERVALS, Market
 from lakehouse_ray.sources.binance import rest_requests as ask
 from lakehouse_ray.sources.binance.rest_bars import bars_in
@@ -24,6 +25,8 @@ _JOINED_BARS = 50
 _JOINED_US = 10 * MINUTE_US
 # Rows of a symbol and day where none of it is stored.
 _ROWS_A_DAY = {"aggTrades": 100_000.0, "trades": 300_000.0}
+# Ids of a gap that are asked for one by one: a thousand pages.
+_IDS_MAX = 1_000_000
 _SAMPLE_US = 5 * MINUTE_US
 _FUNDING_US = 8 * HOUR_US
 
@@ -32,7 +35,7 @@ _FUNDING_US = 8 * HOUR_US
 class Planned:
     """A fill and what it will take, as far as can be said before.
 
-    kind: gap or tail. rows: At most, or as many as the symbol usually has.
+    kind: gap, tail or stream_gap (one that a capture has seen). rows: At most, or as many as the symbol usually has.
     costs: Of each limit of the market.
     """
 
@@ -138,6 +141,69 @@ def plan_fill(
         for start_us in range(span.start_us, span.end_us, length_us):
             end_us = min(span.end_us, start_us + length_us)
             yield _estimated(replace(part, span=TimeRange(start_us, end_us)), kind, rows_a_day)
+
+
+def plan_ids(fill: Fill, kind: str, requests_max: int) -> Iterator[Planned]:
+    """The same of a fill by ids: cut into parts of so many pages."""
+    assert fill.ids is not None
+    page_rows = _page_rows(fill)
+    first, last = fill.ids
+    for start in range(first, last + 1, page_rows * requests_max):
+        end = min(last, start + page_rows * requests_max - 1)
+        rows = end - start + 1
+        requests = -(-rows // page_rows)
+        page = ask.trades_from if fill.dataset == "trades" else ask.agg_trades_from
+        costs = page(fill.market, fill.symbol, start, micro=False).costs
+        total = {name: cost * requests for name, cost in costs.items()}
+        yield Planned(replace(fill, ids=(start, end)), kind, rows, requests, total)
+
+
+def plan_stream_gaps(
+    gaps: Iterable[StreamGap], now_us: Mapping[Market, int], requests_max: int
+) -> Iterator[Planned]:
+    """Plan what REST can bring of gaps of streams: numbered rows by their numbers, bars by time.
+
+    Neighbours share a request. now_us: The exchange's time.
+    """
+    series: dict[tuple[Market, str, str, str | None], list[StreamGap]] = {}
+    for gap in gaps:
+        key = gap.market, gap.dataset, gap.symbol, gap.interval
+        series.setdefault(key, []).append(gap)
+    for (market, dataset, symbol, interval), members in sorted(series.items(), key=str):
+        whole = Fill(market, dataset, symbol, interval, members[0].span, now_us[market])
+        numbered = [gap for gap in members if _by_number(gap)]
+        for part in _joined_ids(numbered, _page_rows(whole)):
+            span = TimeRange(part[0].span.start_us, max(gap.span.end_us for gap in part))
+            ids = part[0].first_id, max(gap.last_id or 0 for gap in part)
+            assert ids[0] is not None
+            fill = replace(whole, span=span, ids=(ids[0], ids[1]))
+            yield from plan_ids(fill, "stream_gap", requests_max)
+        # Numbers that leap by millions are no trades that are missing: time tells what there is.
+        reach_us = 0 if interval else SECOND_US
+        others = [
+            TimeRange(gap.span.start_us - reach_us, gap.span.end_us + reach_us)
+            for gap in members
+            if not _by_number(gap)
+        ]
+        for span in joined(others, interval):
+            yield from plan_fill(replace(whole, span=span), "stream_gap", requests_max)
+
+
+def _by_number(gap: StreamGap) -> bool:
+    return gap.first_id is not None and (gap.missing or 0) <= _IDS_MAX
+
+
+def _joined_ids(gaps: Sequence[StreamGap], page_rows: int) -> Iterator[list[StreamGap]]:
+    """Gaps that one page holds together."""
+    part: list[StreamGap] = []
+    for gap in sorted(gaps, key=lambda gap: gap.first_id or 0):
+        assert gap.last_id is not None
+        if part and gap.last_id - (part[0].first_id or 0) >= page_rows:
+            yield part
+            part = []
+        part.append(gap)
+    if part:
+        yield part
 
 
 def make_units(planned: Iterable[Planned], requests_max: int) -> Iterator[FillUnit]:

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ingest": ("ingest", "ingest", "Bring the archive's files into the lake."),
     "update": ("update", "update", "Fill gaps and the latest rows by the exchange's REST."),
     "stream": ("stream", "stream", "Capture live rows from the websocket."),
+    "live": ("live", "live", "Print rows as they are committed."),
     "fold": ("fold", "fold", "Merge live rows of closed hours into the main tables."),
     "build": ("build", "build", "Build derived tables where something has changed."),
     "bhds": ("bhds", "bhds", "Write BHDS's folders from the lake, or list where its bars differ."),
@@ -38,6 +39,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "cluster": ("cluster", "cluster", "Look at, scale and use the lake on KubeRay."),
     "keys": ("keys", "keys", "Make, list or revoke API keys of the service."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
+    "resume": ("resume", "resume", "Go on with what killed runs left."),
+    "repair": ("repair", "repair", "Take lost files out of their tables, to be made anew."),
+    "maintain": (
+        "maintain",
+        "maintain",
+        "Compact tables, expire snapshots, remove files of nobody.",
+    ),
     "doctor": ("doctor", "doctor", "Say what is wrong with this installation and how to mend it."),
     "config": ("config", "config", "Show every setting, its value and where it came from."),
 }

@@ -23,6 +23,7 @@ from lakehouse_ray.errors import (
     ResourceError,
     UnavailableError,
 )
+from lakehouse_ray.telemetry.command import GIVEN
 
 OK = 0
 UNEXPECTED = 1
@@ -65,6 +66,7 @@ def run(load: Callable[[], Any], name: str, arguments: list[str]) -> int:
 
     load: Returns the command's function, or an app of sub-commands.
     """
+    GIVEN.set((name, *arguments))
     try:
         command = _as_command(load(), name)
         result = command.main(args=arguments, prog_name=f"lakehouse {name}", standalone_mode=False)

@@ -55,6 +55,8 @@ def gaps(
     Without options: of everything stored. With a range: in all of it, also before a symbol's first
     row and after its last one. Data sets whose rows come when something happens have no gaps.
 
+    What `lakehouse stream` has missed, and whether it came later, is in silver.stream_gaps (SQL).
+
     Causes: outage, archive_hole, no_trades, not_listed, delisted, halted, own_loss, unknown.
     Series with a file that cannot be read are named and left out; then the exit code is 3.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,9 @@ AddressOption = Annotated[
     str, typer.Option("--address", help="A Ray cluster to use instead of an own local Ray.")
 ]
 HomeOption = Annotated[str, typer.Option("--home", help="Where the lake lives on this machine.")]
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d)?")
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def settings_of(*, home: str = "", address: str = "", **sections: dict[str, Any]) -> Settings:
@@ -45,3 +49,13 @@ def _refuse_relative_home(settings: Settings) -> None:
             "set LAKEHOUSE_HOME, or LAKEHOUSE_STORAGE__ROOT and LAKEHOUSE_CATALOG__URI, in the "
             "job's runtime environment",
         )
+
+
+def duration_s(text: str) -> float | None:
+    """Seconds of a length of time such as 90s, 10m, 24h; None where none is given."""
+    if not text:
+        return None
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise InvalidError(f"no duration: {text!r}", "such as 90s, 10m, 24h")
+    return float(match[1]) * _UNITS_S[match[2] or "s"]

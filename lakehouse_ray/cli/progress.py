@@ -23,6 +23,7 @@ from lakehouse_ray.bronze.plan import Plan
 from lakehouse_ray.gold.plan import ProductPlan
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
 from lakehouse_ray.pipeline.gold_report import BuildReport
+from lakehouse_ray.pipeline.maintenance_report import MaintenanceReport
 from lakehouse_ray.pipeline.realtime_report import UpdateReport
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.allocator import Allocation
@@ -187,3 +188,23 @@ class AssessmentProgress(_Progress):
             "series",
             f"{report.rows:,} rows, {report.alerts:,} new alert{'s' * (report.alerts != 1)}",
         )
+
+
+class MaintenanceProgress(_Progress):
+    """Shows which table is looked after. `pipeline.maintenance_report.MaintenanceObserver`."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        super().__init__("looking for tables", enabled=enabled)
+
+    def planned(self, tables: int) -> None:
+        self._size(tables, f"{tables:,} table{'s' * (tables != 1)} to look after")
+
+    def table(self, name: str, step: str) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=f"{step} {name}")
+        else:
+            self._line(f"{step} {name}")
+
+    def advanced(self, report: MaintenanceReport) -> None:
+        size = f"{report.total('orphan_bytes') / 1e6:,.1f} MB"
+        self._advance(1, "tables", f"{report.total('expired'):,} snapshots, {size}")

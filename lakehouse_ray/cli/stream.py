@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from typing import Annotated
@@ -18,6 +17,7 @@ from lakehouse_ray.cli.options import (
     HomeOption,
     JsonOption,
     QuietOption,
+    duration_s,
     settings_of,
 )
 from lakehouse_ray.errors import InvalidError
@@ -25,8 +25,6 @@ from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.pipeline.stream_capture import CaptureReport, CaptureRequest, capture_streams
 from lakehouse_ray.sources.binance.streams.names import Stream, parse_stream
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d)?")
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _PROGRESS_S = 1.0
 
 
@@ -59,7 +57,7 @@ def stream(
     section = {"workers": workers} if workers else {}
     writer = Writer(settings_of(home=home, address=address, stream=section))
     request = CaptureRequest(
-        parse_market(market), tuple(_streams(market, symbols, streams)), _seconds(duration)
+        parse_market(market), tuple(_streams(market, symbols, streams)), duration_s(duration)
     )
     told = _Progress(enabled=not (json_ or quiet))
     try:
@@ -91,15 +89,6 @@ def _streams(market: str, symbols: str, kinds: str) -> list[Stream]:
         for symbol in dict.fromkeys(names)
         for what in dict.fromkeys(whats)
     ]
-
-
-def _seconds(text: str) -> float | None:
-    if not text:
-        return None
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not float(match[1]):
-        raise InvalidError(f"no duration: {text!r}", "such as 90s, 10m, 24h")
-    return float(match[1]) * _UNITS_S[match[2] or "s"]
 
 
 class _Progress:
@@ -138,6 +127,8 @@ def _lines(report: CaptureReport) -> list[str]:
         f"{report.seconds:.1f} s",
         f"  rows         {rows}",
         f"  gaps         {tally.gaps:,}, in which {tally.missing:,} numbers or bars are missing",
+        f"  filled       {report.gaps_ended['filled']:,} gaps by {report.rows_filled:,} rows of REST; "
+        f"{report.gaps_ended['absent']:,} that it has not either, {report.gaps_open:,} open",
         f"  dropped      {tally.duplicates:,} that came twice",
         f"  connections  {status.opened:,} opened, {status.failed:,} failed; "
         f"{report.replaced:,} workers replaced",

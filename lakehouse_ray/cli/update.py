@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -50,6 +51,10 @@ def update(
     again: Annotated[
         bool, typer.Option("--again", help="Ask also for what the exchange said it has not.")
     ] = False,
+    stream_gaps: Annotated[
+        bool,
+        typer.Option("--stream-gaps", help="Only gaps that `lakehouse stream` has seen."),
+    ] = False,
     build: Annotated[
         bool, typer.Option("--build/--no-build", help="Rebuild derived tables afterwards.")
     ] = True,
@@ -71,7 +76,7 @@ def update(
     compute = {k: v for k, v in (("profile", profile), ("actors", actors)) if v}
     writer = Writer(settings_of(home=home, address=address, compute=compute))
     asked = read_filters(writer.clock, market, dataset, interval, symbols, start, end)
-    request = UpdateRequest(asked, again=again, build=build)
+    request = UpdateRequest(asked, again=again, build=build, stream_gaps_only=stream_gaps)
     if dry_run:
         _print_plan(writer, realtime_update.dry_run(writer, request), as_json=json_)
         return endings.OK
@@ -103,6 +108,7 @@ def _print_plan(writer: Writer, plan: FillPlan, *, as_json: bool) -> None:
                     "start": format_time(one.fill.span.start_us),
                     "end": format_time(one.fill.span.end_us),
                     "rows_estimated": one.rows,
+                    "ids": one.fill.ids,
                     "requests": one.requests,
                     "costs": dict(one.costs),
                 }
@@ -112,10 +118,11 @@ def _print_plan(writer: Writer, plan: FillPlan, *, as_json: bool) -> None:
         }
         typer.echo(json.dumps(document, ensure_ascii=False))
         return
-    gaps = sum(one.kind == "gap" for one in plan.planned)
+    kinds = Counter(one.kind for one in plan.planned)
     lines = [
         f"{plan.series:,} series, {plan.current:,} of them up to date",
-        f"  to ask for   {gaps:,} gaps, {len(plan.planned) - gaps:,} ranges since the last rows",
+        f"  to ask for   {kinds['gap']:,} gaps, {kinds['tail']:,} ranges since the last rows, "
+        f"{kinds['stream_gap']:,} ranges that streams have missed",
         f"  requests     about {plan.requests:,}, for about {plan.rows:,} rows",
         *(
             f"  {market:<11}  " + ", ".join(f"{amount:,} {name}" for name, amount in found.items())
@@ -135,11 +142,14 @@ def _print_report(report: UpdateReport, *, as_json: bool) -> None:
         f"{report.series:,} series, {report.current:,} up to date before; "
         f"{report.rows:,} new rows"
         + (f", {report.rows_replaced:,} replaced" if report.rows_replaced else ""),
-        f"  asked for    {report.gaps:,} gaps, {report.tails:,} ranges since the last rows; "
-        f"{report.requests:,} answers",
+        f"  asked for    {report.gaps:,} gaps, {report.tails:,} ranges since the last rows, "
+        f"{report.stream_gaps:,} that streams have missed; {report.requests:,} answers",
         f"  time         {report.seconds:.1f} s, of which asking and merging "
         f"{report.work_seconds:.1f} s",
     ]
+    ended = ", ".join(f"{n:,} {state}" for state, n in report.stream_gaps_ended.most_common())
+    if ended or report.stream_gaps_open:
+        lines.append(f"  of streams   {ended or 'nothing new'}; {report.stream_gaps_open:,} open")
     if report.resumed:
         lines.append(
             f"  resumed      {report.resumed:,} fills whose answers were in bronze already"

@@ -8,7 +8,7 @@ Times are exact: all arithmetic is on 64-bit microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,14 +37,19 @@ class Carry:
     anchor_us: int
 
 
+Ends = tuple[Carry, Carry]
+
+
 @dataclass(frozen=True)
-class Scan:
-    """A whole series read. first, last: None where it has no rows."""
+class Scans:
+    """The series of many symbols read.
+
+    gaps: `symbol` and `SPANS`, symbol by symbol.
+    ends: The first and the last row of each symbol that has any.
+    """
 
     gaps: pl.DataFrame
-    first: Carry | None
-    last: Carry | None
-    rows: int
+    ends: Mapping[str, Ends]
 
 
 def own_column(rhythm: Rhythm) -> str | None:
@@ -52,46 +57,40 @@ def own_column(rhythm: Rhythm) -> str | None:
     return rhythm.column if isinstance(rhythm, OwnHours | Ids) else None
 
 
-def scan(rhythm: Rhythm, pieces: Iterable[pl.DataFrame]) -> Scan:
-    """Find all gaps of a series that comes in pieces, in order."""
-    found: list[pl.DataFrame] = []
-    first: Carry | None = None
-    last: Carry | None = None
-    rows = 0
+def scan_symbols(rhythm: Rhythm, pieces: Iterable[pl.DataFrame]) -> Scans:
+    """Find all gaps of series that come in pieces.
+
+    pieces: As `find_gaps` takes them, with `symbol` before: the rows of a symbol stand together, in
+        order, in one piece or in neighbouring ones.
+    """
+    found = [pl.DataFrame(schema={"symbol": pl.String(), **SPANS})]
+    ends: dict[str, Ends] = {}
+    before: str | None = None
     for piece in pieces:
         if piece.is_empty():
             continue
-        if first is None:
-            first = _row(rhythm, piece, 0, None)
-        gaps, last = find_gaps(rhythm, piece, last)
-        rows += piece.height
-        if gaps.height:
-            found.append(gaps)
-    return Scan(_joined(pl.concat(found)) if found else SPANS.to_frame(), first, last, rows)
-
-
-def scan_symbols(rhythm: Rhythm, pieces: Iterable[pl.DataFrame]) -> dict[str, Scan]:
-    """The same for many symbols at once.
-
-    pieces: As `find_gaps` takes them, with `symbol` before: the rows of a symbol stand together, in
-        one piece or in neighbouring ones.
-    """
-    begun: dict[str, list[pl.DataFrame]] = {}
-    ends: dict[str, tuple[Carry, Carry | None, int]] = {}
-    for piece in pieces:
-        at = 0
         runs = piece["symbol"].rle().struct.unnest()
-        for length, symbol in runs.select("len", "value").iter_rows():
-            rows = piece.slice(at, length)
-            at += length
-            first, last, count = ends.get(symbol) or (_row(rhythm, rows, 0, None), None, 0)
-            gaps, carry = find_gaps(rhythm, rows, last)
-            ends[symbol] = first, carry, count + length
-            begun.setdefault(symbol, []).append(gaps)
-    return {
-        symbol: Scan(_joined(pl.concat(begun[symbol])), first, last, rows)
-        for symbol, (first, last, rows) in ends.items()
-    }
+        symbols, lengths = runs["value"], runs["len"].to_numpy().astype(np.int64)
+        stops = np.cumsum(lengths)
+        # The last row of the piece before stands in front of those of the same symbol.
+        carry = ends[symbols[0]][1] if before == symbols[0] else None
+        firsts = _rows(rhythm, piece, stops - lengths, [carry])
+        lasts = _rows(rhythm, piece, stops - 1, firsts)
+        for symbol, first, last in zip(symbols, firsts, lasts, strict=True):
+            ends[symbol] = ends[symbol][0] if symbol in ends else first, last
+        if carry is not None:
+            lengths[0] += 1
+        anchors = np.array([one.anchor_us for one in lasts], np.int64)
+        alike = bool((anchors == anchors[0]).all())
+        anchor_us = lasts[0].anchor_us if alike else np.repeat(anchors, lengths)
+        at, *gaps = _jumps(rhythm, piece, carry, anchor_us)
+        stops = np.cumsum(lengths)
+        within = ~np.isin(at, stops - 1)
+        of = symbols.gather(np.searchsorted(stops, at[within], side="right"))
+        spans = _frame(*(values[within] for values in gaps))
+        found.append(spans.select(of.alias("symbol"), pl.all()))
+        before = symbols[-1]
+    return Scans(_joined(pl.concat(found), ("symbol", "start_time")), ends)
 
 
 def find_gaps(
@@ -109,19 +108,10 @@ def find_gaps(
     """
     if piece.is_empty():
         return SPANS.to_frame(), carry
-    end = _row(rhythm, piece, piece.height - 1, carry)
-    times, own = _columns(rhythm, piece, "time", "own", carry)
-    if isinstance(rhythm, Grid):
-        found = _grid(times, rhythm.step_us, end.anchor_us)
-    elif isinstance(rhythm, Months):
-        found = _months(times)
-    elif isinstance(rhythm, OwnHours):
-        found = _own_hours(times, own)
-    elif isinstance(rhythm, About):
-        found = _about(times, rhythm)
-    else:
-        found = _ids(times, own, *_columns(rhythm, piece, _until(piece), "own_until", carry))
-    return _frame(*found), end
+    [first] = _rows(rhythm, piece, np.array([0]), [carry])
+    [last] = _rows(rhythm, piece, np.array([piece.height - 1]), [first])
+    _, *gaps = _jumps(rhythm, piece, carry, last.anchor_us)
+    return _frame(*gaps), last
 
 
 def hole(rhythm: Rhythm, start_us: int, end_us: int, near: Carry) -> pl.DataFrame:
@@ -167,16 +157,14 @@ def slot(rhythm: Rhythm, row: Carry) -> TimeRange:
     return TimeRange(begin, begin + step)
 
 
-def edges(rhythm: Rhythm, found: Scan, span: TimeRange) -> pl.DataFrame:
+def edges(rhythm: Rhythm, ends: Ends, span: TimeRange) -> pl.DataFrame:
     """Return what is missing between the ends of a range and the first and last row in it.
 
-    A gap each, before and after; a series without rows in the range cannot say, so it has none.
+    A gap each, before and after.
     """
-    if found.first is None or found.last is None:
-        return SPANS.to_frame()
-    first, last = slot(rhythm, found.first), slot(rhythm, found.last)
-    before = hole(rhythm, span.start_us, first.start_us, found.first)
-    after = hole(rhythm, last.end_us, span.end_us, found.last)
+    first, last = (slot(rhythm, end) for end in ends)
+    before = hole(rhythm, span.start_us, first.start_us, ends[0])
+    after = hole(rhythm, last.end_us, span.end_us, ends[1])
     return pl.concat([before, after])
 
 
@@ -187,14 +175,20 @@ def _step_and_anchor(rhythm: Grid | OwnHours, near: Carry) -> tuple[int, int]:
     return max(1, near.own) * HOUR_US, near.last_us // HOUR_US * HOUR_US
 
 
-def _row(rhythm: Rhythm, piece: pl.DataFrame, at: int, carry: Carry | None) -> Carry:
-    time = int(piece[_until(piece)].dt.epoch("us")[at])
-    name = "own_until" if "own_until" in piece.columns else "own"
-    own = int(piece[name][at]) if own_column(rhythm) else 0
-    if carry is not None:
-        return Carry(time, own, carry.anchor_us)
-    anchor = rhythm.anchor_us if isinstance(rhythm, Grid) else 0
-    return Carry(time, own, int(piece["time"].dt.epoch("us")[0]) if anchor is None else anchor)
+def _rows(
+    rhythm: Rhythm, piece: pl.DataFrame, at: _Ints, before: Sequence[Carry | None]
+) -> list[Carry]:
+    """Some rows of a piece. before: An earlier row of the series of each, as far as there is one."""
+    until = "own_until" if "own_until" in piece.columns else "own"
+    begins = piece["time"].dt.epoch("us").gather(at).to_list()
+    times = piece[_until(piece)].dt.epoch("us").gather(at).to_list()
+    own = piece[until].cast(pl.Int64).gather(at).to_list() if own_column(rhythm) else [0] * len(at)
+    known = [*before, *[None] * (len(at) - len(before))]
+    fixed = rhythm.anchor_us if isinstance(rhythm, Grid) else 0
+    return [
+        Carry(time, number, earlier.anchor_us if earlier else begin if fixed is None else fixed)
+        for time, number, begin, earlier in zip(times, own, begins, known, strict=True)
+    ]
 
 
 def _until(piece: pl.DataFrame) -> str:
@@ -213,16 +207,35 @@ def _columns(
     return np.concatenate(([carry.last_us], times)), np.concatenate(([carry.own], values))
 
 
-_Found = tuple[_Ints, _Ints, _Ints]
+# The rows before each gap by their numbers, its start, its end, and how many are missing.
+_Found = tuple[_Ints, _Ints, _Ints, _Ints]
 
 
-def _grid(times: _Ints, step: int, anchor: int) -> _Found:
+def _jumps(
+    rhythm: Rhythm, piece: pl.DataFrame, carry: Carry | None, anchor_us: int | _Ints
+) -> _Found:
+    """Where neighbouring rows of a piece, `carry` in front of it, leave others out."""
+    times, own = _columns(rhythm, piece, "time", "own", carry)
+    if isinstance(rhythm, Grid):
+        return _grid(times, rhythm.step_us, anchor_us)
+    if isinstance(rhythm, Months):
+        return _months(times)
+    if isinstance(rhythm, OwnHours):
+        return _own_hours(times, own)
+    if isinstance(rhythm, About):
+        return _about(times, rhythm)
+    return _ids(times, own, *_columns(rhythm, piece, _until(piece), "own_until", carry))
+
+
+def _grid(times: _Ints, step: int, anchor: int | _Ints) -> _Found:
     # Only rows further apart than a slot can leave one empty, so few are divided.
     near = np.flatnonzero(np.diff(times) > step)
-    before, after = (times[near] - anchor) // step, (times[near + 1] - anchor) // step
+    origin = anchor if isinstance(anchor, int) else anchor[near]
+    before, after = (times[near] - origin) // step, (times[near + 1] - origin) // step
     empty = after - before > 1
-    before, after = before[empty], after[empty]
-    return anchor + (before + 1) * step, anchor + after * step, after - before - 1
+    near, before, after = near[empty], before[empty], after[empty]
+    origin = anchor if isinstance(anchor, int) else anchor[near]
+    return near, origin + (before + 1) * step, origin + after * step, after - before - 1
 
 
 def _months(times: _Ints) -> _Found:
@@ -231,7 +244,7 @@ def _months(times: _Ints) -> _Found:
     at = np.flatnonzero(jumps > 1)
     starts = [month_of(int(month) + 1).start_us for month in months[at]]
     ends = [month_of(int(month)).start_us for month in months[at + 1]]
-    return np.array(starts, np.int64), np.array(ends, np.int64), jumps[at] - 1
+    return at, np.array(starts, np.int64), np.array(ends, np.int64), jumps[at] - 1
 
 
 def _own_hours(times: _Ints, hours: _Ints) -> _Found:
@@ -240,14 +253,14 @@ def _own_hours(times: _Ints, hours: _Ints) -> _Found:
     apart = np.diff(at_hour)
     at = np.flatnonzero(apart > step)
     starts = (at_hour[at] + step[at]) * HOUR_US
-    return starts, at_hour[at + 1] * HOUR_US, (apart[at] - 1) // step[at]
+    return at, starts, at_hour[at + 1] * HOUR_US, (apart[at] - 1) // step[at]
 
 
 def _about(times: _Ints, rhythm: About) -> _Found:
     apart = np.diff(times)
     at = np.flatnonzero(apart > rhythm.step_us + rhythm.tolerance_us)
     missing = (apart[at] + rhythm.step_us // 2) // rhythm.step_us - 1
-    return times[at] + rhythm.step_us, times[at + 1], missing
+    return at, times[at] + rhythm.step_us, times[at + 1], missing
 
 
 def _ids(times: _Ints, ids: _Ints, until: _Ints, ids_until: _Ints) -> _Found:
@@ -256,7 +269,7 @@ def _ids(times: _Ints, ids: _Ints, until: _Ints, ids_until: _Ints) -> _Found:
     at = np.flatnonzero(jumps > 1)
     starts = np.minimum(until[at], times[at + 1])
     ends = np.maximum(np.maximum(until[at], times[at + 1]), starts + 1)
-    return starts, ends, jumps[at] - 1
+    return at, starts, ends, jumps[at] - 1
 
 
 def _frame(starts: _Ints, ends: _Ints, missing: _Ints) -> pl.DataFrame:
@@ -264,12 +277,12 @@ def _frame(starts: _Ints, ends: _Ints, missing: _Ints) -> pl.DataFrame:
     return plain.cast(pl.Int64).cast(SPANS)
 
 
-def _joined(gaps: pl.DataFrame) -> pl.DataFrame:
-    """Gaps that begin at one moment (jumps of ids within a millisecond) are one."""
-    if gaps["start_time"].is_unique().all():
+def _joined(gaps: pl.DataFrame, key: Sequence[str] = ("start_time",)) -> pl.DataFrame:
+    """Gaps of a series that begin at one moment (jumps of ids within a millisecond) are one."""
+    if gaps.select(key).is_unique().all():
         return gaps
     return (
-        gaps.group_by("start_time", maintain_order=True)
+        gaps.group_by(key, maintain_order=True)
         .agg(pl.col("end_time").max(), pl.col("missing").sum())
-        .select(SPANS.names())
+        .select(gaps.columns)
     )

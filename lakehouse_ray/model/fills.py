@@ -10,7 +10,11 @@ from lakehouse_ray.model.venue import Market
 
 @dataclass(frozen=True)
 class Fill:
-    """A range of one series. asked_us: The exchange's time when it was planned."""
+    """A range of one series. asked_us: The exchange's time when it was planned.
+
+    ids: First and last number that are wanted, both included, and no others; `span` is then about
+        where they lie. None: all rows of the span.
+    """
 
     market: Market
     dataset: str
@@ -18,6 +22,7 @@ class Fill:
     interval: str | None
     span: TimeRange
     asked_us: int
+    ids: tuple[int, int] | None = None
 
     @property
     def source_key(self) -> str:

@@ -68,6 +68,8 @@ Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
 DatasetName = Annotated[str, AfterValidator(_dataset)]
 ProductName = Annotated[str, AfterValidator(_product)]
 Interval = Annotated[str, AfterValidator(parse_interval)]
+TableName = Annotated[str, Field(pattern=r"^(bronze|silver|gold)\.[a-z0-9_]{1,60}$", max_length=80)]
+MaintenanceStep = Literal["compact", "manifests", "expire", "sweep"]
 Symbols = Annotated[list[Symbol], Field(max_length=_SYMBOLS_MAX)]
 
 _START = "First instant, ISO and UTC, such as 2024-01."
@@ -286,7 +288,29 @@ class UpdateWorkflow(_Workflow):
         return _name(self.market, self.dataset, self.interval)
 
 
-AnyWorkflow = IngestWorkflow | QualityWorkflow | BuildWorkflow | UpdateWorkflow
+class MaintainWorkflow(_Workflow):
+    """Small files written together, old snapshots expired, files of nobody removed."""
+
+    workflow: Literal["maintain"]
+    tables: list[TableName] = Field(
+        [], max_length=200, description="Such as silver.klines_fine. Empty: all."
+    )
+    steps: list[MaintenanceStep] = Field([], max_length=10, description="Empty: all.")
+    dry_run: bool = Field(False, description="Only say what would be done.")
+
+    def arguments(self) -> list[str]:
+        return [
+            "maintain",
+            *_options(steps=_joined(self.steps)),
+            *_flags({"--dry-run": self.dry_run}),
+            *dict.fromkeys(self.tables),
+        ]
+
+    def subject(self) -> str:
+        return _name(*dict.fromkeys(self.tables))
+
+
+AnyWorkflow = IngestWorkflow | QualityWorkflow | BuildWorkflow | UpdateWorkflow | MaintainWorkflow
 Workflow = Annotated[AnyWorkflow, Field(discriminator="workflow")]
 
 _WORKFLOW: TypeAdapter[AnyWorkflow] = TypeAdapter(Workflow)
@@ -303,7 +327,8 @@ def parse_workflow(values: object) -> AnyWorkflow:
             f"{where}: {first['msg']}"
             if where
             else str(first["msg"]).removeprefix("Value error, "),
-            "workflows are ingest, update, build and quality, with the parameters of their commands",
+            "workflows are ingest, update, build, quality and maintain, with the parameters of their "
+            "commands",
         ) from error
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import cast
 
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.errors import DeniedError, InvalidError, LakehouseError, ResourceError
+from lakehouse_ray.pipeline.run_records import begin, end
 from lakehouse_ray.runtime.allocator import Allocation
 from lakehouse_ray.runtime.cluster import ClusterView, this_machine
 from lakehouse_ray.runtime.executor import Executor, LocalExecutor
 from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
 from lakehouse_ray.runtime.session import connect
-from lakehouse_ray.storage.paths import marker_path
+from lakehouse_ray.runtime.shared import shared_by_all, unshared
 
 # Times work is done anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
+_ACCOUNT_METHODS = ("ask", "settle", "give_back", "used", "blocked_s")
 
 # How long a pool waits for its first worker: on nodes that are there, and where an autoscaler has to
 # bring one (a pod needs a machine, which boots, and pulls an image of a gigabyte).
@@ -58,15 +62,41 @@ def open_executor(
     return executor, allocation
 
 
+@dataclass(frozen=True)
+class _MakeAccount:
+    """Makes the account where it will live; pickles."""
+
+    writer: Writer
+
+    def __call__(self) -> KeptBudget:
+        return self.writer.budget()
+
+
+def open_account(writer: Writer, *, local: bool) -> AbstractContextManager[KeptBudget]:
+    """The account of what the exchange may be asked: of this machine, or the cluster's in an actor."""
+    make = _MakeAccount(writer)
+    if local:
+        return unshared(make, "budget")
+    name = f"budget-{writer.exchange_name}"
+    return cast(
+        "AbstractContextManager[KeptBudget]", shared_by_all(make, name, methods=_ACCOUNT_METHODS)
+    )
+
+
 @contextmanager
 def store_marker(writer: Writer, run_id: str) -> Iterator[str]:
-    """Leave something in the store by which a worker can tell that it sees the same one."""
-    path = marker_path(run_id)
-    writer.store.put(path, b"")
+    """Leave something in the store by which a worker can tell that it sees the same one.
+
+    Whoever looks for runs that were killed or interrupted finds it, too.
+    """
+    path = begin(writer.store, run_id)
     try:
         yield path
-    finally:
-        writer.store.delete(path)
+    except Exception:
+        # It says itself what went wrong.
+        end(writer.store, run_id)
+        raise
+    end(writer.store, run_id)
 
 
 def check_store(writer: Writer, marker: str) -> None:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 
 import polars as pl
 import structlog
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.timespan import from_us
 from lakehouse_ray.pipeline.commits import Committers
 from lakehouse_ray.silver.hot import build_hot, hot_table
+from lakehouse_ray.storage.expiry import give_up
 
 _log = structlog.get_logger()
 
@@ -33,14 +32,13 @@ def hot_tables_of(datasets: Iterable[Dataset]) -> tuple[Table, ...]:
 def give_up_snapshots(writer: Writer, table: Table) -> None:
     """Expire old snapshots of a hot table: each append makes one, and each makes the next slower."""
     found = writer.catalog.find(table.name)
-    kept = timedelta(seconds=writer.settings.hot.snapshots_kept_s)
-    before = from_us(writer.clock.now_us()) - kept
-    before_ms = before.timestamp() * 1000
-    if found is None or not any(s.timestamp_ms < before_ms for s in found.snapshots()):
+    if found is None:
         return
+    kept_ms = round(writer.settings.hot.snapshots_kept_s * 1000)
+    reader_ms = round(writer.settings.maintain.reader_age_s * 1000)
     try:
-        found.maintenance.expire_snapshots().older_than(before).commit()
-    except (CommitFailedException, CommitStateUnknownException) as error:
+        give_up(found, kept_ms, reader_ms, writer.clock, attempts_max=1)
+    except UnavailableError as error:
         # Rows came in at that moment: it is tried again.
         _log.info("snapshots stay for now", table=table.name, reason=str(error))
 

@@ -12,7 +12,7 @@ import polars as pl
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import BadDataError, NotFoundError
 from lakehouse_ray.model.dataset import Dataset
-from lakehouse_ray.model.datasets.registry import DATASETS, find_dataset
+from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.fills import Fill
 from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.table import Table
@@ -56,26 +56,19 @@ def open_fill_committers(
 
 def left_over(writer: Writer, asked: Asked) -> list[LeftOver]:
     """Answers in bronze of which the ledger does not say what became of them."""
+    dataset = asked.dataset.name if asked.dataset is not None else None
+    log = read_object_log(writer.catalog, asked.market, dataset, freq="rest")
+    same = ["market", "dataset", "key", "version", "unit_id"]
+    ended = log.filter(pl.col("state") != "received").select(same).unique()
+    left = log.filter(state="received").join(ended, on=same, how="anti")
     found: list[LeftOver] = []
-    for market in ("spot", "um", "cm"):
-        if asked.market not in (None, market):
-            continue
-        for name in DATASETS:
-            if asked.dataset is not None and asked.dataset.name != name:
-                continue
-            log = read_object_log(writer.catalog, market, name, None)
-            log = log.filter(pl.col("freq") == "rest")
-            if log.is_empty():
-                continue
-            same = ["key", "version", "unit_id"]
-            ended = log.filter(pl.col("state") != "received").select(same).unique()
-            left = log.filter(state="received").join(ended, on=same, how="anti")
-            for part in left.partition_by("path", "interval", maintain_order=True):
-                rows = part.rows(named=True)
-                first = rows[0]
-                received_us = to_us(first["last_modified"])
-                pack = Pack(first["path"], first["sha256"], first["size"], received_us)
-                found.append(LeftOver(parse_market(market), name, first["interval"], pack, rows))
+    series = ["market", "dataset", "path", "interval"]
+    for part in left.sort(series, maintain_order=True).partition_by(series, maintain_order=True):
+        rows = part.rows(named=True)
+        first = rows[0]
+        pack = Pack(first["path"], first["sha256"], first["size"], to_us(first["last_modified"]))
+        market = parse_market(first["market"])
+        found.append(LeftOver(market, first["dataset"], first["interval"], pack, rows))
     return found
 
 
@@ -178,7 +171,7 @@ class FillCommits:
             )
         # Only refusals of the series as a whole end it; what came before one stays.
         state = "quarantined" if reason and not kept.answers else "built"
-        told = told_asked(fill.span) if whole else (detail or None)
+        told = told_asked(fill) if whole else (detail or None)
         event = self._event(kept, pack, len(bad), frame.height)
         batch.received.append({**event, "state": "received", "detail": None})
         batch.ended.append({**event, "state": state, "reason": reason or None, "detail": told})
@@ -308,6 +301,8 @@ def framed(fill: Fill, dataset: Dataset, rows: Rows, version: str) -> pl.DataFra
 def _unit_id(fill: Fill) -> str:
     """Names a fill among those of its series."""
     text = f"{fill.source_key} {fill.span} {fill.asked_us}"
+    if fill.ids is not None:
+        text += f" {fill.ids[0]} to {fill.ids[1]}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

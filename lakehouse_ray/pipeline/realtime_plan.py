@@ -6,7 +6,7 @@ Everything is read from the lake's tables and its ledger; the exchange is asked 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -14,12 +14,13 @@ import polars as pl
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
-from lakehouse_ray.bronze.fill_plan import FillPlan, joined, minus, plan_fill
+from lakehouse_ray.bronze.fill_plan import FillPlan, joined, minus, plan_fill, plan_stream_gaps
 from lakehouse_ray.errors import InvalidError, NotFoundError
 from lakehouse_ray.kernels.causes import known_outages
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.fills import Fill
 from lakehouse_ray.model.rhythm import Grid, Ids, Months, OwnHours, rhythm_of
+from lakehouse_ray.model.streams import StreamGap
 from lakehouse_ray.model.timespan import (
     DAY_US,
     SECOND_US,
@@ -29,10 +30,11 @@ from lakehouse_ray.model.timespan import (
     parse_time,
     to_us,
 )
-from lakehouse_ray.model.venue import Market, parse_market
+from lakehouse_ray.model.venue import FREQS, Market, parse_market
 from lakehouse_ray.query.asked import Asked, wanted
-from lakehouse_ray.query.gaps import gaps
+from lakehouse_ray.query.gaps import gaps_in
 from lakehouse_ray.query.pinned import Kind, Pinned
+from lakehouse_ray.query.stream_gaps import stream_gaps
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.sources.binance.rest import REST_DATASETS
 from lakehouse_ray.sources.binance.rest_bars import SETTLED_US
@@ -43,7 +45,7 @@ _NOW_US = 5 * SECOND_US
 # Causes of gaps in which there is nothing to be had: nobody traded, or the symbol was not there.
 _NOTHING_THERE = ("no_trades", "not_listed", "delisted")
 # Reasons for which a series is left alone for a while.
-_LASTING = ("INVALID_SYMBOL", "KEY_NEEDED", "REQUEST_REFUSED")
+LASTING = ("INVALID_SYMBOL", "KEY_NEEDED", "REQUEST_REFUSED")
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,13 @@ class UpdateRequest:
         gaps and the latest rows alike.
     again: Ask again for what the exchange said it has not.
     build: Rebuild derived tables afterwards.
+    stream_gaps_only: Nothing but gaps that captures of streams have seen.
     """
 
     asked: Asked
     again: bool = False
     build: bool = True
+    stream_gaps_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,16 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
     Raises NotFoundError where nothing of what is asked for is stored, nor could be;
     LakehouseError where lake or exchange cannot be reached.
     """
-    reader = Reader(writer.settings)
-    pinned = Pinned(reader.lake, VIEWS.values())
+    pinned = Pinned(Reader(writer.settings).lake, VIEWS.values())
     asked = request.asked
+    plan = FillPlan()
+    seen = stream_gaps(pinned, asked, ("open", "refused", "absent", "no_history"))
+    due = _due(writer, seen, request, plan)
+    if request.stream_gaps_only:
+        if due:
+            times = exchange_times(writer, account, {gap.market for gap in due})
+            plan.planned += plan_stream_gaps(due, times, writer.settings.update.unit_requests_max)
+        return plan
     series = [(kind, pinned.lives(kind)) for kind in _kinds(pinned, asked)]
     new = _not_stored(asked, series)
     if not series and not new:
@@ -89,9 +100,9 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
         )
     markets = {parse_market(kind.market) for kind, _ in series} | {fill[0] for fill in new}
     now_us = exchange_times(writer, account, markets)
-    plan = FillPlan()
+    plan.planned += plan_stream_gaps(due, now_us, writer.settings.update.unit_requests_max)
     for kind, lives in series:
-        _plan_kind(writer, reader, request, kind, wanted(lives, asked), now_us, plan)
+        _plan_kind(writer, pinned, request, kind, wanted(lives, asked), now_us, plan, seen)
     for market, dataset, interval, symbol in new:
         assert asked.start_us is not None
         end_us = _end_us(asked, now_us[market] - _NOW_US)
@@ -101,6 +112,21 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
             fill = Fill(market, dataset.name, symbol, interval, span, now_us[market])
             plan.planned += plan_fill(fill, "tail", writer.settings.update.unit_requests_max)
     return plan
+
+
+def _due(
+    writer: Writer, gaps: Sequence[StreamGap], request: UpdateRequest, plan: FillPlan
+) -> list[StreamGap]:
+    """Gaps that REST is to be asked for."""
+    since_us = writer.clock.now_us() - writer.settings.update.refused_again_s * 1e6
+    due = []
+    for gap in gaps:
+        stale = gap.state == "refused" and (gap.told_us or 0) < since_us
+        if gap.state == "open" or stale or (request.again and gap.state != "no_history"):
+            due.append(gap)
+        else:
+            plan.skipped[f"stream_gap {gap.state}"] += 1
+    return due
 
 
 def exchange_times(
@@ -153,18 +179,29 @@ def _not_stored(
 
 def _plan_kind(
     writer: Writer,
-    reader: Reader,
+    pinned: Pinned,
     request: UpdateRequest,
     kind: Kind,
     lives: pl.DataFrame,
     now_us: Mapping[Market, int],
     plan: FillPlan,
+    seen: Sequence[StreamGap],
 ) -> None:
+    """seen: Gaps that captures have told: they are planned by themselves."""
     if lives.is_empty():
         return
     asked, market = request.asked, parse_market(kind.market)
-    holes = _holes(reader, asked, kind, plan)
+    if rhythm_of(kind.dataset, kind.market, kind.interval) is None:
+        holes = _without_files(writer, asked, kind, lives)
+    else:
+        holes = _holes(pinned, asked, kind, plan)
     before = _before(writer, kind, now_us[market])
+    reach_us = _reach_us(kind)
+    told: dict[str, list[TimeRange]] = {}
+    for gap in seen:
+        if (gap.market, gap.dataset, gap.interval) == (market, kind.dataset.name, kind.interval):
+            span = TimeRange(gap.span.start_us - reach_us, gap.span.end_us + reach_us)
+            told.setdefault(gap.symbol, []).append(span)
     requests_max = writer.settings.update.unit_requests_max
     for symbol, first, last, rows in lives.iter_rows():
         plan.series += 1
@@ -180,7 +217,8 @@ def _plan_kind(
             wanted_spans.append(("tail", tail))
         found = 0
         for why, span in wanted_spans:
-            for left in minus(span, () if request.again else known.asked):
+            asked_before = () if request.again else known.asked
+            for left in minus(span, (*asked_before, *told.get(symbol, ()))):
                 fill = Fill(market, kind.dataset.name, symbol, kind.interval, left, now_us[market])
                 parts = list(plan_fill(fill, why, requests_max, rows_a_day))
                 plan.planned += parts
@@ -189,14 +227,40 @@ def _plan_kind(
             plan.current += 1
 
 
-def _holes(reader: Reader, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str, list[TimeRange]]:
+def _without_files(
+    writer: Writer, asked: Asked, kind: Kind, lives: pl.DataFrame
+) -> dict[str, list[TimeRange]]:
+    """Ranges between the first and the last row that no file covers, by symbol.
+
+    Of rows that come when something happens nothing else tells that some are missing.
+    """
+    columns = ("symbol", "freq", "period_start", "days_short", "state", "seen_at")
+    log = read_object_log(writer.catalog, kind.market, kind.dataset.name, columns=columns)
+    files: dict[str, list[TimeRange]] = {}
+    built = log.filter(pl.col("freq").is_in(FREQS), state="built").unique()
+    for symbol, freq, start, short, *_ in built.iter_rows():
+        period = _day(to_us(start)) if freq == "daily" else month_of(month_ordinal(to_us(start)))
+        days = [_day(parse_time(day)) for day in (short or "").split(",") if day]
+        files.setdefault(symbol, []).extend(minus(period, days))
+    spans: dict[str, list[TimeRange]] = {}
+    for symbol, first, last in lives.select("symbol", "first_time", "last_time").iter_rows():
+        start_us = max(to_us(first), asked.start_us or 0)
+        end_us = _end_us(asked, to_us(last))
+        if start_us < end_us:
+            covered = files.get(symbol, ())
+            spans[symbol] = list(minus(TimeRange(start_us, end_us), covered))
+    return spans
+
+
+def _day(start_us: int) -> TimeRange:
+    return TimeRange(start_us, start_us + DAY_US)
+
+
+def _holes(pinned: Pinned, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str, list[TimeRange]]:
     """Ranges between stored rows that REST may have, by symbol."""
-    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
-    if rhythm is None:
-        return {}
     own = replace(asked, market=kind.market, dataset=kind.dataset, interval=kind.interval)
     try:
-        found = gaps(reader.lake, own).rows
+        found = gaps_in(pinned, own).rows
     except NotFoundError:  # none of the symbols asked for is of this kind
         return {}
     known = known_outages(found, kind.market).select("start_time", "end_time").unique()
@@ -209,27 +273,33 @@ def _holes(reader: Reader, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str
     for cause, count in nothing.group_by("cause").len().iter_rows():
         plan.skipped[cause] += count
     spans: dict[str, list[TimeRange]] = {}
-    reach_us = SECOND_US if isinstance(rhythm, Ids) else 0
+    reach_us = _reach_us(kind)
     for symbol, start, end in left.select("symbol", "start_time", "end_time").iter_rows():
-        # Ids that are missing may be of the very moments of the rows beside them.
         span = TimeRange(to_us(start) - reach_us, to_us(end) + reach_us)
         spans.setdefault(symbol, []).append(span)
     return spans
 
 
+def _reach_us(kind: Kind) -> int:
+    """Ids that are missing may be of the very moments of the rows beside them."""
+    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
+    return SECOND_US if isinstance(rhythm, Ids) else 0
+
+
 def _before(writer: Writer, kind: Kind, now_us: int) -> dict[str, _Before]:
     """What the ledger says of earlier fills, by symbol."""
-    log = read_object_log(writer.catalog, kind.market, kind.dataset.name, kind.interval)
-    log = log.filter(pl.col("freq") == "rest")
+    columns = ("symbol", "state", "reason", "detail", "seen_at")
+    log = read_object_log(
+        writer.catalog, kind.market, kind.dataset.name, kind.interval, "rest", columns
+    )
     lasting_us = writer.settings.update.refused_again_s * 1e6
     found: dict[str, _Before] = {}
-    columns = ("symbol", "state", "reason", "detail", "seen_at")
-    for symbol, state, reason, detail, seen_at in log.select(columns).iter_rows():
+    for symbol, state, reason, detail, seen_at in log.iter_rows():
         one = found.get(symbol, _Before())
         if state == "built":
             covered = asked_of(detail or "")
             found[symbol] = _Before((*one.asked, covered) if covered else one.asked)
-        elif state == "quarantined" and reason in _LASTING:
+        elif state == "quarantined" and reason in LASTING:
             fresh = now_us - to_us(seen_at) < lasting_us
             found[symbol] = replace(one, refused=reason if fresh else "")
     return found
@@ -266,13 +336,26 @@ def _end_us(asked: Asked, now_us: int) -> int:
 _ASKED = "asked for "
 
 
-def told_asked(span: TimeRange) -> str:
-    """How the ledger says that all there is of a range was had; `asked_of` reads it."""
-    return f"{_ASKED}{span}"
+_IDS = "ids "
+
+
+def told_asked(fill: Fill) -> str:
+    """How the ledger says that all there is of a fill was had; `asked_of` or `ids_asked_of` read it."""
+    if fill.ids is not None:
+        return f"{_ASKED}{_IDS}{fill.ids[0]} to {fill.ids[1]}"
+    return f"{_ASKED}{fill.span}"
+
+
+def ids_asked_of(detail: str) -> tuple[int, int] | None:
+    """First and last id that a detail of the ledger tells of; None where it tells of none."""
+    if not detail.startswith(_ASKED + _IDS):
+        return None
+    first, _, last = detail.removeprefix(_ASKED + _IDS).partition(" to ")
+    return (int(first), int(last)) if first.isdigit() and last.isdigit() else None
 
 
 def asked_of(detail: str) -> TimeRange | None:
-    """The range that a detail of the ledger tells of; None where it tells of none."""
+    """The range of time that a detail of the ledger tells of; None where it tells of none."""
     if not detail.startswith(_ASKED):
         return None
     start, _, end = detail[len(_ASKED) :].strip("[)").partition(", ")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lakehouse_ray.bronze.fill_plan import FillPlan
+from lakehouse_ray.model.streams import GapState
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.report import EXAMPLES_MAX
 from lakehouse_ray.runtime.allocator import Allocation
@@ -18,6 +19,9 @@ class UpdateReport:
 
     series: Series that were looked at. current: Those that lacked nothing.
     gaps, tails: Ranges asked for between stored rows, and after the last one.
+    stream_gaps: Ranges and numbers asked for that captures of streams have missed.
+    stream_gaps_ended: By state, gaps of captures that have come to it. stream_gaps_open: That have
+        not come to any.
     fills: Ranges of which the exchange told all it has. resumed: Of them, those whose answers an
         earlier run had left in bronze.
     requests: Answers that were kept. bytes: Of their packs in bronze.
@@ -37,6 +41,8 @@ class UpdateReport:
     current: int = 0
     gaps: int = 0
     tails: int = 0
+    stream_gaps: int = 0
+    stream_gaps_open: int = 0
     fills: int = 0
     resumed: int = 0
     requests: int = 0
@@ -56,6 +62,7 @@ class UpdateReport:
     executor: str = ""
     actors: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    stream_gaps_ended: Counter[GapState] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, str]] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
@@ -85,6 +92,7 @@ class UpdateReport:
             "seconds": round(self.seconds, 3),
             "work_seconds": round(self.work_seconds, 3),
             "skipped": dict(self.skipped),
+            "stream_gaps_ended": dict(self.stream_gaps_ended),
             "reasons": dict(self.reasons),
             "notes": dict(self.notes),
             "built": None if self.built is None else self.built.as_dict(),

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from typing import cast
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
@@ -26,6 +25,7 @@ from lakehouse_ray.pipeline import gold
 from lakehouse_ray.pipeline.commits import CommitQueue
 from lakehouse_ray.pipeline.execution import (
     concerns_all,
+    open_account,
     open_executor,
     store_marker,
 )
@@ -34,46 +34,45 @@ from lakehouse_ray.pipeline.realtime_commits import FillCommits, left_over, open
 from lakehouse_ray.pipeline.realtime_plan import UpdateRequest, plan_update
 from lakehouse_ray.pipeline.realtime_report import SilentUpdate, UpdateObserver, UpdateReport
 from lakehouse_ray.pipeline.realtime_work import AskedUnit, Setup, UnitTask, process
+from lakehouse_ray.pipeline.stream_gaps import settle_gaps
 from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
-from lakehouse_ray.runtime.cluster import ClusterView
-from lakehouse_ray.runtime.executor import Done
-from lakehouse_ray.runtime.shared import shared_by_all, unshared
+from lakehouse_ray.runtime.cluster import ClusterView, this_machine
+from lakehouse_ray.runtime.executor import Done, Executor, LocalExecutor
 
-_ACCOUNT_METHODS = ("ask", "settle", "give_back", "used", "blocked_s")
 # What a row of an answer takes on the wire, roughly.
 _BYTES_A_ROW = 150
 
 
-@dataclass(frozen=True)
-class _MakeAccount:
-    """Makes the account where it will live; pickles."""
-
-    writer: Writer
-
-    def __call__(self) -> KeptBudget:
-        return self.writer.budget()
-
-
-def dry_run(writer: Writer, request: UpdateRequest) -> FillPlan:
+def dry_run(writer: Writer, request: UpdateRequest, account: KeptBudget | None = None) -> FillPlan:
     """Say what is missing and what it takes. Asks the exchange for its time alone."""
-    account = writer.budget()
-    try:
+    if account is not None:
         return plan_update(writer, request, account)
+    own = writer.budget()
+    try:
+        return plan_update(writer, request, own)
     finally:
-        account.close()
+        own.close()
 
 
 def update(
-    writer: Writer, request: UpdateRequest, observer: UpdateObserver | None = None
+    writer: Writer,
+    request: UpdateRequest,
+    observer: UpdateObserver | None = None,
+    *,
+    here: bool = False,
+    account: KeptBudget | None = None,
 ) -> UpdateReport:
     """Bring the lake up to what REST has; running it again changes nothing.
+
+    here: In this process, however much there is to do. account: Of what may be asked, of a run that
+        is done here; None: a new one.
 
     Raises LakehouseError for what concerns the whole run (disk full, a network that the exchange does
     not serve); what concerns single series is in the report.
     """
     observer = observer or SilentUpdate()
     started_s = time.monotonic()
-    run = _Run(writer, request, observer)
+    run = _Run(writer, request, observer, here=here, account=account)
     with ExitStack() as stack:
         run.execute(stack)
     if request.build:
@@ -104,7 +103,17 @@ def allocate_update(writer: Writer, plan: FillPlan, view: ClusterView) -> Alloca
 class _Run:
     """The state of one run."""
 
-    def __init__(self, writer: Writer, request: UpdateRequest, observer: UpdateObserver) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        request: UpdateRequest,
+        observer: UpdateObserver,
+        *,
+        here: bool,
+        account: KeptBudget | None,
+    ) -> None:
+        self._here = here
+        self._given = account
         self._writer = writer
         self._request = request
         self._observer = observer
@@ -113,13 +122,23 @@ class _Run:
     def execute(self, stack: ExitStack) -> None:
         # What an earlier run left comes first: its rows are then no gaps any more.
         self._resume()
-        plan = dry_run(self._writer, self._request)
+        self._settle()
+        plan = dry_run(self._writer, self._request, self._given)
         self._count(plan)
-        if not plan.planned:
-            return
-        executor, allocation = open_executor(
-            self._writer, lambda view: allocate_update(self._writer, plan, view), stack
-        )
+        if plan.planned:
+            self._fill(plan, stack)
+        if self.report.stream_gaps:
+            self._settle()
+
+    def _fill(self, plan: FillPlan, stack: ExitStack) -> None:
+        writer = self._writer
+        if self._here:
+            allocation = replace(allocate_update(writer, plan, this_machine()), executor="local")
+            executor: Executor = LocalExecutor()
+        else:
+            executor, allocation = open_executor(
+                writer, lambda view: allocate_update(writer, plan, view), stack
+            )
         report, settings = self.report, self._writer.settings
         report.executor, report.actors = allocation.executor, allocation.actors
         self._observer.planned(plan, allocation)
@@ -146,19 +165,24 @@ class _Run:
             for done in pool.map_unordered(UnitTask(unit) for unit in units):
                 self._take(done, queue)
             queue.drain()
-        if local:
+        if local and self._given is None:
             account.close()
         report.work_seconds = time.monotonic() - started_s
 
     def _account(self, *, local: bool) -> AbstractContextManager[KeptBudget]:
-        make = _MakeAccount(self._writer)
-        if local:
-            return unshared(make, "budget")
-        name = f"budget-{self._writer.exchange_name}"
-        return cast(
-            "AbstractContextManager[KeptBudget]",
-            shared_by_all(make, name, methods=_ACCOUNT_METHODS),
-        )
+        if self._given is not None:
+            return nullcontext(self._given)
+        return open_account(self._writer, local=local)
+
+    def _settle(self) -> None:
+        """Say what has become of gaps that captures have seen."""
+        report = self.report
+        settled = settle_gaps(
+            self._writer, self._request.asked, report.run_id,
+            absent_too=not self._request.stream_gaps_only,
+        )  # fmt: skip
+        report.stream_gaps_ended.update(settled.changed)
+        report.stream_gaps_open = settled.open
 
     def _resume(self) -> None:
         left = left_over(self._writer, self._request.asked)
@@ -174,6 +198,7 @@ class _Run:
         report = self.report
         report.series, report.current = plan.series, plan.current
         report.gaps = sum(one.kind == "gap" for one in plan.planned)
+        report.stream_gaps = sum(one.kind == "stream_gap" for one in plan.planned)
         report.tails = sum(one.kind == "tail" for one in plan.planned)
         report.skipped.update(plan.skipped)
 

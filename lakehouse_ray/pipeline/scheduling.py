@@ -156,6 +156,11 @@ class Scheduler:
         while any(watched.ending is None for watched in self._watched.values()):
             self._look_at_runs()
             self._clock.sleep(0.05)
+        # A slow catalog may have let the lease run out for a moment; what is not written down now, the
+        # next runner counts as lost.
+        until_s = self._clock.monotonic_s() + self._manner.stop_s
+        while self._lease.epoch is None and self._clock.monotonic_s() < until_s:
+            self._clock.sleep(0.05)
         with contextlib.suppress(LostLeaseError):
             self._settle(epoch)
 

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.errors import BadDataError, DeniedError, InvalidError, UnavailableError
+from lakehouse_ray.model.streams import GapState
 from lakehouse_ray.model.venue import Market
+from lakehouse_ray.pipeline.execution import open_account
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
+from lakehouse_ray.pipeline.stream_filling import FillTask, GapFiller, fill_gaps
 from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture, recover
 from lakehouse_ray.runtime.keepers import Ended, Keeper, LocalKeeper, Told
 from lakehouse_ray.runtime.kept_actors import RayKeeper
@@ -50,6 +55,8 @@ class CaptureReport:
     """What a capture did, all its workers together.
 
     recovered_segments: That an earlier run had left. replaced: Workers that died and were replaced.
+    gaps_ended: By state, gaps (also of earlier runs) that have come to it; gaps_open: That had not when
+        REST was last asked. rows_filled: That REST brought of them.
     """
 
     run_id: str
@@ -59,6 +66,9 @@ class CaptureReport:
     seconds: float = 0.0
     recovered_segments: int = 0
     replaced: int = 0
+    gaps_ended: Counter[GapState] = field(default_factory=Counter)
+    gaps_open: int = 0
+    rows_filled: int = 0
     status: CaptureStatus = field(default_factory=lambda: CaptureStatus(CaptureTally()))
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,6 +82,9 @@ class CaptureReport:
             "seconds": round(self.seconds, 3),
             "recovered_segments": self.recovered_segments,
             "replaced": self.replaced,
+            "gaps_ended": dict(self.gaps_ended),
+            "gaps_open": self.gaps_open,
+            "rows_filled": self.rows_filled,
             **tally,
             "received": status.pop("frames"),
             **status,
@@ -95,9 +108,16 @@ def capture_streams(
     for task in left_over(writer, tasks):
         report.recovered_segments += recover(task).segments
     with ExitStack() as stack:
-        keeper = _open_keeper(writer, stack)
+        here = _works_here(writer, stack)
+        # Processes of one machine share an account by its file; actors are handed the cluster's.
+        account = None if here else stack.enter_context(open_account(writer, local=False))
+        tasks = [replace(task, account=account) for task in tasks]
+        keeper: Keeper = LocalKeeper(capture) if here else RayKeeper(capture)
         watch = _Watch(writer, keeper, tasks, report, progress)
         stack.callback(keeper.kill)
+        if writer.settings.stream.fill_gaps:
+            watch.filler = _filler(writer, request.market, account)
+            stack.callback(watch.filler.kill)
         try:
             watch.start()
             while (
@@ -173,15 +193,25 @@ def _run_id(root: Path) -> str:
     return run_id
 
 
-def _open_keeper(writer: Writer, stack: ExitStack) -> Keeper:
-    """Processes of this machine; actors where a cluster is named, or runs this as its job."""
+def _works_here(writer: Writer, stack: ExitStack) -> bool:
+    """Whether processes of this machine do the work: not where a cluster is named, or runs this as
+    its job."""
     address = writer.settings.ray.address
     if not address and not inside_job():
-        return LocalKeeper(capture)
+        return True
     stack.enter_context(
         connect(address, object_store_bytes=writer.settings.compute.object_store_mb << 20)
     )
-    return RayKeeper(capture)
+    return False
+
+
+def _filler(writer: Writer, market: Market, account: KeptBudget | None) -> GapFiller:
+    keeper: Keeper = LocalKeeper(fill_gaps)
+    if account is not None:
+        # It waits for the exchange more than it works.
+        keeper = RayKeeper(fill_gaps, cpus=0.0)
+    task = FillTask(writer, market, account)
+    return GapFiller(keeper, task, writer.clock, after_s=writer.settings.stream.fill_after_s)
 
 
 class _Watch:
@@ -205,6 +235,7 @@ class _Watch:
         self._deaths: dict[int, int] = {}
         self._due_s: dict[int, float] = {}
         self._running: set[int] = set()
+        self.filler: GapFiller | None = None
 
     def start(self) -> None:
         for number in self._tasks:
@@ -221,6 +252,8 @@ class _Watch:
             self._report.replaced += 1
             self._start(number)
         self._tell()
+        if self.filler is not None:
+            self.filler.step(self._report.status.tally.gaps)
 
     def stop(self) -> None:
         """Let workers commit what they have."""
@@ -262,7 +295,11 @@ class _Watch:
         self._due_s[number] = self._clock.monotonic_s() + wait_s
 
     def _tell(self) -> None:
-        self._report.status = _sum([*self._past, *self._status.values()], self._status.values())
+        report = self._report
+        report.status = _sum([*self._past, *self._status.values()], self._status.values())
+        if self.filler is not None:
+            report.gaps_ended, report.rows_filled = self.filler.ended, self.filler.rows
+            report.gaps_open = self.filler.open
         self._progress(self._report)
 
 

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import structlog
 
 from lakehouse_ray.assembly.writer import Writer
+from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.errors import BadDataError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.model.venue import Market, parse_market
 from lakehouse_ray.pipeline.commits import open_committers
@@ -45,7 +45,8 @@ from lakehouse_ray.silver.stream_segment import (
 from lakehouse_ray.sources.binance.streams.connections import Connections
 from lakehouse_ray.sources.binance.streams.decode import FrameReader
 from lakehouse_ray.sources.binance.streams.names import Stream
-from lakehouse_ray.sources.binance.streams.session import ConnectBudget, SessionRules
+from lakehouse_ray.sources.binance.streams.session import ConnectPace, SessionRules
+from lakehouse_ray.sources.turns import Turns
 from lakehouse_ray.storage.spool import FULL, MARK, Spool, list_segments, read_segment
 from lakehouse_ray.telemetry.logs import configure
 
@@ -53,9 +54,7 @@ from lakehouse_ray.telemetry.logs import configure
 # 20 of the futures' 2,400, so a quarter of the limit is used at most, and only while books are made.
 _SNAPSHOT_LEVELS = 1000
 _SNAPSHOT_SPACING_S = 2.0
-_DEPTH_ROUTES: dict[Market, str] = {
-    "spot": "/api/v3/depth", "um": "/fapi/v1/depth", "cm": "/dapi/v1/depth",
-}  # fmt: skip
+_SNAPSHOT_WAIT_MAX_S = 60.0
 # A commit that fails because a service is down is tried again so long after.
 _AGAIN_S = 2.0
 _LAST_TRIES = 5
@@ -74,7 +73,8 @@ class CaptureTask:
     """What one worker captures. Pickles.
 
     names: Of its streams. folder: Of its spool, on the disk of the machine that it runs on.
-    number, workers: Which of how many; the limits of connects are divided by them.
+    number, workers: Which of how many; they take turns at connecting.
+    account: Of the cluster; None: this machine's.
     """
 
     writer: Writer
@@ -84,6 +84,7 @@ class CaptureTask:
     folder: Path
     number: int
     workers: int
+    account: KeptBudget | None = None
 
     @property
     def name(self) -> str:
@@ -335,6 +336,7 @@ class _Capturing:
         self._monotonic_us = 0
         self._stopping = asyncio.Event()
         rng = random.Random()
+        self._account = task.account or task.writer.budget()
         self._connections = Connections(
             _stream_base(task), task.market, streams, self,
             per_connection_max=settings.streams_per_connection,
@@ -343,13 +345,11 @@ class _Capturing:
                 silence_s=settings.silence_s, ping_s=settings.silence_s / 3,
                 stall_s=settings.stall_s,
             ),
-            budget=ConnectBudget(
-                settings.connect_spacing_s * task.workers,
-                max(1, settings.connects_per_5min // task.workers),
-            ),
+            pace=ConnectPace(settings.connect_spacing_s * task.workers),
+            turns=Turns(self._account, rng),
             clock=self._clock, rng=rng, microseconds=settings.microseconds,
         )  # fmt: skip
-        self._client = task.writer.http_client
+        self._snapshot_waits: dict[str, tuple[float, float]] = {}
         self._asking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -361,6 +361,9 @@ class _Capturing:
         finally:
             if self._asking is not None:
                 self._asking.cancel()
+                await asyncio.gather(self._asking, return_exceptions=True)
+            if self._task.account is None:
+                await asyncio.to_thread(self._account.close)
             path = self._spool.seal()
             if path is not None:
                 self._committing.segments.put(path)
@@ -426,26 +429,34 @@ class _Capturing:
         wanted = self._committing.snapshots_wanted
         if not wanted or now_s - self._snapshot_s < spacing_s:
             return
+        symbol = next((one for one in wanted if self._may_ask(one, now_s)), None)
+        if symbol is None:
+            return
         self._snapshot_s = now_s
-        symbol = wanted.pop(0)
         self._asking = asyncio.create_task(self._fetch_snapshot(symbol))
 
+    def _may_ask(self, symbol: str, now_s: float) -> bool:
+        """Whether a symbol's snapshot is to be asked for: one that is of no use is asked for again
+        after twice as long each time."""
+        due_s, wait_s = self._snapshot_waits.get(symbol, (0.0, _SNAPSHOT_SPACING_S))
+        if now_s < due_s:
+            return False
+        if now_s > due_s + _SNAPSHOT_WAIT_MAX_S:
+            wait_s = _SNAPSHOT_SPACING_S
+        self._snapshot_waits[symbol] = now_s + wait_s, min(2 * wait_s, _SNAPSHOT_WAIT_MAX_S)
+        return True
+
     async def _fetch_snapshot(self, symbol: str) -> None:
-        binance = self._task.writer.settings.binance
-        base = {"spot": binance.spot_url, "um": binance.um_url, "cm": binance.cm_url}
-        market = self._task.market
-        url = (
-            f"{base[market]}{_DEPTH_ROUTES[market]}?symbol={quote(symbol)}&limit={_SNAPSHOT_LEVELS}"
-        )
-        client = self._client()
+        client = self._task.writer.rest_client()
+        rest = self._task.writer.rest(client, self._account)
         try:
-            answer = await client.get(url, fresh=True)
+            body = await rest.book(self._task.market, symbol, _SNAPSHOT_LEVELS)
         except LakehouseError as error:
             log.warning("no snapshot of a book", symbol=symbol, why=str(error))
             return
         finally:
             await client.close()
-        data = symbol.encode() + b"\n" + answer.body
+        data = symbol.encode() + b"\n" + body
         self._spool.append(self._never_back(self._clock.now_us()), 0, data, SNAPSHOT)
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from lakehouse_ray.kernels.causes import alive_around, file_facts, known_outages
+from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.agg_trades import AGG_TRADES
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.trades import TRADES
 from lakehouse_ray.model.instrument import parse_symbol
 from lakehouse_ray.model.lake import OBJECT_LOG
 from lakehouse_ray.model.rhythm import Grid, Ids, Months, rhythm_of
+from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import DAY_US, HOUR_US, MINUTE_US, TimeRange, parse_time, to_us
 from lakehouse_ray.model.venue import INTERVALS
-from lakehouse_ray.query.pinned import SYMBOLS_MAX, Among, Kind, Pinned
-from lakehouse_ray.query.scan import quoted, text, timestamp
+from lakehouse_ray.query.pinned import Among, Kind, Pinned
+from lakehouse_ray.query.scan import Where, quoted, text, timestamp
 from lakehouse_ray.query.views import VIEWS
 
 # Holes compared with the other symbols in one question: of neighbouring times, so that few files
@@ -28,6 +31,9 @@ _HOLES_SPELLED_MAX = 32
 _HOLES_SPAN_US = 31 * DAY_US
 # Holes named in one question: a statement of some MB.
 _HOLES_ASKED = 20_000
+# Events of the ledger read at once: some 100 MB.
+_EVENTS_MAX = 500_000
+_SYMBOLS_MIN = 20
 # Of a symbol, so many holes are held against its trades: each is held against two days of them.
 _HOLES_OF_TRADES_MAX = 200
 # Jumps of ids within less are too short for other symbols to tell anything.
@@ -55,16 +61,20 @@ def gather(pinned: Pinned, kind: Kind, found: pl.DataFrame, lives: pl.DataFrame)
         showing=pl.when(pl.col("alive").is_not_null()).then(pl.col("showing").fill_null(0)),
         alive=pl.when(pl.col("place") == "inside").then(pl.col("alive").fill_null(0)),
     ).with_columns(showing=pl.when(pl.col("alive") == 0).then(0).otherwise(pl.col("showing")))
+    symbols = found["symbol"].unique().sort().to_list()
+    together = _symbols_together(pinned, kind, lives.height)
     parts = [
-        _of_symbols(pinned, kind, facts.filter(pl.col("symbol").is_in(group)))
-        for group in _groups(found["symbol"].unique().sort().to_list())
+        _of_symbols(pinned, kind, facts.filter(pl.col("symbol").is_in(symbols[at : at + together])))
+        for at in range(0, len(symbols), together)
     ]
     return _ended(pl.concat(parts, how="diagonal"), kind, lives)
 
 
-def _groups(symbols: Sequence[str]) -> Iterator[Sequence[str]]:
-    for at in range(0, len(symbols), SYMBOLS_MAX):
-        yield symbols[at : at + SYMBOLS_MAX]
+def _symbols_together(pinned: Pinned, kind: Kind, symbols: int) -> int:
+    """Of so many symbols at once the ledger is asked, by the events that it has of all of them."""
+    where = Where({"market": kind.market, "dataset": kind.dataset.name})
+    events = sum(file.record_count for file in pinned.files(OBJECT_LOG, where))
+    return max(_SYMBOLS_MIN, _EVENTS_MAX * symbols // max(1, events))
 
 
 def _showing(pinned: Pinned, kind: Kind, found: pl.DataFrame) -> pl.DataFrame:
@@ -175,10 +185,10 @@ def _other_rows(pinned: Pinned, kind: Kind, holes: pl.DataFrame) -> pl.DataFrame
     ]  # fmt: skip
     ids = pl.DataFrame(schema={"symbol": pl.String, "start_time": time, "ids_joined": pl.Boolean})
     if holes.height:
-        for other in pinned.kinds:
-            if other.market == kind.market and other != kind:
-                own = pl.lit(kind.dataset in _OF_TRADES or other.dataset is kind.dataset)
-                seen += [rows.with_columns(own=own) for rows in _bars(pinned, kind, other, holes)]
+        for bars in (KLINES, *(() if kind.dataset is KLINES else (kind.dataset,))):
+            if steps := _steps(pinned, kind, bars):
+                own = pl.lit(kind.dataset in _OF_TRADES or bars is kind.dataset)
+                seen.append(_bars(pinned, kind, bars, steps, holes).with_columns(own=own))
         for trades in (AGG_TRADES, TRADES):
             if any(k.dataset is trades and k.market == kind.market for k in pinned.kinds):
                 if kind.dataset is not trades:
@@ -195,7 +205,7 @@ def _other_rows(pinned: Pinned, kind: Kind, holes: pl.DataFrame) -> pl.DataFrame
     )
     busy = (
         all_seen.filter(most, pl.col("busy") > 0)
-        .sort("own", "busy", descending=True)
+        .sort("own", "busy", descending=True, maintain_order=True)
         .group_by(key, maintain_order=True)
         .agg(
             other=pl.col("series").first(),
@@ -224,48 +234,82 @@ def _values(holes: pl.DataFrame) -> str:
     )
 
 
-def _where(other: Kind, holes: pl.DataFrame, wider_us: int) -> Among:
-    span = TimeRange(
+def _span(holes: pl.DataFrame, wider_us: int) -> TimeRange:
+    return TimeRange(
         max(0, to_us(holes["start_time"].min()) - wider_us),  # type: ignore[arg-type]
         to_us(holes["end_time"].max()) + wider_us,  # type: ignore[arg-type]
     )
-    return Among(other.equal, span, tuple(holes["symbol"].unique().sort().to_list()))
 
 
-def _bars(pinned: Pinned, kind: Kind, other: Kind, holes: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Bars of another series that lie wholly in a hole, or cover it.
+def _where(other: Kind, holes: pl.DataFrame, wider_us: int) -> Among:
+    symbols = tuple(holes["symbol"].unique().sort().to_list())
+    return Among(other.equal, _span(holes, wider_us), symbols)
+
+
+def _steps(pinned: Pinned, kind: Kind, bars: Dataset) -> dict[str, int]:
+    """Intervals of the market's other bars that can tell something, with their lengths."""
+    found = {}
+    for other in pinned.kinds:
+        if other.dataset is bars and bars.bars and other.market == kind.market and other != kind:
+            assert other.interval is not None
+            step = INTERVALS[other.interval]
+            if step is not None and step <= DAY_US:
+                found[other.interval] = step
+    return found
+
+
+@dataclass(frozen=True)
+class _OfIntervals(Among):
+    """Also only bars of these intervals."""
+
+    intervals: tuple[str, ...] = ()
+
+    def alternatives(self) -> Sequence[Mapping[str, str]]:
+        return [
+            {**values, "interval": interval}
+            for values in super().alternatives()
+            for interval in self.intervals
+        ]
+
+    def sql(self, table: Table) -> str:
+        return f"{super().sql(table)} AND interval IN ({', '.join(map(text, self.intervals))})"
+
+
+def _bars(
+    pinned: Pinned, kind: Kind, bars: Dataset, steps: Mapping[str, int], holes: pl.DataFrame
+) -> pl.DataFrame:
+    """Bars of other series that lie wholly in a hole, or cover it.
 
     Bars of trades tell of every data set; bars of the mark, index and premium only of themselves,
     since they are made without trades.
     """
-    if not other.dataset.bars or other.dataset not in (KLINES, kind.dataset):
-        return
-    assert other.interval is not None
-    step = INTERVALS[other.interval]
-    if step is None or step > DAY_US:
-        return
-    counted = "trades > 0" if other.dataset is KLINES else "true"
-    quiet = "trades = 0" if other.dataset is KLINES and kind.dataset is KLINES else "false"
-    where = _where(other, holes, step)
-    length = f"to_microseconds({step})"
+    counted = "trades > 0" if bars is KLINES else "true"
+    quiet = "trades = 0" if bars is KLINES and kind.dataset is KLINES else "false"
+    symbols = tuple(holes["symbol"].unique().sort().to_list())
+    span = _span(holes, max(steps.values()))
+    where = _OfIntervals({"market": kind.market}, span, symbols, tuple(steps))
+    lengths = ", ".join(f"({text(name)}, {step})" for name, step in steps.items())
+    view = VIEWS[f"silver.{bars.view}"]
     # Holes of a symbol do not overlap: each bar has at most one that began before it.
     query = f"""
     WITH holes(symbol, start_time, end_time) AS (VALUES {_values(holes)}),
-    bars AS (SELECT symbol, open_time, trades FROM {other.view.name}
-             WHERE {where.sql(other.table)}),
-    within AS (SELECT h.symbol, h.start_time, trades FROM bars b ASOF JOIN holes h
-               ON b.symbol = h.symbol AND b.open_time >= h.start_time
-               WHERE b.open_time + {length} <= h.end_time),
-    over AS (SELECT h.symbol, h.start_time, trades FROM holes h ASOF JOIN bars b
-             ON h.symbol = b.symbol AND h.start_time >= b.open_time
-             WHERE b.open_time + {length} >= h.end_time AND {quiet})
-    SELECT symbol, start_time, {text(f"{other.interval} bars")} AS series,
+    steps(interval, step) AS (VALUES {lengths}),
+    bars AS (SELECT symbol, interval, step, open_time, open_time + to_microseconds(step) AS ends,
+                    trades
+             FROM {view.name} JOIN steps USING (interval) WHERE {where.sql(bars.tables[0])}),
+    within AS (SELECT h.symbol, h.start_time, interval, step, trades FROM bars b ASOF JOIN holes h
+               ON b.symbol = h.symbol AND b.open_time >= h.start_time WHERE b.ends <= h.end_time),
+    asked AS (SELECT * FROM holes CROSS JOIN (SELECT interval FROM steps)),
+    over AS (SELECT h.symbol, h.start_time, h.interval, step, trades FROM asked h ASOF JOIN bars b
+             ON h.symbol = b.symbol AND h.interval = b.interval AND h.start_time >= b.open_time
+             WHERE b.ends >= h.end_time AND {quiet})
+    SELECT symbol, start_time, interval || ' bars' AS series,
            count(*) FILTER (inside AND ({counted})) AS busy, count(*) FILTER ({quiet}) AS quiet,
-           count(*) * {step} AS spanned_us
+           (count(*) * step)::BIGINT AS spanned_us
     FROM (SELECT *, true AS inside FROM within UNION ALL SELECT *, false FROM over)
-    GROUP BY symbol, start_time
+    GROUP BY symbol, start_time, interval, step ORDER BY step, symbol, start_time
     """
-    yield pinned.frame(query, other.view, where)
+    return pinned.frame(query, view, where)
 
 
 def _trades(pinned: Pinned, other: Kind, holes: pl.DataFrame) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from lakehouse_ray.kernels.causes import classify
 from lakehouse_ray.kernels.gaps import (
     SPANS,
     Carry,
-    Scan,
+    Ends,
     edges,
     hole,
     own_column,
@@ -49,6 +49,8 @@ _NUMBERED = pl.Schema(
 # Before and after everything that can be stored.
 _EVER = TimeRange(0, 230 * 366 * DAY_US)
 _USUAL_FUNDING_HOURS = 8
+# Of series with few rows each, so many are read together: a question costs a tenth of a second.
+_SYMBOLS_MAX = 5_000
 
 
 def gaps(lake: Readable, asked: Asked, as_of: AsOf = None) -> Answered:
@@ -59,7 +61,11 @@ def gaps(lake: Readable, asked: Asked, as_of: AsOf = None) -> Answered:
 
     Raises NotFoundError where nothing of it is stored.
     """
-    pinned = Pinned(lake, VIEWS.values(), as_of)
+    return gaps_in(Pinned(lake, VIEWS.values(), as_of), asked)
+
+
+def gaps_in(pinned: Pinned, asked: Asked) -> Answered:
+    """The same of a state of the lake, with all of its views pinned."""
     found = answer(pinned, asked, _of_kind, frame_schema(GAPS), facts=True)
     return replace(found, rows=found.rows.sort(GAPS.key))
 
@@ -112,13 +118,12 @@ def find(pinned: Pinned, kind: Kind, lives: pl.DataFrame, asked: Asked) -> pl.Da
     if asked.start_us is not None or asked.end_us is not None:
         ever = _lives_ever(pinned, kind, own_lives)
     frames = [FOUND.to_frame()]
-    for group in in_groups(chosen):
+    for group in in_groups(chosen, symbols_max=_SYMBOLS_MAX):
         scans = scan_symbols(rhythm, _pieces(pinned, kind, rhythm, group, asked))
-        for symbol in group:
-            found = scans.get(symbol) or Scan(SPANS.to_frame(), None, None, 0)
-            frames.append(_labelled(symbol, found.gaps, "inside"))
-            if ever:
-                frames += _around(rhythm, symbol, found, own_lives[symbol], ever[symbol], asked)
+        frames.append(scans.gaps.with_columns(place=pl.lit("inside")))
+        for symbol in group if ever else ():
+            ends = scans.ends.get(symbol)
+            frames += _around(rhythm, symbol, ends, own_lives[symbol], ever[symbol], asked)
     return pl.concat(frames)
 
 
@@ -129,21 +134,21 @@ def _labelled(symbol: str, spans: pl.DataFrame, place: str) -> pl.DataFrame:
 def _around(
     rhythm: Rhythm,
     symbol: str,
-    found: Scan,
+    ends: Ends | None,
     own: tuple[int, int],
     ever: tuple[int, int],
     asked: Asked,
 ) -> Iterator[pl.DataFrame]:
     """What is missing at the ends of the range, cut where the symbol's life begins and ends."""
     first = Carry(own[0], _USUAL_FUNDING_HOURS, own[0])
-    near = found.first or first
+    near = ends[0] if ends else first
     last_slot = slot(rhythm, Carry(own[1], near.own, near.anchor_us))
     start = own[0] if asked.start_us is None else asked.start_us
     end = last_slot.end_us if asked.end_us is None else asked.end_us
     if start >= end:
         return
-    if found.first is not None:
-        spans = edges(rhythm, found, TimeRange(start, end))
+    if ends is not None:
+        spans = edges(rhythm, ends, TimeRange(start, end))
     else:
         spans = hole(rhythm, start, end, near)
     born = slot(rhythm, Carry(ever[0], near.own, near.anchor_us)).start_us

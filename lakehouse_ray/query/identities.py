@@ -169,11 +169,7 @@ def _name(symbol: str, one: Identity) -> str:
 
 def _lives(pinned: Pinned, market: Market, symbols: tuple[str, ...]) -> dict[str, list[Life]]:
     found: dict[str, list[Life]] = defaultdict(list)
-    # Most of the work, and of few tables: it holds on when other ones change.
-    stored = pinned.derive(
-        ("lives", market, symbols), TRADED_ROWS.tables, lambda: runs(pinned, market, symbols)
-    )
-    for row in stored.iter_rows(named=True):
+    for row in runs(pinned, market, symbols).iter_rows(named=True):
         found[row["symbol"]].append(
             Life(
                 to_us(row["first_row"]), to_us(row["last_row"]), to_us(row["row_end"]),

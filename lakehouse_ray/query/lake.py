@@ -18,6 +18,7 @@ from lakehouse_ray.model.timespan import from_us
 from lakehouse_ray.query.answered import Answered
 from lakehouse_ray.query.asked import Asked, ask_for
 from lakehouse_ray.query.coverage import coverage
+from lakehouse_ray.query.follow import LiveRows, wanted_of
 from lakehouse_ray.query.gaps import gaps
 from lakehouse_ray.query.indicators import BarsWithIndicators, ResultWithIndicators, earlier
 from lakehouse_ray.query.lake_datasets import LakeDatasets
@@ -198,6 +199,29 @@ class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
         return SymbolRows(self, dataset, symbol, start, end, market, interval, as_of).run(
             None, None
         )
+
+    def live(
+        self,
+        dataset: str = "klines",
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        market: str = "spot",
+        *,
+        resume: str | None = None,
+        timeout_s: float | None = None,
+    ) -> LiveRows:
+        """Rows as they are committed from now on, each key once (docs/sdk.md).
+
+        symbols: None: all, also those to come. A symbol without rows yet is waited for.
+        resume: What an event said: goes on with the next one. Or an answer's `meta.as_of`: begins
+            with what was committed after that answer.
+        timeout_s: Ends it after so long.
+
+        Raises InvalidError for an unknown data set, market or interval, and for a resume of other
+        rows; ExpiredError, a NotFoundError, for versions that are not kept any more.
+        """
+        wanted = wanted_of(dataset, symbols, interval, market)
+        return LiveRows(self._find, self._engine, wanted, resume=resume, timeout_s=timeout_s)
 
     def sql(self, query: str, parameters: object = None, *, as_of: AsOf = None) -> Result:
         """Ask in SQL over `bronze`, `silver` and `gold`; it runs when the result is read.

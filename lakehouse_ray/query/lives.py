@@ -1,4 +1,5 @@
-"""From when to when each symbol traded, by its stored rows; cut where it stood still for long.
+"""From when to when each symbol traded, by its stored rows, live ones too; cut where it stood still for
+long.
 
 Only rows that trades make count: bars, joined trades, single trades. Funding and metrics have been
 seen to go on after a contract's end.
@@ -6,15 +7,19 @@ seen to go on after a contract's end.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import polars as pl
 
 from lakehouse_ray.model.datasets.agg_trades import AGG_TRADES
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.datasets.trades import TRADES
+from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import DAY_US
 from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.query.pinned import Among, Pinned
-from lakehouse_ray.query.scan import text
+from lakehouse_ray.query.scan import quoted, text
 from lakehouse_ray.query.views import View
 
 # Without any row for so long, a life is cut: what comes after may be another asset.
@@ -46,15 +51,29 @@ def _bars(table: str) -> str:
     )
 
 
-_TABLES = (*KLINES.tables, AGG_TRADES.table(), TRADES.table())
-_ROWS = " UNION ALL ".join(
-    [
-        *(_bars(table.name) for table in KLINES.tables),
-        f"SELECT market, symbol, transact_time, true, 1 FROM {AGG_TRADES.table().name}",
-        f'SELECT market, symbol, "time", true, 1 FROM {TRADES.table().name}',
-    ]
+_TRADED = (KLINES, AGG_TRADES, TRADES)
+
+
+def _rows_of(tables: Iterable[Table]) -> str:
+    """Times of the rows of some tables, each of one of these data sets."""
+    parts = []
+    for table in tables:
+        if "interval" in table.names:
+            parts.append(_bars(table.name))
+        else:
+            time = quoted(table.time)
+            parts.append(f'SELECT market, symbol, {time} AS "time", true, 1 FROM {table.name}')
+    return " UNION ALL ".join(parts)
+
+
+_TABLES = tuple(table for dataset in _TRADED for table in dataset.tables)
+TRADED_ROWS = View(
+    "silver.traded_rows", "Times of all rows that trades make.", _TABLES, _rows_of(_TABLES)
 )
-TRADED_ROWS = View("silver.traded_rows", "Times of all rows that trades make.", _TABLES, _ROWS)
+_HOT = tuple(dataset.hot_table for dataset in _TRADED if dataset.hot_table is not None)
+_LIVE_ROWS = View(
+    TRADED_ROWS.name, "The same of rows that wait in hot tables.", _HOT, _rows_of(_HOT)
+)
 
 # Of each day the finest rows tell when it began and ended.
 _RUNS = f"""
@@ -93,7 +112,35 @@ def runs(pinned: Pinned, market: str, symbols: tuple[str, ...] = ()) -> pl.DataF
     """Return `RUNS` of a market's symbols (or these), in the order of symbol and time.
 
     Reads the times of all their rows; memory is that of a row per symbol and day, on disk beyond.
+    Those of the main tables are kept as long as these do not change; live ones are few.
     """
     where = Among({"market": market}, None, symbols)
-    condition = where.sql(KLINES.tables[0])
-    return pinned.frame(_RUNS.format(where=condition), TRADED_ROWS, where).cast(RUNS)
+    query = _RUNS.format(where=where.sql(KLINES.tables[0]))
+    stored = pinned.derive(
+        ("lives", market, symbols),
+        TRADED_ROWS.tables,
+        lambda: pinned.frame(query, TRADED_ROWS, where).cast(RUNS),
+    )
+    live = pinned.frame(query, _LIVE_ROWS, where).cast(RUNS)
+    return joined(stored, live) if live.height else stored
+
+
+def joined(some: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Two accounts of the same symbols, `RUNS` each, as one. Days that both have count once, where
+    lives overlap."""
+    schema = {name: pl.Int64() if kind == _TIME else kind for name, kind in RUNS.items()}
+    both = pl.concat([some, others]).cast(pl.Schema(schema)).sort("symbol", "first_row")
+    found: list[dict[str, Any]] = []
+    for row in both.iter_rows(named=True):
+        last = found[-1] if found and found[-1]["symbol"] == row["symbol"] else None
+        if last is None or row["first_row"] - last["row_end"] >= HOLE_US:
+            found.append(row)
+            continue
+        ends = min(last["last_row"], row["last_row"]) // DAY_US
+        shared = max(ends - row["first_row"] // DAY_US + 1, 0)
+        last["days"] += max(row["days"] - shared, 0)
+        last["last_row"] = max(last["last_row"], row["last_row"])
+        last["row_end"] = max(last["row_end"], row["row_end"])
+        traded = [end for end in (last["trade_end"], row["trade_end"]) if end is not None]
+        last["trade_end"] = max(traded, default=None)
+    return pl.DataFrame(found, schema=schema).cast(RUNS)

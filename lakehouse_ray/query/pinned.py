@@ -27,8 +27,10 @@ T = TypeVar("T", bound=Sized)
 
 # Rows that one question hands over at a time: with three columns some 25 MB.
 PIECE_ROWS = 500_000
-# Symbols asked about together. Files are pruned by at most 200 values.
+# Symbols asked about together, as a rule.
 SYMBOLS_MAX = 100
+# Files are pruned by at most so many.
+_SYMBOLS_PRUNED_MAX = 5_000
 _LIVES = ("symbol", "first_time", "last_time", "rows")
 LIFE = pl.Schema(
     {
@@ -85,7 +87,7 @@ class Among(Where):
     symbols: tuple[str, ...] = ()
 
     def alternatives(self) -> Sequence[Mapping[str, str]]:
-        if not 0 < len(self.symbols) <= SYMBOLS_MAX:
+        if not 0 < len(self.symbols) <= _SYMBOLS_PRUNED_MAX:
             return super().alternatives()
         return [{**self.equal, "symbol": symbol} for symbol in self.symbols]
 
@@ -319,12 +321,14 @@ def _lives_sql(kind: Kind, where: Where, columns: Sequence[str], view: View | No
     )
 
 
-def in_groups(lives: pl.DataFrame, rows_max: int = 4 * PIECE_ROWS) -> Iterator[tuple[str, ...]]:
+def in_groups(
+    lives: pl.DataFrame, rows_max: int = 4 * PIECE_ROWS, symbols_max: int = SYMBOLS_MAX
+) -> Iterator[tuple[str, ...]]:
     """Cut symbols into groups that are asked about together: so many rows, or one symbol."""
     group: list[str] = []
     rows = 0
     for symbol, count in lives.select("symbol", "rows").iter_rows():
-        if group and (rows + count > rows_max or len(group) >= SYMBOLS_MAX):
+        if group and (rows + count > rows_max or len(group) >= symbols_max):
             yield tuple(group)
             group, rows = [], 0
         group.append(symbol)

@@ -15,6 +15,7 @@ from pyiceberg.table import Table as IcebergTable
 from lakehouse_ray.errors import InvalidError, NotFoundError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import format_time, parse_time, to_us
+from lakehouse_ray.storage.expiry import ends
 
 # A snapshot id, or a time: ISO text or an aware datetime. None is now.
 AsOf = int | str | datetime | None
@@ -104,10 +105,21 @@ def _at(shape: Table, table: IcebergTable | None, time_us: int) -> int | None:
         return None
     snapshot = table.snapshot_as_of_timestamp(time_us // 1000)
     if snapshot is not None:
+        end_ms = ends(table.properties).get(snapshot.snapshot_id)
+        if end_ms is not None and time_us // 1000 >= end_ms:
+            if shape.live:
+                return None
+            raise NotFoundError(
+                f"{shape.name} as of {format_time(time_us)} is not kept any more",
+                f"its snapshot of {format_time(snapshot.timestamp_ms * 1000)} was replaced at "
+                f"{format_time(end_ms * 1000)}, by one that has expired",
+            )
         return snapshot.snapshot_id
     kept = min(table.snapshots(), key=lambda s: s.timestamp_ms, default=None)
-    # Of a live table few are kept: rows of earlier moments are those of the other tables.
-    if not shape.live and kept is not None and kept.parent_snapshot_id is not None:
+    # Of a live table few are kept: rows of earlier moments are those of the other tables. A table's
+    # first snapshot has the number 1.
+    gone = kept is not None and (kept.parent_snapshot_id is not None or kept.sequence_number != 1)
+    if kept is not None and gone and not shape.live:
         raise NotFoundError(
             f"{shape.name} as of {format_time(time_us)} is not kept any more",
             f"its oldest snapshot is of {format_time(kept.timestamp_ms * 1000)}",

@@ -20,7 +20,7 @@ RULES_DOC = (
 VIOLATIONS_DOC = (
     "One row per row and rule that it breaks, of every rule in `silver.rules`: marked rows and those "
     "that break a rule together with the row before (`flag`), and refused rows and objects "
-    "(`reject`), which have no time."
+    "(`reject`), which have no time. Live rows come here when they are folded."
 )
 
 

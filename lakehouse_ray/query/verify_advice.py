@@ -7,12 +7,14 @@ from collections.abc import Iterable
 
 from lakehouse_ray.model.alerts import ALERT_DELIVERIES
 from lakehouse_ray.model.assessment import LOGS
+from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import BUILD_LOG
 from lakehouse_ray.model.live import LIVE_LOGS
 from lakehouse_ray.model.products.registry import PRODUCTS
 
 _ASSESSED = {table.name for table in LOGS}
 _COMPARED = {table.name for table in LIVE_LOGS}
+_INGESTED = {table.name for dataset in DATASETS.values() for table in dataset.tables}
 _PRODUCTS = {product.table.name: product.name for product in PRODUCTS.values()}
 # While the catalog knows it, what it lost is missed, not made again.
 _DROP = "take the table out of the catalog"
@@ -30,6 +32,8 @@ def remake(table: str) -> str:
         return f"{_DROP}: alerts are then sent once more"
     if table in _COMPARED:
         return f"{_DROP}: how right live rows were is then told of later ones alone"
+    if table in _INGESTED:
+        return "`lakehouse repair --deep`: bronze has the objects that its rows are made from"
     return "move the table's folder and its ledger away and ingest again: bronze has the objects"
 
 

@@ -86,7 +86,7 @@ def _compare(bench: Workbench) -> None:
         f"WHERE s.path LIKE '{TABLES}/%/data/%'",
         "files in the tables' folders belong to no snapshot",
         "nothing is wrong: a run that was killed leaves them, and a run in progress has some; "
-        "they only take room",
+        "they only take room, and `lakehouse maintain` removes them once they are old",
         note=True,
     )
 

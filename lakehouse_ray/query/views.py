@@ -33,7 +33,7 @@ from lakehouse_ray.model.live import LIVE_COMPARISON_LOG, LIVE_DIFFERENCE_LOG
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.quality import ANOMALIES, QUALITY
 from lakehouse_ray.model.schedules import LEASE, RUN_LOG, SCHEDULE_ALERTS
-from lakehouse_ray.model.streams import STREAM_GAPS
+from lakehouse_ray.model.streams import FILLED_BY_REST, GAP_KEY, STREAM_GAP_STATES, STREAM_GAPS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.instrument_views import instrument_views
 from lakehouse_ray.query.rule_views import (
@@ -43,7 +43,7 @@ from lakehouse_ray.query.rule_views import (
     violations_sql,
 )
 from lakehouse_ray.query.run_views import RUNS, RUNS_DOC
-from lakehouse_ray.query.scan import quoted
+from lakehouse_ray.query.scan import quoted, text
 
 # A statement that asks what there is gets to see everything.
 _ASKS_WHAT_THERE_IS = re.compile(r"\b(show|pragma\w*|information_schema|duckdb_\w+)\b", re.I)
@@ -161,6 +161,28 @@ QUALIFY row_number() OVER (
 ) = 1
 """
 
+
+_GAP_KEY = ", ".join(quoted(name) for name in GAP_KEY)
+_SAME_GAP = " AND ".join(
+    f"gap.{quoted(name)} IS NOT DISTINCT FROM told.{quoted(name)}" for name in GAP_KEY
+)
+_LOST = f"gap.dataset NOT IN ({', '.join(map(text, FILLED_BY_REST))})"
+# A gap that was told twice, since a worker was killed, is one.
+_STREAM_GAPS = f"""
+SELECT gap.*,
+       CASE WHEN {_LOST} THEN 'no_history' ELSE coalesce(told.state, 'open') END AS state,
+       coalesce(told.missing_left, gap.missing) AS missing_left,
+       CASE WHEN {_LOST} THEN 'REST has no history of ' || gap.dataset ELSE told.detail END AS detail,
+       told.told_at
+FROM (
+    SELECT * FROM {STREAM_GAPS.name}
+    QUALIFY row_number() OVER (PARTITION BY {_GAP_KEY} ORDER BY run_id) = 1
+) AS gap
+LEFT JOIN (
+    SELECT * FROM {STREAM_GAP_STATES.name}
+    QUALIFY row_number() OVER (PARTITION BY {_GAP_KEY} ORDER BY told_at DESC, run_id) = 1
+) AS told ON {_SAME_GAP}
+"""
 
 _LIVE = 'market, dataset, symbol, "interval", source, source_version, final_key, final_version'
 
@@ -302,6 +324,13 @@ def _all() -> Mapping[str, View]:
         View("bronze.runs", RUNS_DOC, (RUN_LOG,), RUNS),
         View(LEASE.name, LEASE.doc, (LEASE,)),
         View(STREAM_GAPS.name, STREAM_GAPS.doc, (STREAM_GAPS,)),
+        View(
+            "silver.stream_gaps",
+            "Gaps of streams, each once, and what became of them: "
+            "open, filled, absent, refused or no_history.",
+            (STREAM_GAPS, STREAM_GAP_STATES),
+            _STREAM_GAPS,
+        ),
         View(SCHEDULE_ALERTS.name, SCHEDULE_ALERTS.doc, (SCHEDULE_ALERTS,)),
     ]
     views += [view for dataset in DATASETS.values() for view in _live_rows(dataset)]

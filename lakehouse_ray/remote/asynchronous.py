@@ -10,18 +10,20 @@ import pyarrow as pa
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.query.conversions import BATCH_ROWS, frame_of
+from lakehouse_ray.query.follow import wanted_of
 from lakehouse_ray.query.lake_datasets import LakeDatasets
 from lakehouse_ray.query.lake_frame import LakeFrame
 from lakehouse_ray.query.moments import When
 from lakehouse_ray.query.pins import AsOf
-from lakehouse_ray.remote import questions
+from lakehouse_ray.remote import TIMEOUT_S, questions
 from lakehouse_ray.remote.answers import PAGE_ROWS, RemoteResult, Walk
 from lakehouse_ray.remote.async_facts import AsyncRemoteFacts
 from lakehouse_ray.remote.jobs import AsyncRemoteJobs
+from lakehouse_ray.remote.live import AsyncLive
 from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.reply import Reply
 from lakehouse_ray.remote.shapes import Asked, computed, of_rows, with_indicators
-from lakehouse_ray.remote.transport import TIMEOUT_S, Transport, parse_address
+from lakehouse_ray.remote.transport import Transport, parse_address
 
 
 class AsyncRemoteLake(AsyncRemoteFacts, LakeDatasets[Coroutine[Any, Any, LakeFrame]]):
@@ -187,6 +189,23 @@ class AsyncRemoteLake(AsyncRemoteFacts, LakeDatasets[Coroutine[Any, Any, LakeFra
             with contextlib.closing(reply.body):
                 for batch in reply.batches(rows):
                     yield batch
+
+    def live(
+        self,
+        dataset: str = "klines",
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        market: str = "spot",
+        *,
+        resume: str | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncLive:
+        """Rows as they are committed: `async with lake.live(…) as live: async for event in live`.
+
+        As of `RemoteLake`; not awaited itself. Connects when it is entered, or first iterated over.
+        """
+        wanted = wanted_of(dataset, symbols, interval, market)
+        return AsyncLive(self._transport.address, wanted, resume=resume, timeout_s=timeout_s)
 
     async def sql(
         self, query: str, parameters: object = None, *, as_of: AsOf = None

@@ -12,19 +12,21 @@ import polars as pl
 import pyarrow as pa
 
 from lakehouse_ray.query.conversions import BATCH_ROWS
+from lakehouse_ray.query.follow import wanted_of
 from lakehouse_ray.query.lake_datasets import LakeDatasets
 from lakehouse_ray.query.lake_frame import LakeFrame
 from lakehouse_ray.query.moments import When
 from lakehouse_ray.query.pins import AsOf
-from lakehouse_ray.remote import questions
+from lakehouse_ray.remote import TIMEOUT_S, questions
 from lakehouse_ray.remote.answers import PAGE_ROWS, Probed, RemoteResult, Walk, chosen, probe
 from lakehouse_ray.remote.background import BACKGROUND
 from lakehouse_ray.remote.facts import RemoteFacts
 from lakehouse_ray.remote.jobs import AsyncRemoteJobs, RemoteJobs
+from lakehouse_ray.remote.live import RemoteLive
 from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.reply import Reply
 from lakehouse_ray.remote.shapes import Asked, computed, of_rows, with_indicators
-from lakehouse_ray.remote.transport import TIMEOUT_S, Transport, parse_address
+from lakehouse_ray.remote.transport import Transport, parse_address
 
 T = TypeVar("T")
 
@@ -176,6 +178,26 @@ class RemoteLake(RemoteFacts, LakeDatasets[LakeFrame]):
     ) -> RemoteResult:
         """The same as `rows`, to be read in batches. Each reading asks again, of one snapshot."""
         return self._result(of_rows(dataset, symbol, start, end, market, interval, as_of))
+
+    def live(
+        self,
+        dataset: str = "klines",
+        symbols: str | Iterable[str] | None = None,
+        interval: str | None = None,
+        market: str = "spot",
+        *,
+        resume: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RemoteLive:
+        """Rows as they are committed from now on, each key once (docs/sdk.md). Connects now.
+
+        As of the local lake. A connection that is lost, or a server that goes away, is followed by
+        another one, which goes on with the next event.
+
+        Raises UnavailableError where none can be had for as long as a question may take.
+        """
+        wanted = wanted_of(dataset, symbols, interval, market)
+        return RemoteLive(self._address, wanted, resume=resume, timeout_s=timeout_s)
 
     def sql(self, query: str, parameters: object = None, *, as_of: AsOf = None) -> RemoteResult:
         """Ask one SELECT over `bronze`, `silver` and `gold`; the server runs it now.

@@ -18,7 +18,6 @@ from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.refusals import error_of
 from lakehouse_ray.remote.reply import ARROW, JSON, Body, Reply
 
-TIMEOUT_S = 60.0
 _CHUNK_BYTES = 256 << 10
 # Of an error. Problems are some hundred bytes; what a proxy says instead may be a page.
 _ERROR_BYTES_MAX = 64 << 10
@@ -118,10 +117,7 @@ class Transport:
                 allow_redirects=False,
             ) as answer:
                 if 300 <= answer.status < 400:
-                    raise InvalidError(
-                        f"{self.address.url} sends its callers elsewhere, and a key does not follow",
-                        "connect to the address where the service itself is",
-                    )
+                    raise sent_elsewhere(self.address.url)
                 if not 200 <= answer.status < 300:
                     told = await _first(answer, _ERROR_BYTES_MAX)
                     raise error_of(answer.status, answer.headers, told)
@@ -138,22 +134,43 @@ class Transport:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            headers = {
-                "Accept": f"{ARROW}, {JSON};q=0.5",
-                # The hash is of the bytes as they are sent.
-                "Accept-Encoding": "identity",
-                "User-Agent": "lakehouse_ray",
-            }
-            if self.address.key is not None:
-                headers["Authorization"] = f"Bearer {self.address.key}"
-            self._session = aiohttp.ClientSession(
-                headers=headers,
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
+            self._session = session_of(self.address)
         return self._session
+
+
+def session_of(address: Address) -> aiohttp.ClientSession:
+    """A pool of connections to the service. Of websockets each has one of its own."""
+    headers = {
+        "Accept": f"{ARROW}, {JSON};q=0.5",
+        # The hash is of the bytes as they are sent.
+        "Accept-Encoding": "identity",
+        "User-Agent": "lakehouse_ray",
+    }
+    if address.key is not None:
+        headers["Authorization"] = f"Bearer {address.key}"
+    watched = aiohttp.TraceConfig()
+    watched.on_request_redirect.append(_refuse_redirect)
+    return aiohttp.ClientSession(
+        headers=headers,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
+        timeout=aiohttp.ClientTimeout(total=None),
+        trace_configs=[watched],
+    )
+
+
+async def _refuse_redirect(
+    _session: aiohttp.ClientSession, _context: object, found: aiohttp.TraceRequestRedirectParams
+) -> None:
+    raise sent_elsewhere(f"{found.url.origin()}")
+
+
+def sent_elsewhere(url: str) -> InvalidError:
+    return InvalidError(
+        f"{url} sends its callers elsewhere, and a key does not follow",
+        "connect to the address where the service itself is",
+    )
 
 
 async def _read(answer: aiohttp.ClientResponse) -> Body:

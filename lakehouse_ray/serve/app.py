@@ -15,7 +15,7 @@ from orjson import dumps
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError, UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.serve import facts, jobs, rows, sql, symbols
+from lakehouse_ray.serve import facts, jobs, live, rows, sql, symbols
 from lakehouse_ray.serve.binance import routes as binance
 from lakehouse_ray.serve.border import Border, KeyCheck
 from lakehouse_ray.serve.cache.level import Level
@@ -109,6 +109,7 @@ def create_app(
     app.include_router(rows.router())
     app.include_router(binance.router())
     app.include_router(streams_router(hub))
+    app.include_router(live.router(hub))
     return app
 
 

@@ -62,7 +62,9 @@ class LogDocument(BaseModel):
 class _JobsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    workflow: Literal["ingest", "quality", "build"] | None = Field(None, description="Only these.")
+    workflow: Literal["ingest", "quality", "build", "maintain"] | None = Field(
+        None, description="Only these."
+    )
     state: JobState | None = Field(None, description="Only these.")
     limit: int = Field(50, ge=1, le=500, description="Jobs of one page.")
     before: str | None = Field(

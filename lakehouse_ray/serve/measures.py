@@ -50,7 +50,7 @@ class Measures:
         for name, doc, read in (
             ("lakehouse_stream_connections", "Open websockets.", lambda: hub.connections),
             ("lakehouse_stream_tables_watched", "Tables looked at for commits.",
-             lambda: hub.watchers.watching),
+             lambda: hub.courses.watching),
         ):  # fmt: skip
             Gauge(name, doc, registry=self._registry).set_function(read)
 

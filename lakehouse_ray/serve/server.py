@@ -35,8 +35,6 @@ from lakehouse_ray.telemetry.redaction import Redaction
 COMMAND = (sys.executable, "-P", "-m", "lakehouse_ray.cli")
 # Connections that wait to be accepted.
 _BACKLOG = 2048
-# As the exchange's spot market does: a ping so often, and so long to answer it.
-_PING_EVERY_S, _PONG_WITHIN_S = 20.0, 60.0
 # Of requests in progress when the service is told to stop.
 _DRAIN_S = 10
 # A zip that `/v1/why` reads again; nothing stops it on the way.
@@ -70,6 +68,8 @@ def stream_limits_of(settings: Settings) -> StreamLimits:
         poll_s=serve.stream_poll_s,
         messages_per_s=serve.stream_messages_per_s,
         send_timeout_s=serve.send_timeout_s,
+        ping_every_s=serve.stream_ping_s,
+        pong_within_s=serve.stream_pong_s,
     )
 
 
@@ -220,15 +220,16 @@ def run_here(settings: Settings, found: socket.socket) -> None:
 
 def server_of(app: FastAPI) -> uvicorn.Server:
     """What speaks HTTP and websocket for an application of `create_app`."""
+    limits: StreamLimits = app.state.hub.limits
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_S,
-        ws_ping_interval=_PING_EVERY_S,
-        ws_ping_timeout=_PONG_WITHIN_S,
-        ws_max_size=app.state.hub.limits.message_bytes_max,
+        ws_ping_interval=limits.ping_every_s,
+        ws_ping_timeout=limits.pong_within_s,
+        ws_max_size=limits.message_bytes_max,
         # Events are small and many: to compress them costs more time than it saves.
         ws_per_message_deflate=False,
     )

@@ -38,6 +38,7 @@ from lakehouse_ray.settings.lake import (
     StorageSettings,
     TelemetrySettings,
 )
+from lakehouse_ray.settings.maintain import MaintainSettings
 from lakehouse_ray.settings.reading import QuerySettings, ServeSettings
 from lakehouse_ray.settings.schedules import SchedulerSettings, ScheduleSettings
 from lakehouse_ray.settings.streams import StreamSettings
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     quality: QualitySettings = QualitySettings()
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    maintain: MaintainSettings = MaintainSettings()
     query: QuerySettings = QuerySettings()
     serve: ServeSettings = ServeSettings()
     compute: ComputeSettings = ComputeSettings()

@@ -116,7 +116,15 @@ class ServeSettings(Section):
         1024, ge=1, le=10_000, description="Streams of one websocket, as at the exchange."
     )
     stream_poll_s: float = Field(
-        1.0, ge=0.05, description="Between two looks at a table for what was committed."
+        0.25,
+        ge=0.05,
+        description="Between two looks at the tables of a data set for what was committed.",
+    )
+    stream_ping_s: float = Field(
+        20.0, gt=0, description="A websocket's client is pinged so often (on Ray as Ray does)."
+    )
+    stream_pong_s: float = Field(
+        60.0, gt=0, description="One that does not answer a ping for so long is closed."
     )
     stream_messages_per_s: int = Field(
         10, ge=1, description="Messages that a websocket's client may send in a second."

@@ -20,7 +20,10 @@ class StreamSettings(Section):
         1.0, ge=0.05, le=60, description="Between two connections of this address, all workers."
     )
     connects_per_5min: int = Field(
-        250, ge=1, le=299, description="The exchange allows an address 300 in 5 minutes."
+        300,
+        ge=2,
+        description="What the exchange allows an address in 5 minutes; `update.limit_share` of it is "
+        "used.",
     )
     connection_life_h: float = Field(
         23.0, gt=0, lt=24, description="Age at which a connection is replaced; it may be 24 hours."
@@ -45,6 +48,12 @@ class StreamSettings(Section):
     )
     commit_interval_s: float = Field(
         1.0, ge=0.1, le=300, description="How often rows become visible, if commits keep up."
+    )
+    fill_gaps: bool = Field(
+        True, description="Ask REST for gaps as they are found; else `lakehouse update` does."
+    )
+    fill_after_s: float = Field(
+        3.0, ge=0, le=3600, description="From when a gap was found until REST is asked for it."
     )
     spool_folder: str = Field(
         "", description="Where frames wait for their commit. Empty: `$LAKEHOUSE_HOME/spool`."

@@ -303,7 +303,9 @@ def _unheard(
             before = state.series.get(stream.name)
             if stream.name not in names or has_numbers(stream) or before is None:
                 continue
-            gap = SeriesGap(None, None, before.last_time_us, received_us, None, received_us)
+            # The exchange's clock told when it begins, this machine's when it ends.
+            end_us = max(before.last_time_us, received_us)
+            gap = SeriesGap(None, None, before.last_time_us, end_us, None, received_us)
             since = f"since {format_time(int(told))}" if int(told) else "before this capture began"
             gaps.append(
                 (stream, gap, f"no connection {since}; what it would have said is not known")

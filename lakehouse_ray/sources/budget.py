@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import InvalidError
@@ -123,6 +124,11 @@ class _Window:
             self._entries.append([at_s, amount])
         else:
             bisect.insort(self._entries, [at_s, amount])
+
+    def begin_with(self, entries: Iterable[Sequence[float]]) -> None:
+        self.under_way = 0
+        self._entries = deque([float(at_s), int(amount)] for at_s, amount in entries)
+        self.ended = int(sum(amount for _, amount in self._entries))
 
     def forget(self, now_s: float) -> None:
         while self._entries and self._entries[0][0] + self.window_s < now_s:
@@ -295,6 +301,54 @@ class Budget:
         for where, until_us in blocked.items():
             if until_us > now_us and (where == EVERYWHERE or where in self._windows):
                 self._block(where, now_s + (until_us - now_us) / 1e6)
+
+    def state(self) -> dict[str, Any]:
+        """Everything it knows, in lists and numbers, for another `Budget` of the same limits that goes
+        on by the same clock: `go_on_from` takes it."""
+        return {
+            "windows": {
+                market: {name: window.entries() for name, window in windows.items()}
+                for market, windows in self._windows.items()
+            },
+            "charges": [
+                (ticket, charge.market, charge.costs, charge.since_s)
+                for ticket, charge in self._charges.items()
+            ],
+            "waiting": {
+                market: [(ticket, one.costs, one.until_s) for ticket, one in waiting.items()]
+                for market, waiting in self._waiting.items()
+            },
+            "blocked": dict(self._blocked),
+            "settled": {market: list(found) for market, found in self._settled.items()},
+            "foreign": {market: list(found) for market, found in self._foreign.items()},
+        }
+
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Forget everything and know what another one told by `state`.
+
+        Raises KeyError, TypeError or ValueError for anything else; it is of no use then.
+        """
+        for market, windows in self._windows.items():
+            for name, window in windows.items():
+                window.begin_with(state["windows"].get(market, {}).get(name, ()))
+        self._charges = OrderedDict()
+        for ticket, market, costs, since_s in state["charges"]:
+            self._charges[str(ticket)] = _Charge(market, costs, since_s)
+            for name, amount in costs.items():
+                self._windows[market][name].under_way += amount
+        for market in self._waiting:
+            self._waiting[market] = OrderedDict(
+                (ticket, _Waiter(costs, until_s))
+                for ticket, costs, until_s in state["waiting"].get(market, ())
+            )
+            self._settled[market] = deque(
+                (since_s, end_s, weight)
+                for since_s, end_s, weight in state["settled"].get(market, ())
+            )
+            self._foreign[market] = deque(
+                (at_s, amount) for at_s, amount in state["foreign"].get(market, ())
+            )
+        self._blocked = {where: float(until_s) for where, until_s in state["blocked"].items()}
 
     def _tidy(self) -> float:
         """Bring everything to now; return it."""

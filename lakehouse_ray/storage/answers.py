@@ -107,7 +107,7 @@ def open_pack(store: ObjectStore, path: str, sha256: str) -> list[Kept]:
 
 
 def _spelled(fill: Fill) -> dict[str, Any]:
-    return {
+    spelled = {
         "market": fill.market,
         "dataset": fill.dataset,
         "symbol": fill.symbol,
@@ -116,6 +116,7 @@ def _spelled(fill: Fill) -> dict[str, Any]:
         "end_us": fill.span.end_us,
         "asked_us": fill.asked_us,
     }
+    return spelled | ({} if fill.ids is None else {"ids": fill.ids})
 
 
 def _fill(item: dict[str, Any]) -> Fill:
@@ -126,6 +127,7 @@ def _fill(item: dict[str, Any]) -> Fill:
         item["interval"],
         TimeRange(item["start_us"], item["end_us"]),
         item["asked_us"],
+        tuple(item["ids"]) if "ids" in item else None,
     )
 
 

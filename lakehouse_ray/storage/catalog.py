@@ -24,9 +24,11 @@ from pyiceberg.exceptions import (
     NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
+    ValidationError,
 )
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
+from pyiceberg.table import StaticTable
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.transforms import (
     BucketTransform,
@@ -47,13 +49,15 @@ from pyiceberg.types import (
     StringType,
     TimestamptzType,
 )
-from sqlalchemy import bindparam, select
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy import ColumnElement, bindparam, select, update
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from lakehouse_ray.errors import (
+    BadDataError,
     DeniedError,
     InvalidError,
     LakehouseError,
+    NotFoundError,
     ResourceError,
     UnavailableError,
 )
@@ -64,6 +68,11 @@ from lakehouse_ray.storage.paths import TABLES
 BUCKETS = 16
 # Of a snapshot: the run that committed it.
 RUN_ID_PROPERTY = "lakehouse.run"
+# Of a table: its last sweep, which a commit under way has to know of: files of nobody that are older
+# go (µs by the store's clock), a hyphen, and its name.
+SWEPT_PROPERTY = "lakehouse.swept"
+# Of a snapshot that changed no row: what was done.
+MAINTENANCE_PROPERTY = "lakehouse.maintenance"
 # SQLite waits so long for another process's commit before it gives up.
 SQLITE_TIMEOUT_S = 60
 # Attempts to add columns to a table that others change meanwhile.
@@ -190,6 +199,11 @@ def explain_catalog(error: Exception, what: str) -> LakehouseError:
     return UnavailableError(f"the catalog did not answer while {what}: {text}")
 
 
+def swept_before_us(told: str | None) -> int:
+    """From when on files are surely left alone by sweeps so far, by `SWEPT_PROPERTY`."""
+    return 0 if told is None else int(told.partition("-")[0])
+
+
 def _without_password(uri: str) -> str:
     return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", uri)
 
@@ -247,7 +261,7 @@ def _open_catalog(properties: Mapping[str, str]) -> Catalog:
     for _ in range(CATALOG_TABLES):
         try:
             return _Catalog("lakehouse", **properties)
-        except OperationalError as error:
+        except DBAPIError as error:
             # Another run made one of them between our look and our attempt.
             if "already exists" not in str(error):
                 raise
@@ -301,15 +315,28 @@ class TableCatalog:
             self._catalog: Catalog = _open_catalog(properties)
         except (ValueError, ArgumentError) as error:
             raise InvalidError(f"catalog.uri {_without_password(access.uri)}: {error}") from error
+        except ModuleNotFoundError as error:
+            raise InvalidError(
+                f"catalog.uri {_without_password(access.uri)}: {error}",
+                "for PostgreSQL: pip install 'lakehouse-ray[postgres]'",
+            ) from error
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise explain_catalog(error, f"opening {_without_password(access.uri)}") from error
 
     def find(self, name: str) -> IcebergTable | None:
-        """Return the table as it is now, or None."""
+        """Return the table as it is now, or None.
+
+        Raises BadDataError where its metadata is torn, LakehouseError where it cannot be read.
+        """
         try:
             return self._catalog.load_table(name)
         except (NoSuchTableError, NoSuchNamespaceError):
             return None
+        except ValidationError as error:
+            advice = "`lakehouse repair` sets the table back"
+            raise BadDataError(
+                "METADATA_UNREADABLE", f"metadata of {name} is torn; {advice} ({error})"
+            ) from error
         except SQLAlchemyError as error:
             raise explain_catalog(error, f"looking for {name}") from error
         except OSError as error:
@@ -366,6 +393,60 @@ class TableCatalog:
         raise UnavailableError(
             f"columns could not be added to {table.name}: other writers came first "
             f"{EXTENSIONS_MAX} times"
+        )
+
+    def locations(self, name: str) -> tuple[str, str | None]:
+        """Where the catalog says that a table's metadata is, and where that of before is.
+
+        Raises NotFoundError where it knows no such table.
+        """
+        space, _, table = name.partition(".")
+        columns = IcebergTables.metadata_location, IcebergTables.previous_metadata_location
+        try:
+            with self._sql.engine.connect() as connection:
+                row = connection.execute(
+                    select(*columns).where(*self._row_of(space, table))
+                ).one_or_none()
+        except SQLAlchemyError as error:
+            raise explain_catalog(error, f"looking for {name}") from error
+        if row is None or row[0] is None:
+            raise NotFoundError(f"the catalog has no table {name}")
+        return str(row[0]), None if row[1] is None else str(row[1])
+
+    def set_back(self, name: str, location: str, previous: str) -> bool:
+        """Point the catalog to a table's metadata of before; whether it still had the other.
+
+        For metadata that is lost: what was committed with it is lost, too.
+        """
+        space, _, table = name.partition(".")
+        change = (
+            update(IcebergTables)
+            .where(*self._row_of(space, table), IcebergTables.metadata_location == location)
+            .values(metadata_location=previous, previous_metadata_location=None)
+        )
+        try:
+            with self._sql.engine.begin() as connection:
+                return connection.execute(change).rowcount == 1
+        except SQLAlchemyError as error:
+            raise explain_catalog(error, f"setting back {name}") from error
+
+    def read_at(self, location: str) -> StaticTable:
+        """A table as a file of its metadata has it. Raises OSError or ValueError where it cannot."""
+        try:
+            return StaticTable.from_metadata(location, dict(self._access.properties))
+        except ValidationError as error:
+            raise ValueError(f"{location} is torn: {error}") from error
+
+    @property
+    def _sql(self) -> SqlCatalog:
+        assert isinstance(self._catalog, SqlCatalog), "the lake's catalogs are in SQL"
+        return self._catalog
+
+    def _row_of(self, space: str, table: str) -> tuple[ColumnElement[bool], ...]:
+        return (
+            IcebergTables.catalog_name == self._sql.name,
+            IcebergTables.table_namespace == space,
+            IcebergTables.table_name == table,
         )
 
     def names(self) -> list[str]:

@@ -10,6 +10,9 @@ only slower.
 A request that is committed already is recognised by its id in a snapshot of this run, whatever
 other runs have made of its files since. So asking twice is safe: that is how an unknown outcome is
 resolved.
+
+Files that were swept before they were committed, since the run slept for days, are a conflict, too:
+their rows have to be written again.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.update.snapshot import _OverwriteFiles
@@ -30,9 +35,11 @@ from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.storage.catalog import (
     RUN_ID_PROPERTY,
+    SWEPT_PROPERTY,
     CatalogAccess,
     TableCatalog,
     explain_catalog,
+    swept_before_us,
 )
 from lakehouse_ray.storage.files import FileEntry, FileIndex, Region, data_files, file_entry
 from lakehouse_ray.storage.objects import explain
@@ -97,6 +104,7 @@ class Committer:
         self._index = FileIndex()
         self._files: dict[str, DataFile] = {}
         self._indexed: int | None = None
+        self._swept = self._table.properties.get(SWEPT_PROPERTY)
         self._done: dict[str, int] = {}  # snapshots of this run, by the ids they hold
         self._refresh()
 
@@ -107,8 +115,9 @@ class Committer:
     def commit(self, requests: Sequence[CommitRequest]) -> list[Outcome]:
         """Make the requests visible in one snapshot, except those that conflict.
 
-        Safe to repeat. Raises UnavailableError where the catalog or the store does not answer, or
-        other writers keep coming first; what was committed is then found by asking again.
+        Safe to repeat. Raises UnavailableError where the catalog or the store does not answer, other
+        writers keep coming first, or files of a log were swept before they were committed; what
+        was committed is then found by asking again.
         """
         for attempt in range(1, ATTEMPTS_MAX + 1):
             outcomes, wanted = self._sort_out(requests)
@@ -178,6 +187,14 @@ class Committer:
         return Outcome(request.id, True, snapshot_id, sequence)
 
     def _conflicts(self, request: CommitRequest, batch: FileIndex, gone: set[str]) -> bool:
+        if not self._stored(request):
+            if not request.regions and not request.removed:
+                # Nobody makes rows of a log anew; a run that is repeated does.
+                raise UnavailableError(
+                    f"files of {self._shape.name} were swept before they were committed: this run "
+                    "slept for days. Run it again."
+                )
+            return True
         if any(path not in self._index or path in gone for path in request.removed):
             return True
         if any(path not in self._index and path not in batch for path in request.seen):
@@ -188,6 +205,20 @@ class Committer:
             for index in (self._index, batch)
             for entry in index.overlapping(region)
         )
+
+    def _stored(self, request: CommitRequest) -> bool:
+        """Whether its files are there, and stay: they are looked at where a sweep was since the start.
+
+        One that is older than what the sweep takes may be there still, and gone in a moment.
+        """
+        swept = self._table.properties.get(SWEPT_PROPERTY)
+        if swept == self._swept:
+            return True
+        oldest_us = swept_before_us(swept)
+        try:
+            return all(_dated_us(self._table.io, f.file_path) >= oldest_us for f in request.added)
+        except OSError as error:
+            raise explain(error, f"looking for files of {self._shape.name}") from error
 
     def _write_snapshot(self, requests: list[CommitRequest]) -> int:
         properties = {
@@ -260,6 +291,14 @@ class Committer:
             file.spec_id = self._table.spec().spec_id
         self._index.add(entry)
         self._files[entry.path] = file
+
+
+def _dated_us(io: FileIO, path: str) -> int:
+    """When a file was written, by the store's clock; -1: there is none."""
+    assert isinstance(io, PyArrowFileIO), "the lake's stores are pyarrow's"
+    scheme, place, name = io.parse_location(path, io.properties)
+    info = io.fs_by_scheme(scheme, place).get_file_info(name)
+    return -1 if info.mtime_ns is None else int(info.mtime_ns) // 1000
 
 
 def _thread_safe(producer: _OverwriteFiles) -> _OverwriteFiles:

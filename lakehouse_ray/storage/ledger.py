@@ -9,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import polars as pl
-from pyiceberg.expressions import And, BooleanExpression, EqualTo
+from pyiceberg.expressions import (
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    EqualTo,
+    GreaterThanOrEqual,
+)
 
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.lake import OBJECT_LOG
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import from_us
 from lakehouse_ray.storage.catalog import TableCatalog
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import PartitionKey
@@ -33,24 +40,40 @@ def log_request(
 
 
 def read_object_log(
-    catalog: TableCatalog, market: str, dataset: str, interval: str | None
+    catalog: TableCatalog,
+    market: str | None = None,
+    dataset: str | None = None,
+    interval: str | None = None,
+    freq: str | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    since_us: int | None = None,
 ) -> pl.DataFrame:
-    """All events of a data set, oldest first."""
+    """All events of what is named, oldest first.
+
+    columns: Only these, `seen_at` among them. since_us: Seen from then on.
+    """
+    schema = frame_schema(OBJECT_LOG)
+    if columns is not None:
+        schema = pl.Schema({name: schema[name] for name in columns})
     table = catalog.find(OBJECT_LOG.name)
     if table is None:
-        return frame_schema(OBJECT_LOG).to_frame()
-    where: BooleanExpression = And(
-        EqualTo(term="market", value=market), EqualTo(term="dataset", value=dataset)
-    )
-    if interval is not None:
-        where = And(where, EqualTo(term="interval", value=interval))
+        return schema.to_frame()
+    named = {"market": market, "dataset": dataset, "interval": interval, "freq": freq}
+    where: BooleanExpression = AlwaysTrue()
+    for name, value in named.items():
+        if value is not None:
+            where = And(where, EqualTo(term=name, value=value))
+    if since_us is not None:
+        since = from_us(since_us).isoformat()
+        where = And(where, GreaterThanOrEqual(term="seen_at", value=since))
     try:
-        arrow = table.scan(row_filter=where).to_arrow()
+        arrow = table.scan(row_filter=where, selected_fields=tuple(schema.names())).to_arrow()
     except OSError as error:
         raise UnavailableError(f"the ledger could not be read: {error}") from error
     frame = pl.from_arrow(arrow)
     assert isinstance(frame, pl.DataFrame)
-    return frame.cast(frame_schema(OBJECT_LOG)).sort("seen_at", maintain_order=True)
+    return frame.select(schema.names()).cast(schema).sort("seen_at", maintain_order=True)
 
 
 def latest_by_key(log: pl.DataFrame) -> pl.DataFrame:

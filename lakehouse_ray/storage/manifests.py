@@ -7,6 +7,7 @@ stale, only unused.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,20 +77,63 @@ class Manifests:
         """
         snapshot = table.snapshot_by_id(snapshot_id)
         assert snapshot is not None
-        asked = [_asked(shape, values, span) for values in equal]
+        asked = _asked(shape, equal, span)
         found: list[DataFile] = []
         for one in self._list(shape, snapshot, table.io):
             if one.bounds is None:
                 return None
             # What else is asked is of files.
-            near = [each for each in asked if all(map(_meet, each, one.bounds))]
+            near = [each for each in asked if all(map(_meet, each.bounds, one.bounds))]
             if near:
                 found += [
                     file.file
                     for file in self._read(shape, one.manifest, table.io)
-                    if any(all(map(_meet, each, file.bounds)) for each in near)
+                    if any(each.may_be_in(file) for each in near)
                 ]
         return found
+
+    def difference(
+        self,
+        shape: Table,
+        old: IcebergTable,
+        before: int | None,
+        new: IcebergTable,
+        after: int | None,
+    ) -> tuple[list[DataFile], list[DataFile]]:
+        """Files that one of two snapshots has and the other has not: gone, and new.
+
+        Of what commits left alone not even the manifests are read. None: a state without rows.
+        old, new: The table as it was found at either time.
+
+        Raises OSError where metadata cannot be read.
+        """
+        earlier, later = self._own(shape, old, before), self._own(shape, new, after)
+        was = self._apart(shape, earlier, later, old.io)
+        now = self._apart(shape, later, earlier, new.io)
+        gone = [file for path, file in was.items() if path not in now]
+        return gone, [file for path, file in now.items() if path not in was]
+
+    def _own(
+        self, shape: Table, table: IcebergTable, snapshot_id: int | None
+    ) -> dict[str, ManifestFile]:
+        if snapshot_id is None:
+            return {}
+        snapshot = table.snapshot_by_id(snapshot_id)
+        assert snapshot is not None
+        found = self._list(shape, snapshot, table.io)
+        return {one.manifest.manifest_path: one.manifest for one in found}
+
+    def _apart(
+        self,
+        shape: Table,
+        own: Mapping[str, ManifestFile],
+        other: Mapping[str, ManifestFile],
+        io: FileIO,
+    ) -> dict[str, DataFile]:
+        """Files of the manifests that the other one has not, by path."""
+        manifests = [manifest for path, manifest in own.items() if path not in other]
+        read = (one.file for manifest in manifests for one in self._read(shape, manifest, io))
+        return {file.file_path: file for file in read}
 
     def _list(self, shape: Table, snapshot: Snapshot, io: FileIO) -> list[_Manifest]:
         with self._lock:
@@ -123,12 +167,42 @@ class Manifests:
         return found
 
 
-def _asked(table: Table, equal: Mapping[str, str], span: TimeRange | None) -> list[_Bounds]:
-    lead = equal.get(table.sort[0])
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Sets of values that lie in the same partitions. bounds: Of each field, then of the time.
+
+    leads: Values of the leading sort column, sorted; None: any.
+    """
+
+    bounds: tuple[_Bounds, ...]
+    leads: list[str] | None
+
+    def may_be_in(self, file: _File) -> bool:
+        *bounds, lead, time = file.bounds
+        if not all(map(_meet, self.bounds, (*bounds, time))):
+            return False
+        if self.leads is None or lead is None:
+            return True
+        least, most = map(str, lead)
+        at = bisect_left(self.leads, least)
+        return at < len(self.leads) and self.leads[at] <= most
+
+
+def _asked(
+    table: Table, equal: Sequence[Mapping[str, str]], span: TimeRange | None
+) -> list[_Asked]:
+    time = None if span is None else (span.start_us, span.end_us - 1)
+    groups: dict[tuple[_Bounds, ...], list[str] | None] = {}
+    for values in equal:
+        bounds = (*(_wanted(partition, values, span) for partition in table.partitions), time)
+        lead = values.get(table.sort[0])
+        leads = groups.setdefault(bounds, [])
+        if lead is None:
+            groups[bounds] = None
+        elif leads is not None:
+            leads.append(lead)
     return [
-        *(_wanted(partition, equal, span) for partition in table.partitions),
-        None if lead is None else (lead, lead),
-        None if span is None else (span.start_us, span.end_us - 1),
+        _Asked(bounds, None if leads is None else sorted(leads)) for bounds, leads in groups.items()
     ]
 
 

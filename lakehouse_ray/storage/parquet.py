@@ -32,7 +32,7 @@ from lakehouse_ray.storage.catalog import (
 )
 from lakehouse_ray.storage.files import PartitionKey
 from lakehouse_ray.storage.objects import ObjectStore, explain
-from lakehouse_ray.storage.paths import TABLES
+from lakehouse_ray.storage.paths import table_folder
 
 # A file ends at the row group that passes this. Larger files plan faster, smaller ones are cheaper
 # to replace (a copy of 37 MB costs about a second).
@@ -98,7 +98,7 @@ class TableWriter:
         self._statistics, self._mapping = _descriptions(table)
         names = [field.name for field in partition_spec(table).fields]
         folder = "/".join(f"{n}={v}" for n, v in zip(names, partition, strict=True))
-        self._folder = f"{TABLES}/{table.name.replace('.', '/')}/data/{folder}"
+        self._folder = f"{table_folder(table.name)}/data/{folder}"
         self._writer: pq.ParquetWriter | None = None
         self._sink: Any = None
         self._path = ""

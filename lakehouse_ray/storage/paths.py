@@ -29,6 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f@]{1,200}")
 _ANSWER = re.compile(r"[0-9a-f]{32,64}", re.ASCII)
 _EXCHANGE = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+_MARKER = re.compile(r"tmp/run-([0-9a-f]+-[0-9a-f]+)", re.ASCII)
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 # Routes of REST; no key of the archive begins so.
 _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
@@ -38,9 +39,35 @@ _CAPTURE = re.compile(r"stream/[a-z]{2,10}/[0-9]{4}-[0-9]{2}-[0-9]{2}/[a-z0-9-]{
 _SUFFIXES = ((_ROUTE, ".json"), (_PACK, ".jsonl.gz"), (_CAPTURE, ".frames.gz"))
 
 
+def table_folder(name: str) -> str:
+    """Where the files of a table are. name: `schema.table`."""
+    return f"{TABLES}/{name.replace('.', '/')}"
+
+
+def marker_folder() -> str:
+    """Where all runs leave something."""
+    return "tmp"
+
+
 def marker_path(run_id: str) -> str:
-    """Where a run leaves something for its workers to see."""
-    return f"tmp/run-{run_id}"
+    """Where a run leaves something for its workers, and those that come after it, to see."""
+    return f"{marker_folder()}/run-{run_id}"
+
+
+def run_of_marker(path: str) -> str | None:
+    """The run that left it; None: something else."""
+    found = _MARKER.fullmatch(path)
+    return found.group(1) if found else None
+
+
+def probe_path(name: str) -> str:
+    """Where an object is put for a moment to see when the store says that was. name: Hexadecimal.
+
+    Raises InvalidError for anything else.
+    """
+    if not _ANSWER.fullmatch(name):
+        raise InvalidError(f"not the name of a probe: {name!r}")
+    return f"{marker_folder()}/clock-{name}"
 
 
 def answer_path(key: str) -> str:

@@ -5,9 +5,11 @@
   times are read for gaps, and with symbols.
 - A fill of more than the allowed weight of several minutes from the replica exchange, at a limit made
   small: the weight that the exchange counted in each of its minutes, beside four fifths of its limit.
-  Expected: full minutes between the first and the last, none above, no request refused.
+  Expected: full minutes between the first and the last, none above, no request refused. With --nodes
+  by workers on so many nodes of a Ray cluster, who share one account; with --weight 2400 at the limit
+  that the exchange has.
 
-usage: python tests/benchmarks/bench_update.py [--symbols 2000] [--weight 100] [--minutes 3] [--json FILE]
+usage: python tests/benchmarks/bench_update.py [--symbols 2000] [--weight 100] [--minutes 3] [--nodes 0] [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from ray.cluster_utils import Cluster
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import SystemClock
@@ -52,13 +57,18 @@ class Then(SystemClock):
         return super().now_us() + self._ahead_us
 
 
-def lake_at(url: str, home: Path, weight_max: int = 2400) -> Writer:
+def lake_at(
+    url: str, home: Path, weight_max: int = 2400, cluster: str = "", nodes: int = 0
+) -> Writer:
     urls = dict.fromkeys(("archive_url", "spot_url", "um_url", "cm_url"), url)
+    here = {"local_bytes_max": 1 << 40}
+    there = {"local_bytes_max": 0, "actors": nodes, "profile": "small"}
     return Writer(
         Settings(
             home=home,
             binance=urls,
-            compute={"local_bytes_max": 1 << 40},
+            compute=there if nodes else here,
+            ray={"address": cluster},
             update={"um_weight_max": weight_max},
         ).resolved()
     )
@@ -107,7 +117,23 @@ def planning(symbols: int, home: Path) -> dict[str, Any]:
     }
 
 
-def filling(weight_max: int, minutes: int, home: Path) -> dict[str, Any]:
+@contextmanager
+def cluster_of(nodes: int) -> Iterator[str]:
+    """The address of a Ray of so many nodes; empty for none."""
+    if not nodes:
+        yield ""
+        return
+    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        for _ in range(nodes - 1):
+            cluster.add_node(**node)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def filling(weight_max: int, minutes: int, home: Path, nodes: int) -> dict[str, Any]:
     pages = weight_max * 0.8 * minutes / WEIGHT_A_PAGE / len(SYMBOLS)
     length_us = int(pages * BARS_A_PAGE) * MINUTE_US
     days = length_us // (24 * 60 * MINUTE_US) + 2
@@ -115,8 +141,11 @@ def filling(weight_max: int, minutes: int, home: Path) -> dict[str, Any]:
         1, symbols=list(SYMBOLS), markets=["um"], start=date(2026, 4, 1), end=date(2026, 12, 31)
     )
     limits = RateLimits(weight_per_minute={"spot": 6000, "um": weight_max, "cm": 2400})
-    with ReplicaExchange(archive, clock=Then(days), limits=limits) as exchange:
-        lake = lake_at(exchange.url, home, weight_max)
+    with (
+        ReplicaExchange(archive, clock=Then(days), limits=limits) as exchange,
+        cluster_of(nodes) as cluster,
+    ):
+        lake = lake_at(exchange.url, home, weight_max, cluster, nodes)
         span = TimeRange(parse_time(START), parse_time(START) + length_us)
         asked = ask_for("um", "klines", "1m", SYMBOLS, span.start_us, span.end_us)
         report = update(lake, UpdateRequest(asked, build=False))
@@ -126,6 +155,7 @@ def filling(weight_max: int, minutes: int, home: Path) -> dict[str, Any]:
     assert not report.partial, report.reasons
     assert max(windows) <= allowed, windows
     return {
+        "workers": f"{report.actors} {report.executor}",
         "weight_max": weight_max,
         "allowed": allowed,
         "weight_by_minute": windows,
@@ -140,13 +170,16 @@ def main() -> None:
     parser.add_argument("--symbols", type=int, default=2000)
     parser.add_argument("--weight", type=int, default=100)
     parser.add_argument("--minutes", type=int, default=3)
+    parser.add_argument("--nodes", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        found["planning"] = planning(given.symbols, Path(folder) / "plan")
-        print(found["planning"], flush=True)
-        found["filling"] = filling(given.weight, given.minutes, Path(folder) / "fill")
+        if given.symbols:
+            found["planning"] = planning(given.symbols, Path(folder) / "plan")
+            print(found["planning"], flush=True)
+        fill = Path(folder) / "fill"
+        found["filling"] = filling(given.weight, given.minutes, fill, given.nodes)
         print(found["filling"], flush=True)
     if given.json:
         given.json.write_text(json.dumps(found))

@@ -237,3 +237,38 @@ def test_plain_reading_leaves_live_rows_to_the_rule(
     found = reader.sql(query.format("klines")).pl()
     assert sorted(found["source"].to_list()) == ["rest"] * 6 + ["stream"] * 2
     assert reader.sql(query.format("klines_hot")).pl().is_empty()
+
+
+def test_who_is_only_captured_yet_is_known_to_every_question(tmp_path: Path) -> None:
+    """And what is told of it is what is told when its rows have been folded."""
+    lake = LiveLake(tmp_path)
+
+    def bars(symbol: str, first: int, last: int) -> pl.DataFrame:
+        rows = [(START_US + n * HOUR_US, 1.0, version(1)) for n in range(first, last)]
+        return live_rows(KLINES, rows, source="stream", symbol=symbol, interval="1h")
+
+    lake.merge(KLINES, bars("BTCUSDT", -40, -3))
+    lake.append(KLINES, bars("BTCUSDT", -4, 2))
+    lake.append(KLINES, bars("ETHUSDT", -30, 2))
+    # After a long hole: another life.
+    lake.append(KLINES, bars("OLDUSDT", 24 * 9, 24 * 9 + 2))
+    lake.merge(KLINES, bars("OLDUSDT", -5, 0))
+    opened = lake.connect()
+    at = START + timedelta(minutes=90)
+
+    def told() -> list[list[dict[str, object]]]:
+        symbols = ["BTCUSDT", "ETHUSDT", "OLDUSDT"]
+        return [
+            opened.universe("um", at=at).to_dicts(),
+            opened.identities("um", symbols).to_dicts(),
+            opened.coverage("um", "klines", symbols, "1h").to_dicts(),
+            opened.gaps("um", "klines", symbols, "1h").to_dicts(),
+        ]
+
+    live = told()
+    evidence = {row["symbol"]: row["evidence"] for row in live[0]}
+    assert evidence == {"BTCUSDT": "rows", "ETHUSDT": "rows", "OLDUSDT": "rows_around"}
+    assert {row["symbol"] for row in live[1]} == evidence.keys()
+    fold(lake.writer())
+    assert not opened.sql("FROM silver.klines_hot").rows()
+    assert told() == live

@@ -39,7 +39,7 @@ def env(tmp_path: Path, silent: str) -> dict[str, str]:
     return environment(
         HOME=tmp_path / "home",
         SCHEDULES=json.dumps(schedules),
-        SCHEDULER__LEASE_S=3,
+        SCHEDULER__LEASE_S=6,
         SCHEDULER__POLL_S=0.2,
         SCHEDULER__ATTEMPTS_MAX=2,
         BINANCE__ARCHIVE_URL=silent,

@@ -138,7 +138,13 @@ def test_the_files_of_a_question_are_those_that_pyiceberg_plans(
         assert [file.file_path for file in kept] == [file.file_path for file in planned]
 
 
-@pytest.mark.parametrize("symbols", [("AAA",), ("AAB", "NONE"), ("AAA", "ZZZ", "ÄÖ"), ("AA",), ()])
+@pytest.mark.parametrize(
+    "symbols",
+    [
+        ("AAA",), ("AAB", "NONE"), ("AAA", "ZZZ", "ÄÖ"), ("AA",), (),
+        (*(f"N{n}" for n in range(120)), "AAB"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("days", [None, 3])
 def test_the_files_of_some_symbols_are_those_of_each(
     lake: Lake, symbols: tuple[str, ...], days: int | None

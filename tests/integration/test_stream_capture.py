@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import re
 import signal
 import subprocess
 from collections import Counter
@@ -13,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.streamed import UM, Played, asked, ended, first_lines, frames_of, played, wait_for
+from support.streamed import (
+    UM,
+    Played,
+    asked,
+    children,
+    ended,
+    first_lines,
+    frames_of,
+    played,
+    wait_for,
+)
 
 from lakehouse_ray.silver.stream_segment import read_records
 from lakehouse_ray.testing.exchange.faults import Rule
@@ -177,22 +186,6 @@ def test_workers_that_are_killed_are_replaced_and_no_row_is_lost_or_doubled(
     gaps = ids_of_gaps(home, "trades")
     assert sorted(found + gaps) == sent
     assert len(gaps) < len(sent) / 4
-
-
-def children(pid: int) -> list[int]:
-    """Capture workers of a command: its children, but for what multiprocessing starts beside them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parent = re.search(r"\) \S (\d+)", (entry / "stat").read_text())
-            words = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent and int(parent[1]) == pid and b"spawn_main" in words:
-            found.append(int(entry.name))
-    return found
 
 
 def test_frames_wait_on_disk_for_a_lake_that_is_away(tmp_path: Path, frames: Path) -> None:

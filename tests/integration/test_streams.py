@@ -490,7 +490,7 @@ def test_a_table_is_watched_once_and_only_while_somebody_listens(served: Served)
             await asyncio.sleep(0.05)
         return [*seen, (await asyncio.to_thread(measures, served))["tables_watched"]]
 
-    assert told(listen) == [0, 2, 0], "the main table and that of live rows"
+    assert told(listen) == [0, 4, 0], "two main tables, that of live rows, the log of gaps"
 
 
 def test_limits_are_those_of_the_exchange(lake: BarLake) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -122,4 +123,20 @@ def frames_of(file: Path, what: str) -> list[dict[str, Any]]:
             message = json.loads(line.partition(" ")[2])
             if message.get("stream", "").partition("@")[2] == what:
                 found.append(message["data"])
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Capture workers of a command: its children, but for what multiprocessing starts beside them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = re.search(r"\) \S (\d+)", (entry / "stat").read_text())
+            words = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent and int(parent[1]) == pid and b"spawn_main" in words:
+            found.append(int(entry.name))
     return found

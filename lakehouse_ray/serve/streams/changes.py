@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
-import orjson
 from pyiceberg.manifest import DataFile
 
-from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.timespan import TimeRange
-from lakehouse_ray.query.pins import FindTable, Pin
+from lakehouse_ray.model.timespan import DAY_US, TimeRange
+from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import Where, plan_files
-from lakehouse_ray.query.versions import FixedTables, spell_versions
-from lakehouse_ray.serve.streams.events import Event, Row, Series
+from lakehouse_ray.query.step_rows import order_column
+from lakehouse_ray.query.steps import Step
+from lakehouse_ray.serve.streams.events import Event, Row, Series, correction
 from lakehouse_ray.serve.streams.reading import Window, read_rows, rows_of, select, where_due
 from lakehouse_ray.serve.work import StoppableEngine
 from lakehouse_ray.storage.files import file_entry
@@ -42,8 +40,8 @@ class Change:
     after: Pin
     committed_ms: int
     beside: Mapping[str, Pin] = field(default_factory=dict)
-    # Of each stream, when the last event of the earlier version at or after a moment was due.
-    _last_us: dict[str, int] = field(default_factory=dict)
+    # Of each stream, its last row of the earlier version at or after a moment: number or time.
+    _last: dict[str, int] = field(default_factory=dict)
 
     def pins(self, series: Series, *, before: bool) -> dict[str, Pin]:
         """The stream's tables at either version, that of live rows first."""
@@ -83,48 +81,27 @@ class Change:
         return TimeRange(start_us, max(r.time_max_us for r in regions) + reach_us + 1)
 
     def is_late(self, engine: StoppableEngine, series: Series, row: Row) -> bool:
-        """Whether the earlier version had a row of the stream that was due then or afterwards."""
+        """Whether the earlier version had a later row of the stream."""
         name, shape = series.stream.name, series.shape
-        if name not in self._last_us:
+        order = shape.columns.index(order_column(series.stream.dataset))
+        if name not in self._last:
             # Rows are asked about in the order in which they are due: the first is the earliest.
             span = TimeRange(max(row[shape.time] - shape.reach_us, 0), _LATEST_US)
             where = Where(series.stream.equal, span)
-            last_us = -1
+            last = -1
             with select(engine, series, self.pins(series, before=True), where, None) as result:
                 for batch in result.fetch_batches():
                     if batch.num_rows:
-                        last_us = max(
-                            last_us, shape.moment(rows_of(batch.slice(batch.num_rows - 1))[0])
-                        )
-            self._last_us[name] = last_us
-        return shape.moment(row) <= self._last_us[name]
+                        last = max(last, *(one[order] for one in rows_of(batch)))
+            self._last[name] = last
+        return int(row[order]) < self._last[name]
 
 
-def change_of(
-    find: FindTable,
-    shape: Table,
-    before: int | None,
-    after: int | None,
-    beside: Mapping[Table, int | None] = MappingProxyType({}),
-) -> Change:
-    """A table between two versions of it; None: it had no rows.
-
-    beside: Versions of the other tables of its data set.
-
-    Raises ExpiredError for one that is not kept any more.
-    """
-    pins = []
-    for version in (before, after):
-        fixed = FixedTables(find, [shape], spell_versions({shape.name: version}))
-        pins.append(Pin(shape, fixed.find(shape.name), version))
-    table = pins[1].table
-    snapshot = table.current_snapshot() if table is not None else None
-    others = {}
-    for other, version in beside.items():
-        fixed = FixedTables(find, [other], spell_versions({other.name: version}))
-        others[other.name] = Pin(other, fixed.find(other.name), version)
-    committed_ms = snapshot.timestamp_ms if snapshot is not None else 0
-    return Change(pins[0], pins[1], committed_ms, others)
+def change_of(step: Step) -> Change:
+    pins = dict(step.after.pins)
+    after = pins.pop(step.moved.name)
+    before = step.before.pins[step.moved.name]
+    return Change(before, after, step.committed_us // 1000, pins)
 
 
 @dataclass(frozen=True)
@@ -192,13 +169,18 @@ def _differences(
     shape = series.shape
 
     def by_key(rows: list[Row]) -> dict[tuple[Any, ...], Row]:
-        # A number may come twice, on both sides of midnight: the time belongs to the key.
-        return {(row[shape.time], *(row[i] for i in shape.key)): row for row in rows}
+        # A number may come twice, on both sides of midnight.
+        day = series.stream.dataset.key_within_day
+        return {
+            (row[shape.time] // DAY_US if day else 0, *(row[i] for i in shape.key)): row
+            for row in rows
+        }
 
     was, now = by_key(old), by_key(new)
     # The later row says when a pair is told of: an end that moved does not part it.
     pairs = [(series.place(now.get(key) or was[key]), key) for key in was.keys() | now.keys()]
     found: list[Event] = []
+    committed_ms = change.committed_ms
     for place, key in sorted(pairs):
         if not due.start_us <= place[0] < due.end_us:
             continue
@@ -206,24 +188,16 @@ def _differences(
         if before is None:
             assert after is not None
             if change.is_late(engine, series, after):
-                found.append(_correction(change, series, "late", None, after))
+                found.append(correction(series, committed_ms, "late", None, after))
             else:
                 found.append(series.event(after))
         elif after is None:
-            found.append(_correction(change, series, "removed", before, None))
-        elif shape.write(before) != shape.write(after):
-            found.append(_correction(change, series, "changed", before, after))
+            found.append(correction(series, committed_ms, "removed", before, None))
+        elif _differ(before, after) and shape.write(before) != shape.write(after):
+            found.append(correction(series, committed_ms, "changed", before, after))
     return found
 
 
-def _correction(
-    change: Change, series: Series, cause: str, before: Row | None, after: Row | None
-) -> Event:
-    row = after if after is not None else before
-    assert row is not None
-    body = {
-        "e": "correction", "E": change.committed_ms, "s": series.stream.symbol, "cause": cause,
-        "was": None if before is None else series.shape.write(before),
-        "now": None if after is None else series.shape.write(after),
-    }  # fmt: skip
-    return Event(series.place(row), series.stream.name, orjson.dumps(body), extra=True)
+def _differ(before: Row, after: Row) -> bool:
+    """What was not known and is known now is no change."""
+    return any(was is not None and was != now for was, now in zip(before, after, strict=True))

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import orjson
-import structlog
-from fastapi import WebSocket, WebSocketDisconnect
+from fastapi import WebSocket
 
-from lakehouse_ray.errors import InvalidError, LakehouseError
-from lakehouse_ray.query.versions import ExpiredError
+from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.serve.streams.events import Series
 from lakehouse_ray.serve.streams.feed import Feed
 from lakehouse_ray.serve.streams.hub import Holds, Hub
+from lakehouse_ray.serve.streams.link import POLICY, ClosedError, Link
 from lakehouse_ray.serve.streams.options import Options
 from lakehouse_ray.serve.streams.protocol import (
     INVALID_REQUEST,
@@ -29,99 +25,38 @@ from lakehouse_ray.serve.streams.protocol import (
 )
 from lakehouse_ray.serve.streams.tokens import Token
 
-_log = structlog.get_logger()
-
-# Codes with which a connection ends (RFC 6455; from 4000 on our own).
-NORMAL, GOING_AWAY, POLICY, TOO_BIG, INTERNAL = 1000, 1001, 1008, 1009, 1011
-SLOW, GONE = 4008, 4010
-_HOLDS_EVERY_S = 2.0
 # Messages that wait for the answer to the one before.
 _WAITING_MAX = 100
-_CLOSE_TIMEOUT_S = 1.0
-
-
-class ClosedError(Exception):
-    """The connection is to end. reason: At most 123 bytes."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(code, reason)
-        self.code = code
-        self.reason = reason
 
 
 class Connection:
     def __init__(self, websocket: WebSocket, hub: Hub, options: Options, combined: bool) -> None:
-        self._websocket = websocket
+        self._link = Link(websocket, hub, _spelled)
         self._hub = hub
         self._options = options
         self._combined = combined
         self._feed = Feed(hub, options, self._send_event)
-        self._heard_s: deque[float] = deque()
         self._said: asyncio.Queue[bytes] = asyncio.Queue(_WAITING_MAX)
         self._prefixes: dict[str, bytes] = {}
-        # Until it is known: the connection was lost.
-        self._code = 1006
 
     async def run(self, holds: Holds | None) -> None:
         """Serve an accepted connection until it ends.
 
         holds: Whether its key still does; None: it has none.
         """
-        ending = asyncio.ensure_future(self._hub.ending.wait())
-        feeding = asyncio.ensure_future(self._feed.run())
-        tasks: list[asyncio.Future[Any]] = [ending, feeding]
-        tasks += [asyncio.ensure_future(work()) for work in (self._listen, self._answer_all)]
-        if holds is not None:
-            tasks.append(asyncio.ensure_future(_lost(holds)))
-        try:
+
+        async def begin() -> None:
             self._feed.add(await self._prepare(self._options.streams))
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if ending.done():
-                raise ClosedError(GOING_AWAY, "the server stops")
-            for task in tasks:
-                if task.done():
-                    task.result()
-            raise ClosedError(NORMAL, "end of replay" if feeding.done() else "")
-        except WebSocketDisconnect as error:
-            self._code = error.code
-        except ClosedError as error:
-            await self._close(error.code, error.reason)
-        except ExpiredError as error:
-            await self._fail(error, GONE)
-        except InvalidError as error:
-            await self._fail(error, POLICY)
-        except LakehouseError as error:
-            _log.warning("a stream ended", reason=str(error))
-            await self._fail(error, INTERNAL)
-        except Exception:  # noqa: BLE001 - told in the log alone
-            _log.exception("unexpected error")
-            await self._fail(LakehouseError(), INTERNAL)  # of which nothing is told
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._hub.told.closed(self._code)
+
+        await self._link.run(self._feed.run, (self._listen, self._answer_all), begin, holds)
 
     # From the client
 
     async def _listen(self) -> None:
-        limits, clock = self._hub.limits, self._hub.service.clock
         while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code") or 1005)
-            said = message.get("text")
-            data = message.get("bytes") or b"" if said is None else said.encode()
-            if len(data) > limits.message_bytes_max:
-                raise ClosedError(
-                    TOO_BIG, f"a message has {limits.message_bytes_max} bytes at most"
-                )
-            now_s = clock.monotonic_s()
-            self._heard_s.append(now_s)
-            while now_s - self._heard_s[0] >= 1:
-                self._heard_s.popleft()
+            data = await self._link.hear()
             # Heard at once, so that nothing of a flood is kept, and answered one by one.
-            if len(self._heard_s) > limits.messages_per_s or self._said.full():
+            if self._said.full():
                 raise ClosedError(POLICY, "Too many requests")
             self._said.put_nowait(data)
 
@@ -186,28 +121,9 @@ class Connection:
         self._hub.told.event(stream.partition("@")[2].partition("_")[0] or stream)
 
     async def _send(self, frame: bytes) -> None:
-        try:
-            async with asyncio.timeout(self._hub.limits.send_timeout_s):
-                await self._websocket.send({"type": "websocket.send", "text": frame.decode()})
-        except TimeoutError as error:
-            raise ClosedError(SLOW, "slow consumer") from error
-
-    async def _fail(self, error: LakehouseError, code: int) -> None:
-        number, text = told(error)
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self._send(error_of(number, text))
-        await self._close(code, text)
-
-    async def _close(self, code: int, reason: str) -> None:
-        self._code = code
-        # Nobody may be there to hear it.
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self._websocket.close(code, reason.encode()[:120].decode(errors="ignore"))
+        await self._link.send(frame)
 
 
-async def _lost(holds: Holds) -> None:
-    while await asyncio.to_thread(holds):  # noqa: ASYNC110 - a file says so, no event
-        await asyncio.sleep(_HOLDS_EVERY_S)
-    raise ClosedError(POLICY, "the API key holds no more")
+def _spelled(error: LakehouseError) -> tuple[bytes, str]:
+    number, text = told(error)
+    return error_of(number, text), text

@@ -57,10 +57,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Series:
-    """A stream and how its rows are written."""
+    """A stream and how its rows are written. written: By what, beside the stream: decimals, and whether
+    times are microseconds."""
 
     stream: Stream
     shape: Shape
+    written: tuple[Decimals, bool]
 
     def place(self, row: Row, rank: int = ROW) -> Place:
         shape = self.shape
@@ -68,6 +70,20 @@ class Series:
 
     def event(self, row: Row) -> Event:
         return Event(self.place(row), self.stream.name, orjson.dumps(self.shape.write(row)))
+
+
+def correction(
+    series: Series, committed_ms: int, cause: str, before: Row | None, after: Row | None
+) -> Event:
+    """That a row came late, is another than it was, or is gone. One of before and after is given."""
+    row = after if after is not None else before
+    assert row is not None
+    body = {
+        "e": "correction", "E": committed_ms, "s": series.stream.symbol, "cause": cause,
+        "was": None if before is None else series.shape.write(before),
+        "now": None if after is None else series.shape.write(after),
+    }  # fmt: skip
+    return Event(series.place(row), series.stream.name, orjson.dumps(body), extra=True)
 
 
 def series_of(stream: Stream, decimals: Decimals, *, micro: bool) -> Series:
@@ -82,7 +98,7 @@ def series_of(stream: Stream, decimals: Decimals, *, micro: bool) -> Series:
         "bookTicker": _book,
         "forceOrder": _forced,
     }[stream.kind]
-    return Series(stream, make(stream, decimals, divisor))
+    return Series(stream, make(stream, decimals, divisor), (decimals, micro))
 
 
 def _spells(decimals: Decimals) -> tuple[Spell, Spell, Spell]:

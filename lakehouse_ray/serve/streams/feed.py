@@ -1,7 +1,8 @@
 """The events of one connection: a replay of what is stored, then rows as they are committed.
 
 It is pulled: the next window is read when the client has taken the one before. A slow client costs
-no memory, loses nothing, and hears that it is slow; what it has not taken is in the tables.
+no memory, loses nothing, and hears that it is slow; what it has not taken is in the tables. What a
+commit changed is read once for all connections (`courses`).
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from functools import partial
 import orjson
 from pyiceberg.table import Table as IcebergTable
 
-from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.errors import InvalidError, LakehouseError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.query.pins import Pin
+from lakehouse_ray.query.steps import Step
 from lakehouse_ray.query.versions import spell_versions
-from lakehouse_ray.serve.streams.changes import Change, Touched, change_of, changes, touched
+from lakehouse_ray.serve.streams.changes import change_of, changes, touched
 from lakehouse_ray.serve.streams.events import Event, Place, Series
+from lakehouse_ray.serve.streams.following import Following, mark_of
 from lakehouse_ray.serve.streams.history import gaps_of, history
 from lakehouse_ray.serve.streams.hub import Hub
 from lakehouse_ray.serve.streams.names import Stream, parse_stream
 from lakehouse_ray.serve.streams.options import LATEST_US, Options
 from lakehouse_ray.serve.streams.reading import ReadWindow, Window, windows
-from lakehouse_ray.serve.streams.tables import TABLES, open_stream, pinned_tables
+from lakehouse_ray.serve.streams.tables import open_stream, pinned_tables, snapshot_of
 from lakehouse_ray.serve.streams.tokens import Token
-from lakehouse_ray.serve.streams.watchers import Watcher, snapshot_of
 from lakehouse_ray.serve.work import StoppableEngine
 
 # Sends a frame: the stream, its JSON, the number of the event and where to go on.
@@ -42,7 +44,6 @@ _AT_ONCE = 64
 # Streams that one piece of work opens, each looking for its decimals and for a row, or whose gaps
 # it looks for.
 _OPENED_AT_ONCE = 64
-_TABLE = {table.name: table for table in TABLES}
 # Notices are of no stream.
 NOTICES = "lakehouse"
 
@@ -66,7 +67,7 @@ class Feed:
         self._step = token.step
         self._versions: dict[str, int | None] = dict(token.versions)
         self._pinned: dict[str, IcebergTable | None] = {}
-        self._watching: dict[str, Watcher] = {}
+        self._following = Following(hub, self._woken.set)
         self._gaps: dict[str, list[Event]] = {}
         # Streams that were replayed to the end.
         self._over: frozenset[str] = frozenset()
@@ -81,26 +82,24 @@ class Feed:
         wanted = [
             parse_stream(name, self._options.market) for name in names if name not in self.streams
         ]
-        for stream in wanted:
-            for table in stream.tables:
-                await self._open(table)
-        found: list[Series] = []
-        for first in range(0, len(wanted), _OPENED_AT_ONCE):
-            some = wanted[first : first + _OPENED_AT_ONCE]
-            found += await self._hub.work(partial(self._series, some))
-        return found
+        try:
+            for stream in wanted:
+                await self._open(stream)
+            found: list[Series] = []
+            for first in range(0, len(wanted), _OPENED_AT_ONCE):
+                found += await self._opened(wanted[first : first + _OPENED_AT_ONCE])
+            return found
+        except LakehouseError:
+            self._following.leave(one for one in wanted if one.name not in self.streams)
+            raise
 
     def add(self, series: Sequence[Series]) -> None:
         self.streams.update((one.stream.name, one) for one in series)
         self._touch()
 
     def remove(self, names: Sequence[str]) -> None:
-        for name in names:
-            self.streams.pop(name, None)
-        if self._live:
-            # Who comes back to a table begins with what it is then.
-            kept = self._told_of()
-            self._versions = {name: v for name, v in self._versions.items() if name in kept}
+        gone = [self.streams.pop(name).stream for name in names if name in self.streams]
+        self._following.leave(gone)
         self._touch()
 
     def _touch(self) -> None:
@@ -123,8 +122,7 @@ class Feed:
                 self._live, self._place = True, None
             await self._follow()
         finally:
-            for watcher in self._watching.values():
-                watcher.leave(self._woken.set)
+            self._following.end()
 
     # What is stored
 
@@ -199,85 +197,56 @@ class Feed:
 
     async def _follow(self) -> None:
         await self._until_streams()
-        await self._listen_to_all()
+        await self._join_all()
+        # Of streams that come later nothing was told before.
+        self._versions.clear()
         await self._notice("live")
-        if self._step is not None and self._step[0] in self._tables():
-            await self._tell_step(*self._step)
+        step = None if self._step is None else await self._following.resumed(self._step)
+        if step is not None:
+            await self._tell_step(step)
         self._step = self._place = None
         while True:
             self._woken.clear()
-            await self._listen_to_all()
-            moved = await self._moved()
-            if moved is None:
+            await self._join_all()
+            step = self._following.next_step()
+            if step is None:
                 await self._woken.wait()
                 continue
-            self._step = moved
-            await self._tell_step(*moved)
+            self._step = mark_of(step)
+            await self._tell_step(step)
 
-    async def _moved(self) -> tuple[str, int | None] | None:
-        """A table of which there is a version that was not told of.
+    async def _join_all(self) -> None:
+        for series in list(self.streams.values()):
+            await self._following.join(series.stream, self._versions)
 
-        What leaves a hot table is in the main ones by then: these are looked at after it, and told
-        of before it.
-        """
-        for name in sorted(self._tables(), key=lambda name: (_TABLE[name].live, name)):
-            if self._watching[name].snapshot_id == self._versions[name]:
-                continue
-            # The watcher may have looked before what was told of last.
-            now = await asyncio.to_thread(self._look, name)
-            if now == self._versions[name]:
-                continue
-            if _TABLE[name].live:
-                for main in sorted(self._beside(name)):
-                    seen = await asyncio.to_thread(self._look, main)
-                    if seen != self._versions[main]:
-                        return main, seen
-            return name, now
-        return None
-
-    def _look(self, name: str) -> int | None:
-        return snapshot_of(self._service.source.find(name))
-
-    def _beside(self, name: str) -> set[str]:
-        """The other tables of the streams of a table."""
-        every = {
-            table.name
-            for series in self.streams.values()
-            for table in series.stream.tables
-            if _TABLE[name] in series.stream.tables
-        }
-        return every - {name}
-
-    async def _tell_step(self, name: str, snapshot_id: int | None) -> None:
-        """Tell what a table has in a version beyond the one that was told of."""
-        behind = self._watching[name].commits
+    async def _tell_step(self, step: Step) -> None:
+        """Tell what a step brought to the streams."""
         self._blocked_s = 0.0
-        change = await asyncio.to_thread(
-            change_of,
-            self._service.source.find,
-            _TABLE[name],
-            self._versions.get(name),
-            snapshot_id,
-            {_TABLE[other]: self._versions[other] for other in self._beside(name)},
-        )
-        while True:
+        told = False
+        while not told:
             generation = self._generation
-            streams = [s for s in self.streams.values() if _TABLE[name] in s.stream.tables]
-            found, span = await self._hub.work(partial(_touched, change=change, streams=streams))
-            span = None if span is None else self._left(span)
-            read = self._reader(
-                lambda engine, due, most: changes(engine, change, found, due, most)  # noqa: B023
-            )
-            if span is None or await self._tell(read, span, generation, None):
-                break
-        self._versions[name] = snapshot_id
+            streams = [s for s in self.streams.values() if s.stream.dataset is step.dataset]
+            events = await self._following.events(step, streams)
+            if events is None:
+                told = await self._tell_large(step, streams, generation)
+            else:
+                told = await self._send_all(events, generation, None)
+        self._following.done(step)
         self._step = self._place = None
         if self._blocked_s > _SLOW_S:
-            await self._notice(
-                "slowConsumer",
-                waitedMs=round(self._blocked_s * 1000),
-                commitsBehind=self._watching[name].commits - behind,
-            )
+            waited_ms, behind = round(self._blocked_s * 1000), self._following.behind(step)
+            await self._notice("slowConsumer", waitedMs=waited_ms, commitsBehind=behind)
+
+    async def _tell_large(self, step: Step, streams: Sequence[Series], generation: int) -> bool:
+        """What is too much to be held for all, window by window."""
+        change = change_of(step)
+        some = [series for series in streams if step.moved in series.stream.tables]
+        found, span = await self._hub.work(lambda engine: touched(engine, change, some))
+        span = None if span is None else self._left(span)
+        if span is None:
+            return generation == self._generation
+        read = self._reader(lambda engine, due, most: changes(engine, change, found, due, most))
+        return await self._tell(read, span, generation, None)
 
     # Both
 
@@ -287,18 +256,25 @@ class Feed:
         """Send the events of a range; False: others were subscribed to meanwhile."""
         async with aclosing(windows(read, span)) as found:
             async for events in found:
-                for number, event in enumerate(events):
-                    if generation != self._generation:
-                        return False
-                    if self._is_told(event) or (event.extra and not self._options.events):
-                        continue
-                    if speed is not None and not await self._pace(event, generation, speed):
-                        return False
-                    self._seq += 1
-                    self._place = event.place
-                    await self._timed(event.stream, event.body)
-                    if number % _AT_ONCE == 0:
-                        await asyncio.sleep(0)
+                if not await self._send_all(events, generation, speed):
+                    return False
+        return generation == self._generation
+
+    async def _send_all(
+        self, events: Sequence[Event], generation: int, speed: float | None
+    ) -> bool:
+        for number, event in enumerate(events):
+            if generation != self._generation:
+                return False
+            if self._is_told(event) or (event.extra and not self._options.events):
+                continue
+            if speed is not None and not await self._pace(event, generation, speed):
+                return False
+            self._seq += 1
+            self._place = event.place
+            await self._timed(event.stream, event.body)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
         return generation == self._generation
 
     def _is_told(self, event: Event) -> bool:
@@ -331,7 +307,7 @@ class Feed:
     async def _notice(self, kind: str, **more: object) -> None:
         if not self._options.events:
             return
-        told = {name: self._versions[name] for name in self._tables()}
+        told = {name: v for name, v in self._told_versions().items() if name in self._tables()}
         body = {
             "e": kind, "E": self._service.clock.now_us() // 1000,
             "snapshots": spell_versions(told), **more,
@@ -340,25 +316,27 @@ class Feed:
 
     def _token(self) -> Token:
         options, replay = self._options, not self._live
-        names = self._told_of()
         # What ends with a version ends when it is resumed too.
         end_us = LATEST_US if options.ends and options.end_us is None else options.end_us
         return Token(
             self._live,
             self._seq,
-            {name: self._versions[name] for name in names if name in self._versions},
+            self._told_versions(),
             self._step,
             self._place,
             options.start_us if replay else None,
             end_us if replay else None,
         )
 
+    def _told_versions(self) -> dict[str, int | None]:
+        """By table, of the log of gaps by data set: what is replayed, or was told of in full."""
+        if not self._live:
+            names = self._tables()
+            return {name: v for name, v in self._versions.items() if name in names}
+        return self._following.versions
+
     def _tables(self) -> set[str]:
         return {table.name for series in self.streams.values() for table in series.stream.tables}
-
-    def _told_of(self) -> set[str]:
-        """Tables of streams, and the one whose rows are being told."""
-        return self._tables() | ({self._step[0]} if self._step is not None else set())
 
     async def _until_streams(self) -> None:
         while not self.streams:
@@ -375,12 +353,14 @@ class Feed:
 
     # Tables
 
-    async def _open(self, table: Table) -> None:
-        """Fix the version of a table from which its streams begin."""
+    async def _open(self, stream: Stream) -> None:
+        """Fix the versions from which a stream begins."""
         if self._live:
-            await self._listen(table)
-        elif table.name not in self._pinned:
-            await asyncio.to_thread(self._pin, table)
+            await self._following.join(stream, self._versions)
+            return
+        for table in stream.tables:
+            if table.name not in self._pinned:
+                await asyncio.to_thread(self._pin, table)
 
     def _pin(self, table: Table) -> None:
         """Pin all tables that a stream can have at once: one state of the lake."""
@@ -399,19 +379,17 @@ class Feed:
             for table in series.stream.tables
         }
 
-    async def _listen_to_all(self) -> None:
-        for series in list(self.streams.values()):
-            for table in series.stream.tables:
-                await self._listen(table)
-
-    async def _listen(self, table: Table) -> None:
-        if table.name not in self._watching:
-            watcher = self._hub.watchers.of(table.name)
-            await watcher.listen(self._woken.set)
-            self._watching[table.name] = watcher
-        if table.name not in self._versions:
-            # Now, and that of live rows first: the watcher's look may be an older one.
-            self._versions[table.name] = await asyncio.to_thread(self._look, table.name)
+    async def _opened(self, streams: Sequence[Stream]) -> list[Series]:
+        """Streams with how they are written. What is found of the tables of now holds for a while."""
+        kept, micro = self._hub.opened, self._options.micro
+        known = {one: kept.get((one, micro)) for one in streams} if self._live else {}
+        missing = [one for one in streams if known.get(one) is None]
+        if missing:
+            found = await self._hub.work(partial(self._series, missing))
+            known |= {series.stream: series for series in found}
+            if self._live:
+                kept.update({(series.stream, micro): series for series in found})
+        return [series for one in streams if (series := known[one]) is not None]
 
     def _series(self, streams: Sequence[Stream], engine: StoppableEngine) -> list[Series]:
         find = self._service.source.find if self._live else self._pinned.__getitem__
@@ -419,9 +397,3 @@ class Feed:
             open_stream(self._service, engine, find, stream, micro=self._options.micro)
             for stream in streams
         ]
-
-
-def _touched(
-    engine: StoppableEngine, change: Change, streams: Sequence[Series]
-) -> tuple[list[Touched], TimeRange | None]:
-    return touched(engine, change, streams)

@@ -1,9 +1,9 @@
-"""What all connections of a process share: watchers, limits, measures, and the end."""
+"""What all connections of a process share: courses, limits, measures, and the end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,8 +11,11 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from lakehouse_ray.clock import Clock
 from lakehouse_ray.serve.service import Service
-from lakehouse_ray.serve.streams.watchers import Watchers
+from lakehouse_ray.serve.streams.courses import Courses
+from lakehouse_ray.serve.streams.events import Series
+from lakehouse_ray.serve.streams.names import Stream
 from lakehouse_ray.serve.work import StoppableEngine, Workers
 
 T = TypeVar("T")
@@ -20,6 +23,9 @@ T = TypeVar("T")
 _log = structlog.get_logger()
 
 _END_S = 3.0
+# Decimals are those of the last stored exchangeInfo: a new one is seen so much later.
+_OPENED_FOR_S = 60.0
+_OPENED_MAX = 20_000
 
 
 @dataclass(frozen=True)
@@ -28,14 +34,17 @@ class StreamLimits:
 
     poll_s: Between two looks at a table. messages_per_s, message_bytes_max: From one client.
     send_timeout_s: A client that takes no byte for so long is given up.
+    ping_every_s, pong_within_s: So is one that does not answer a ping. As of the exchange's spot market.
     """
 
     connections_max: int = 200
     streams_max: int = 1024
-    poll_s: float = 1.0
+    poll_s: float = 0.25
     messages_per_s: int = 10
     message_bytes_max: int = 64 << 10
     send_timeout_s: float = 60.0
+    ping_every_s: float = 20.0
+    pong_within_s: float = 60.0
 
 
 class Told(Protocol):
@@ -55,16 +64,39 @@ class Silent:
     def closed(self, code: int) -> None: ...
 
 
+class Opened:
+    """Streams that connections have opened lately, so that the next one need not ask the tables."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[tuple[Stream, bool], tuple[float, Series]] = {}
+
+    def get(self, key: tuple[Stream, bool]) -> Series | None:
+        """key: The stream, and whether its times are microseconds."""
+        until_s, series = self._known.get(key, (0.0, None))
+        return series if until_s > self._clock.monotonic_s() else None
+
+    def update(self, found: Mapping[tuple[Stream, bool], Series]) -> None:
+        now_s = self._clock.monotonic_s()
+        if len(self._known) > _OPENED_MAX:
+            self._known = {k: one for k, one in self._known.items() if one[0] > now_s}
+        if len(self._known) <= _OPENED_MAX:
+            self._known |= {key: (now_s + _OPENED_FOR_S, series) for key, series in found.items()}
+
+
 class Hub:
     def __init__(self, service: Service, limits: StreamLimits, told: Told) -> None:
         self.service = service
         self.limits = limits
         self.told = told
-        self.watchers = Watchers(service.source.find, limits.poll_s)
+        self.courses = Courses(service.source.find, limits.poll_s, self.work)
         # Apart from questions, which are not to wait for replays; who waits here waits for its turn.
         threads = max(service.limits.statements // 2, 1)
         self._workers = Workers(replace(service.limits, statements=threads))
         self._turn = asyncio.Semaphore(threads)
+        self.opened = Opened(service.clock)
+        # What is too much to be held for all, each reads for itself: its database waits for its client.
+        self.large = asyncio.Semaphore(threads)
         self.connections = 0
         self.ending = asyncio.Event()
         self._none = asyncio.Event()

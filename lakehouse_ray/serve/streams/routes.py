@@ -10,8 +10,9 @@ from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.serve.exchange_errors import OVERLOADED, spell
 from lakehouse_ray.serve.handshake import HOLDS, SUBPROTOCOL, refuse
-from lakehouse_ray.serve.streams.connection import POLICY, Connection
+from lakehouse_ray.serve.streams.connection import Connection
 from lakehouse_ray.serve.streams.hub import Hub
+from lakehouse_ray.serve.streams.link import POLICY
 from lakehouse_ray.serve.streams.options import read_options
 from lakehouse_ray.serve.streams.protocol import error_of, told
 

@@ -18,13 +18,17 @@ from lakehouse_ray.serve.streams.events import Series, series_of
 from lakehouse_ray.serve.streams.names import KINDS, Stream
 from lakehouse_ray.serve.streams.protocol import ProtocolError
 from lakehouse_ray.serve.streams.reading import select
-from lakehouse_ray.serve.streams.watchers import snapshot_of
 from lakehouse_ray.serve.work import StoppableEngine
 
 # All that a stream can be of.
 TABLES: tuple[Table, ...] = tuple(
     {table.name: table for dataset in KINDS.values() for table in dataset.stored_tables}.values()
 )
+
+
+def snapshot_of(table: IcebergTable | None) -> int | None:
+    snapshot = table.current_snapshot() if table is not None else None
+    return snapshot.snapshot_id if snapshot is not None else None
 
 
 def pinned_tables(

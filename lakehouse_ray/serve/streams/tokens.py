@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.model.streams import STREAM_GAPS
 from lakehouse_ray.serve.streams.events import Place
 
 LENGTH_MAX = 8192
@@ -48,6 +49,17 @@ class Token:
         )  # fmt: skip
         whole = zlib.crc32(data).to_bytes(4, "big") + data
         return base64.urlsafe_b64encode(whole).rstrip(b"=").decode()
+
+
+def marked(table: str, dataset: str) -> str:
+    """A table's name in a token. The log of gaps is followed for each data set by itself."""
+    return f"{table}/{dataset}" if table == STREAM_GAPS.name else table
+
+
+def unmarked(name: str) -> tuple[str, str]:
+    """The table, and the data set if it says one."""
+    table, _, dataset = name.partition("/")
+    return table, dataset
 
 
 def parse_token(text: str) -> Token:

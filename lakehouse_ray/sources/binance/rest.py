@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
 import structlog
@@ -21,19 +20,15 @@ from lakehouse_ray.sources.binance.rest_answers import hear, read_list
 from lakehouse_ray.sources.binance.rest_bars import bar_pages
 from lakehouse_ray.sources.binance.rest_contracts import funding_pages, metrics_pages
 from lakehouse_ray.sources.binance.rest_trades import agg_trade_pages, trade_pages
-from lakehouse_ray.sources.budget import Grant, Seen
+from lakehouse_ray.sources.budget import Seen
 from lakehouse_ray.sources.http import HttpClient, Spoken
 from lakehouse_ray.sources.rest import Answer, Fetched, Pages, Request, Rows
-
-R = TypeVar("R")
+from lakehouse_ray.sources.turns import Account, Turns, pause_s
 
 log = structlog.get_logger()
 
 # Raised whenever the same answers could be read differently.
 REST_READER_VERSION = 1
-_PAUSE_INITIAL_S = 0.25
-_PAUSE_MAX_S = 20.0
-_ACCOUNT_ATTEMPTS_MAX = 5
 # Beyond this it is no page of records.
 _BODY_BYTES_MAX = 32 << 20
 _PAGES: dict[str, Callable[[Fill, Rows], Pages]] = {
@@ -52,16 +47,6 @@ REST_DATASETS: dict[Market, tuple[str, ...]] = {
     "um": tuple(_PAGES),
     "cm": tuple(_PAGES),
 }
-
-
-class Account(Protocol):
-    """`sources.budget.Budget`, or whatever stands for it. Called from threads."""
-
-    def ask(self, ticket: str, market: Market, costs: Mapping[str, int]) -> Grant: ...
-
-    def settle(self, ticket: str, market: Market, seen: Seen) -> None: ...
-
-    def give_back(self, ticket: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -93,12 +78,12 @@ class BinanceRest:
         rng: random.Random | None = None,
     ) -> None:
         self._http = http
-        self._account = account
         self._bases = bases
         self._clock = clock
         self._api_key = api_key
         self._policy = policy or RestPolicy()
         self._rng = rng or random.Random()
+        self._turns = Turns(account, self._rng, quiet_max_s=self._policy.quiet_max_s)
 
     async def fetch(self, fill: Fill) -> Fetched:
         """Ask for everything of a fill.
@@ -137,6 +122,17 @@ class BinanceRest:
             raise UnavailableError(f"{self._bases[market]} does not tell its time")
         return heard.seen.server_us
 
+    async def book(self, market: Market, symbol: str, levels: int) -> bytes:
+        """The body of a snapshot of a book, whatever it says. Asked once.
+
+        Raises BadDataError where the exchange refuses it, UnavailableError where it gives no answer,
+        DeniedError where it does not serve this network.
+        """
+        spoken, _ = await self._send(rest_requests.book(market, symbol, levels))
+        if spoken.status != 200:
+            read_list(spoken.status, spoken.body)
+        return spoken.body
+
     async def _ask(self, request: Request) -> tuple[RawAnswer, list[Any]]:
         """Return an answer that is a list of records, trying again what may yet become one."""
         for attempt in range(1, self._policy.attempts_max + 1):
@@ -154,7 +150,7 @@ class BinanceRest:
                 if final:
                     detail = f"{request.path}: {error.detail}"
                     raise _SpoiledError(error.reason, detail, raw) from error
-            await self._pause(attempt)
+            await asyncio.sleep(pause_s(self._rng, attempt))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _send(self, request: Request) -> tuple[Spoken, str]:
@@ -163,7 +159,7 @@ class BinanceRest:
         headers = self._headers(request)
         attempt, quiet_s = 0, 0.0
         while True:
-            ticket = await self._granted(request)
+            ticket = await self._turns.granted(request.market, request.costs)
             seen = Seen()
             failure = ""
             try:
@@ -176,54 +172,16 @@ class BinanceRest:
             except UnavailableError as error:
                 failure = error.message
             finally:
-                await self._told(self._account.settle, ticket, request.market, seen)
+                await self._turns.settle(ticket, request.market, seen)
             attempt += 1
             if seen.quiet_s > 0:
                 log.warning("asked for quiet", market=request.market, quiet_s=seen.quiet_s)
                 quiet_s += seen.quiet_s
                 if quiet_s <= self._policy.quiet_max_s or attempt == 1:
-                    continue  # `_granted` waits, or gives up
+                    continue  # the turn is waited for, or given up
             if attempt >= self._policy.attempts_max or quiet_s > self._policy.quiet_max_s:
                 raise UnavailableError(f"{url}: {failure}; gave up after {attempt} attempts")
-            await self._pause(attempt)
-
-    async def _granted(self, request: Request) -> str:
-        """Wait until a request may be sent; return its ticket."""
-        ticket = uuid.uuid4().hex
-        granted = False
-        try:
-            while True:
-                grant = await self._told(self._account.ask, ticket, request.market, request.costs)
-                granted = grant.granted
-                if granted:
-                    return ticket
-                if grant.quiet_s > self._policy.quiet_max_s:
-                    raise UnavailableError(
-                        f"{request.market}: the exchange asks to be left alone for "
-                        f"{grant.quiet_s:,.0f} s more; run it again after that",
-                        grant.quiet_s,
-                    )
-                await asyncio.sleep(grant.wait_s)
-        finally:
-            if not granted:
-                await self._told(self._account.give_back, ticket)
-
-    async def _told(self, call: Callable[..., R], *arguments: Any) -> R:
-        """Call the account in a thread. All of its calls may be repeated: where its process died, the
-        one made in its place is asked."""
-        for attempt in range(1, _ACCOUNT_ATTEMPTS_MAX + 1):
-            try:
-                return await asyncio.to_thread(call, *arguments)
-            except UnavailableError:
-                if attempt == _ACCOUNT_ATTEMPTS_MAX:
-                    raise
-            await self._pause(attempt)
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    async def _pause(self, attempt: int) -> None:
-        """Full jitter below an exponential bound."""
-        bound_s = min(_PAUSE_MAX_S, _PAUSE_INITIAL_S * 2**attempt)
-        await asyncio.sleep(self._rng.uniform(0.0, bound_s))
+            await asyncio.sleep(pause_s(self._rng, attempt))
 
     def url_of(self, request: Request) -> str:
         """Where a request is sent. It holds no secret: a key goes in a header."""

@@ -16,6 +16,13 @@ MICRO_FROM_US = parse_time("2025")
 # 249, 200 and 150: 499 is the page to ask for. On spot any limit weighs 2.
 _BAR_WEIGHTS = ((99, 1), (499, 2), (1000, 5), (1500, 10))
 BAR_PAGE_ROWS: dict[Market, int] = {"spot": 1000, "um": 499, "cm": 499}
+# Of books: weight by the largest number of levels it holds for.
+_FUTURES_BOOKS = ((50, 2), (100, 5), (500, 10), (1000, 20))
+_BOOK_WEIGHTS: dict[Market, tuple[tuple[int, int], ...]] = {
+    "spot": ((100, 5), (500, 25), (1000, 50), (5000, 250)),
+    "um": _FUTURES_BOOKS,
+    "cm": _FUTURES_BOOKS,
+}
 AGG_PAGE_ROWS = 1000
 TRADE_PAGE_ROWS: dict[Market, int] = {"spot": 1000, "um": 500, "cm": 500}
 FUNDING_PAGE_ROWS = 1000
@@ -130,6 +137,12 @@ def metrics(market: Market, route: str, symbol: str, start_us: int, end_us: int)
     )  # fmt: skip
     costs = {STATISTICS: 1} if market == "um" else {STATISTICS: 1, WEIGHT: 1}
     return Request(market, f"futures/data/{route}", _texts(params), costs)
+
+
+def book(market: Market, symbol: str, levels: int) -> Request:
+    """A snapshot of a book. levels: Of each side, one of the numbers that the exchange has."""
+    weight = next(cost for most, cost in _BOOK_WEIGHTS[market] if levels <= most)
+    return _request(market, "depth", _weight(market, weight), ("symbol", symbol), ("limit", levels))
 
 
 def clock(market: Market) -> Request:

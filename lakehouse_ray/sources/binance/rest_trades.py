@@ -19,6 +19,7 @@ from lakehouse_ray.model.datasets.trades import TRADES
 from lakehouse_ray.model.fills import Fill
 from lakehouse_ray.model.records.base import Record
 from lakehouse_ray.model.records.trades import AggTradeRecord, TradeRecord
+from lakehouse_ray.model.streams import FILLED_BY_REST
 from lakehouse_ray.model.timespan import HOUR_US, TimeRange, parse_time
 from lakehouse_ray.sources.binance import rest_requests as ask
 from lakehouse_ray.sources.binance.rest_rows import read_rows
@@ -42,16 +43,19 @@ class _Numbered:
 
 
 def agg_trade_pages(fill: Fill, rows: Rows) -> Pages:
-    """Ask for the aggTrades of the fill's span."""
-    first = yield from _first(fill, rows)
-    if first is None:
-        return
+    """Ask for the aggTrades of the fill's span, or for its ids."""
     micro = fill.span.start_us >= ask.MICRO_FROM_US
 
     def page(first_id: int) -> Request:
         return ask.agg_trades_from(fill.market, fill.symbol, first_id, micro=micro)
 
     kind = _Numbered(AGG_TRADES, AggTradeRecord, "agg_trade_id", page)
+    if fill.ids is not None:
+        yield from _of_ids(kind, fill, rows, *fill.ids)
+        return
+    first = yield from _first(fill, rows)
+    if first is None:
+        return
     rows.frames.append(_within(first, AGG_TRADES, fill.span))
     if _past(first, AGG_TRADES, fill.span):
         return
@@ -61,19 +65,22 @@ def agg_trade_pages(fill: Fill, rows: Rows) -> Pages:
 
 
 def trade_pages(fill: Fill, rows: Rows) -> Pages:
-    """Ask for the trades of the fill's span; an aggTrade tells the id of the first one."""
-    first = yield from _first(fill, rows)
-    if first is None:
-        return
-    known = first.filter(pl.col("first_trade_id") >= 0)
-    if known.is_empty():
-        raise BadDataError("REQUEST_REFUSED", "no aggTrade of the range tells a trade's id")
+    """Ask for the fill's ids, or the trades of its span: an aggTrade tells the id of the first one."""
     micro = fill.span.start_us >= ask.MICRO_FROM_US
 
     def page(first_id: int) -> Request:
         return ask.trades_from(fill.market, fill.symbol, first_id, micro=micro)
 
     kind = _Numbered(TRADES, TradeRecord, "id", page)
+    if fill.ids is not None:
+        yield from _of_ids(kind, fill, rows, *fill.ids)
+        return
+    first = yield from _first(fill, rows)
+    if first is None:
+        return
+    known = first.filter(pl.col("first_trade_id") >= 0)
+    if known.is_empty():
+        raise BadDataError("REQUEST_REFUSED", "no aggTrade of the range tells a trade's id")
     yield from _by_id(kind, fill, rows, int(known["first_trade_id"][0]) - 1)
 
 
@@ -94,6 +101,22 @@ def _first(fill: Fill, rows: Rows) -> Asking[pl.DataFrame | None]:
         cursor_us = span.end_us
     rows.absent.append(fill.span)
     return None
+
+
+def _of_ids(kind: _Numbered, fill: Fill, rows: Rows, first_id: int, last_id: int) -> Pages:
+    """Take the rows with these ids, both ends included, as far as the exchange has them."""
+    next_id, empty = first_id, 0
+    while next_id <= last_id and empty < 2:
+        frame = yield from _page(kind, fill, rows, next_id)
+        if frame.is_empty():
+            empty += 1
+            continue
+        empty = 0
+        # The first row behind the range shows what is missing at its end.
+        reached = frame.sort(kind.id).filter(pl.col(kind.id).shift(1, fill_value=0) <= last_id)
+        rows.frames.append(_wanted(reached, kind.dataset, fill))
+        yield from _holes(kind, fill, rows, reached, next_id - 1)
+        next_id = int(frame[kind.id].max()) + 1  # type: ignore[arg-type]
 
 
 def _by_id(kind: _Numbered, fill: Fill, rows: Rows, last_id: int) -> Pages:
@@ -137,7 +160,16 @@ def _holes(kind: _Numbered, fill: Fill, rows: Rows, frame: pl.DataFrame, before_
             return
         rows.holes_asked += 1
         again = yield from _page(kind, fill, rows, start + 1)
-        rows.frames.append(_within(again, kind.dataset, fill.span))
+        rows.frames.append(_wanted(again, kind.dataset, fill))
+
+
+def _wanted(frame: pl.DataFrame, dataset: Dataset, fill: Fill) -> pl.DataFrame:
+    """Rows that the fill is for."""
+    if fill.ids is None:
+        return _within(frame, dataset, fill.span)
+    number = FILLED_BY_REST[dataset.name]
+    assert number is not None
+    return frame.filter(pl.col(number).is_between(*fill.ids))
 
 
 def _within(frame: pl.DataFrame, dataset: Dataset, span: TimeRange) -> pl.DataFrame:

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakehouse_ray.bronze.fill_plan import FillPlan, joined, make_units, minus, plan_fill
+from lakehouse_ray.bronze.fill_plan import (
+    FillPlan,
+    joined,
+    make_units,
+    minus,
+    plan_fill,
+    plan_stream_gaps,
+)
 from lakehouse_ray.model.fills import Fill
+from lakehouse_ray.model.streams import StreamGap
 from lakehouse_ray.model.timespan import DAY_US, HOUR_US, MINUTE_US, TimeRange, parse_time
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.sources.binance.limits import limits_of
@@ -126,3 +134,48 @@ def test_units_are_bounded_and_hold_every_fill_once() -> None:
     assert all(unit.requests <= 20 for unit in units)
     found = [one.fill.symbol for unit in units for one in unit.fills]
     assert sorted(found) == sorted(one.fill.symbol for one in planned)
+
+
+def stream_gap(
+    dataset: str, first: int | None, last: int | None, at_us: int = START_US, symbol: str = "A"
+) -> StreamGap:
+    interval = "1m" if dataset == "klines" else None
+    missing = 2 if first is None or last is None else last - first + 1
+    end_us = at_us + 2 * MINUTE_US
+    return StreamGap(
+        "um", dataset, symbol, interval, first, last, at_us, end_us, missing, at_us
+    )  # fmt: skip
+
+
+def test_gaps_of_numbered_streams_are_asked_for_by_number_and_neighbours_together() -> None:
+    gaps = [
+        stream_gap("aggTrades", 5_000, 5_099),
+        stream_gap("aggTrades", 100, 102),
+        stream_gap("aggTrades", 600, 600),
+        stream_gap("aggTrades", 7, 7, symbol="B"),
+    ]
+    planned = list(plan_stream_gaps(gaps, {"um": START_US}, 100))
+    assert [(one.fill.symbol, one.fill.ids, one.requests, one.rows) for one in planned] == [
+        ("A", (100, 600), 1, 501), ("A", (5_000, 5_099), 1, 100), ("B", (7, 7), 1, 1),
+    ]  # fmt: skip
+    assert all(one.costs == {"weight": 20} for one in planned)
+    assert {one.kind for one in planned} == {"stream_gap"}
+
+
+def test_a_long_gap_is_cut_into_parts_of_so_many_pages() -> None:
+    gap = stream_gap("trades", 1, 120_000)
+    parts = list(plan_stream_gaps([gap], {"um": START_US}, 100))
+    assert [part.fill.ids for part in parts] == [
+        (1, 50_000), (50_001, 100_000), (100_001, 120_000),
+    ]  # fmt: skip
+    assert [part.requests for part in parts] == [100, 100, 40]
+
+
+def test_gaps_of_bars_and_numbers_that_leap_are_asked_for_by_time() -> None:
+    bars, leap = stream_gap("klines", None, None), stream_gap("aggTrades", 1, 10**12)
+    planned = list(plan_stream_gaps([bars, leap], {"um": START_US + DAY_US}, 100))
+    found = {one.fill.dataset: one.fill for one in planned}
+    assert found["klines"].span == bars.span
+    assert found["aggTrades"].span.start_us < leap.start_us
+    assert found["aggTrades"].span.end_us > leap.end_us
+    assert all(fill.ids is None for fill in found.values())

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.ticking import TickingClock
 
 from lakehouse_ray.bronze.budget import KeptBudget
+from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.sources.budget import Limit, Seen
-from lakehouse_ray.storage.objects import LocalStore
+from lakehouse_ray.storage.objects import LocalStore, ObjectStore
 
 LIMITS: dict[Market, tuple[Limit, ...]] = {
     "um": (Limit("weight", 2400, 60.0),),
@@ -26,6 +28,14 @@ def clock() -> TickingClock:
 
 def account(folder: Path, clock: TickingClock, exchange: str = "aaaaaaaa") -> KeptBudget:
     return KeptBudget(LIMITS, LocalStore(folder), clock, exchange=exchange, share=0.8)
+
+
+def shared(home: Path, clock: TickingClock, store: ObjectStore | None = None) -> KeptBudget:
+    """The account of one of several processes of a machine."""
+    return KeptBudget(
+        LIMITS, store or LocalStore(home / "lake"), clock, exchange="aaaaaaaa", share=0.8,
+        machine=home / "limits" / "aaaaaaaa.json",
+    )  # fmt: skip
 
 
 def spend(kept: KeptBudget, requests: int, weight: int = 10) -> int:
@@ -99,3 +109,100 @@ def test_a_file_that_is_none_is_passed_over(tmp_path: Path, clock: TickingClock)
     for number, text in enumerate((b"", b"null", b"{}", b'{"spent":{"um":1},"blocked":{}}')):
         (folder / f"{number:032x}.json").write_bytes(text)
     assert spend(account(tmp_path, clock), 1000) == CAP
+
+
+def test_processes_of_a_machine_stay_within_the_limits_together(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    many = [shared(tmp_path, clock) for _ in range(4)]
+    granted = 0
+    for turn in range(220):
+        one = many[turn % 4]
+        if one.ask(str(turn), "um", {"weight": 10}).granted:
+            granted += 10
+            one.settle(str(turn), "um", Seen())
+    assert granted == CAP
+    assert all(one.used("um")["weight"] == (CAP, CAP) for one in many)
+    clock.sleep(60.2)
+    # One that comes later, after one that was killed, begins with what they left, and no slack.
+    assert spend(many[0], 30) == 300
+    del many[0]
+    assert spend(shared(tmp_path, clock), 1000) == CAP - 300
+
+
+def test_what_a_killed_process_had_under_way_is_charged_until_its_lease_ends(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    first = shared(tmp_path, clock)
+    assert first.ask("a", "um", {"weight": 1000}).granted
+    del first
+    clock.sleep(61.0)
+    assert spend(shared(tmp_path, clock), 1000) == CAP - 1000
+    clock.sleep(140.0 + 61.0)
+    assert spend(shared(tmp_path, clock), 1000) == CAP
+
+
+def test_a_ban_that_one_process_learns_stops_all_of_the_machine_at_once(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    first, second = shared(tmp_path, clock), shared(tmp_path, clock)
+    assert first.ask("a", "um", {"weight": 1}).granted
+    first.settle("a", "um", Seen(quiet_s=300.0, banned=True))
+    for one in (second, shared(tmp_path, clock), account(tmp_path / "lake", clock)):
+        assert one.ask("b", "spot", {"weight": 1}).quiet_s == pytest.approx(300.0)
+    clock.sleep(300.1)
+    assert second.ask("c", "spot", {"weight": 1}).granted
+
+
+def test_who_waited_first_is_served_first_whatever_its_process(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    first, second = shared(tmp_path, clock), shared(tmp_path, clock)
+    assert spend(first, 1000) == CAP
+    for _ in range(2):
+        assert not first.ask("large", "um", {"weight": 1500}).granted
+        clock.sleep(30.1)
+    assert not second.ask("later", "um", {"weight": 500}).granted
+    assert first.ask("large", "um", {"weight": 1500}).granted
+
+
+@pytest.mark.parametrize("text", [b"", b"null", b"{}", b'{"at_s": 1, "state": {"windows": 1}}'])
+def test_a_machine_file_that_is_none_is_replaced_by_what_the_lake_knows(
+    tmp_path: Path, clock: TickingClock, text: bytes
+) -> None:
+    first = shared(tmp_path, clock)
+    assert spend(first, 30) == 300
+    first.close()
+    (tmp_path / "limits" / "aaaaaaaa.json").write_bytes(text)
+    assert spend(shared(tmp_path, clock), 1000) == CAP - 300
+
+
+def test_after_a_new_start_of_the_machine_the_lake_tells(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    class Rebooted(TickingClock):
+        def monotonic_s(self) -> float:
+            return self.now / 1e6 - 1_700_000_000
+
+    assert spend(shared(tmp_path, clock), 30) == 300
+    granted = spend(shared(tmp_path, Rebooted(clock.now)), 1000)
+    assert CAP - 300 - 2 * SLACK <= granted <= CAP - 300
+
+
+def test_a_lake_that_is_away_keeps_no_process_of_the_machine_from_asking(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    class Away(LocalStore):
+        def put(self, path: str, data: bytes) -> None:
+            raise UnavailableError("no answer")
+
+        def walk(self, folder: str) -> Iterator[tuple[str, int]]:
+            raise UnavailableError("no answer")
+
+    first = shared(tmp_path, clock)
+    assert spend(first, 1) == 10
+    away = shared(tmp_path, clock, Away(tmp_path / "lake"))
+    clock.sleep(6.0)
+    assert spend(away, 1000) == CAP - 10
+    with pytest.raises(UnavailableError):
+        KeptBudget(LIMITS, Away(tmp_path), clock, exchange="aaaaaaaa", share=0.8)

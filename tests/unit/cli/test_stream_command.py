@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from lakehouse_ray.cli.stream import _lines, _seconds, _streams
+from lakehouse_ray.cli.options import duration_s
+from lakehouse_ray.cli.stream import _lines, _streams
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.pipeline.stream_capture import CaptureReport
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
@@ -42,13 +43,13 @@ def test_what_is_no_stream_is_refused(market: str, symbols: str, streams: str) -
     ("text", "seconds"), [("", None), ("90", 90.0), ("1.5s", 1.5), ("10m", 600.0), ("1d", 86_400.0)]
 )
 def test_durations_are_read(text: str, seconds: float | None) -> None:
-    assert _seconds(text) == seconds
+    assert duration_s(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["0", "-1s", "1w", "ten", "1h30m", "nan"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InvalidError):
-        _seconds(text)
+        duration_s(text)
 
 
 def test_a_report_tells_losses_and_refusals() -> None:

@@ -13,10 +13,10 @@ from polars.testing import assert_frame_equal
 
 from lakehouse_ray.kernels.gaps import (
     Carry,
+    Ends,
     edges,
     find_gaps,
     hole,
-    scan,
     scan_symbols,
     slot,
 )
@@ -49,6 +49,12 @@ def rows(gaps: pl.DataFrame) -> Found:
 
 def found(rhythm: Rhythm, times: list[int], own: list[int] | None = None) -> Found:
     return rows(find_gaps(rhythm, piece(times, own))[0])
+
+
+def scan(rhythm: Rhythm, pieces: list[pl.DataFrame]) -> tuple[pl.DataFrame, Ends | None]:
+    """Gaps of one series that comes in pieces, its first and its last row."""
+    scans = scan_symbols(rhythm, [one.with_columns(symbol=pl.lit("A")) for one in pieces])
+    return scans.gaps.drop("symbol"), scans.ends.get("A")
 
 
 def us(text: str) -> int:
@@ -122,8 +128,31 @@ def test_pieces_with_a_carry_give_what_one_run_gives(rhythm: Rhythm, data: st.Da
     bounds = [0, *cuts, len(times)]
     parts = [whole.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
     one, many = scan(rhythm, [whole]), scan(rhythm, parts)
-    assert_frame_equal(many.gaps, one.gaps)
-    assert (many.first, many.last, many.rows) == (one.first, one.last, one.rows)
+    assert_frame_equal(many[0], one[0])
+    assert many[1] == one[1]
+
+
+@pytest.mark.parametrize("rhythm", RHYTHMS, ids=str)
+@given(data=st.data())
+def test_many_symbols_at_once_give_what_each_gives_alone(
+    rhythm: Rhythm, data: st.DataObject
+) -> None:
+    scale = {OwnHours: HOUR_US, Months: 20 * DAY_US, About: 10 * SECOND_US}.get(type(rhythm), 1)
+    frames = []
+    for symbol in data.draw(st.lists(st.sampled_from("ABCDE"), unique=True, min_size=1)):
+        times = sorted(data.draw(st.lists(st.integers(0, 300), min_size=1, max_size=20)))
+        own = data.draw(st.lists(st.integers(1, 9), min_size=len(times), max_size=len(times)))
+        frame = piece([time * scale for time in times], own)
+        frames.append(frame.with_columns(symbol=pl.lit(symbol)))
+    whole = pl.concat(frames)
+    cuts = sorted(data.draw(st.lists(st.integers(0, whole.height), max_size=6)))
+    bounds = [0, *cuts, whole.height]
+    found = scan_symbols(rhythm, [whole.slice(a, b - a) for a, b in itertools.pairwise(bounds)])
+    for frame in frames:
+        symbol = frame["symbol"][0]
+        gaps, ends = scan(rhythm, [frame])
+        assert_frame_equal(found.gaps.filter(symbol=symbol).drop("symbol"), gaps)
+        assert found.ends[symbol] == ends
 
 
 def test_the_bars_of_february_2018_that_run_off_the_grid_leave_no_false_gaps() -> None:
@@ -188,7 +217,7 @@ def test_numbered_trades_have_gaps_where_ids_jump_and_none_where_they_begin_agai
 
 
 def test_jumps_of_ids_within_one_moment_are_one_gap() -> None:
-    gaps = scan(Ids("id"), [piece([10, 10, 10], [1, 3, 6])]).gaps
+    gaps = scan(Ids("id"), [piece([10, 10, 10], [1, 3, 6])])[0]
     assert rows(gaps) == [(10, 11, 3)]
 
 
@@ -206,7 +235,7 @@ def test_a_run_of_ids_may_come_as_one_row(ids: list[int]) -> None:
         until=pl.Series([r[-1] * 10 for r in runs]).cast(TIME),
         own_until=pl.Series([r[-1] for r in runs]),
     )
-    assert_frame_equal(scan(Ids("id"), [short]).gaps, scan(Ids("id"), [each]).gaps)
+    assert_frame_equal(scan(Ids("id"), [short])[0], scan(Ids("id"), [each])[0])
 
 
 def test_what_has_no_rhythm_says_so() -> None:
@@ -242,14 +271,14 @@ def test_a_hole_has_the_slots_that_begin_in_it(
 
 def test_the_ends_of_a_range_are_gaps_before_the_first_and_after_the_last_row() -> None:
     rhythm = Grid(HOUR_US)
-    series = scan(rhythm, [piece([us("2024-01-01T03:00"), us("2024-01-01T04:00")])])
+    _, series = scan(rhythm, [piece([us("2024-01-01T03:00"), us("2024-01-01T04:00")])])
+    assert series is not None
     span = TimeRange(us("2024-01-01T00:30"), us("2024-01-01T07:00"))
     assert rows(edges(rhythm, series, span)) == [
         (us("2024-01-01T01:00"), us("2024-01-01T03:00"), 2),
         (us("2024-01-01T05:00"), us("2024-01-01T07:00"), 2),
     ]
-    assert rows(edges(Ids("id"), scan(Ids("id"), [piece([1], [1])]), TimeRange(0, 9))) == []
-    assert rows(edges(rhythm, scan(rhythm, []), span)) == []
+    assert rows(edges(Ids("id"), (Carry(1, 1, 0), Carry(1, 1, 0)), TimeRange(0, 9))) == []
 
 
 @pytest.mark.parametrize("rhythm", RHYTHMS, ids=str)
@@ -268,8 +297,12 @@ def test_symbols_that_come_one_after_another_are_kept_apart_across_pieces() -> N
         ]
     )
     scans = scan_symbols(rhythm, [frame.slice(0, 2), frame.slice(2, 3), frame.slice(5, 2)])
-    assert {name: rows(one.gaps) for name, one in scans.items()} == {
+    gaps = {name: frame.drop("symbol") for (name,), frame in scans.gaps.group_by("symbol")}
+    assert {name: rows(frame) for name, frame in gaps.items()} == {
         "A": [(3, 5, 2)],
         "B": [(5, 9, 4)],
     }
-    assert {name: one.rows for name, one in scans.items()} == {"A": 4, "B": 3}
+    assert {name: [end.last_us for end in ends] for name, ends in scans.ends.items()} == {
+        "A": [1, 6],
+        "B": [3, 9],
+    }

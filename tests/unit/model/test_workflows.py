@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lakehouse_ray.cli import build as build_command
 from lakehouse_ray.cli import ingest as ingest_command
+from lakehouse_ray.cli import maintain as maintain_command
 from lakehouse_ray.cli import quality as quality_command
 from lakehouse_ray.cli import update as update_command
 from lakehouse_ray.model.datasets.registry import DATASETS
@@ -189,6 +190,22 @@ def test_an_update_is_the_commands_own(values: dict[str, Any]) -> None:
     assert not any(told[name] for name in ("address", "home", "json_", "debug"))
 
 
+@given(
+    st.lists(
+        st.sampled_from(["silver.klines_fine", "bronze.object_log", "gold.daily"]), max_size=9
+    ),
+    st.lists(st.sampled_from(["compact", "manifests", "expire", "sweep"]), max_size=10),
+    st.booleans(),
+)
+def test_a_maintenance_is_the_commands_own(tables: list[str], steps: list[str], dry: bool) -> None:
+    values = {"workflow": "maintain", "tables": tables, "steps": steps, "dry_run": dry}
+    told = parsed(maintain_command.maintain, values)
+    assert unique(told["tables"] or []) == unique(tables)
+    assert told["steps"] == ",".join(unique(steps))
+    assert told["dry_run"] is dry
+    assert not any(told[name] for name in ("home", "json_", "debug"))
+
+
 GOOD: dict[str, Any] = {
     "workflow": "ingest", "market": "spot", "dataset": "klines", "interval": "1m",
 }  # fmt: skip
@@ -209,6 +226,8 @@ def test_no_hostile_word_is_accepted_anywhere(text: str) -> None:
     refused({"workflow": "build", "products": [text]})
     refused({"workflow": "build", "markets": [text]})
     refused({"workflow": "quality", "threshold": text})
+    refused({"workflow": "maintain", "tables": [text]})
+    refused({"workflow": "maintain", "steps": [text]})
     refused({**GOOD, "workflow": text})
 
 

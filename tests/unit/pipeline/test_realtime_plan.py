@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse_ray.model.datasets.registry import DATASETS
+from lakehouse_ray.model.fills import Fill
 from lakehouse_ray.model.timespan import MINUTE_US, TimeRange, parse_time
 from lakehouse_ray.model.venue import parse_market
-from lakehouse_ray.pipeline.realtime_plan import _tail, asked_of, told_asked
+from lakehouse_ray.pipeline.realtime_plan import _tail, asked_of, ids_asked_of, told_asked
 from lakehouse_ray.query.asked import ask_for
 from lakehouse_ray.query.pinned import Kind
 
@@ -16,13 +19,20 @@ moments = st.integers(parse_time("2015"), parse_time("2030"))
 
 @given(moments, st.integers(1, 10**12))
 def test_what_the_ledger_was_told_is_read_back(start_us: int, length_us: int) -> None:
-    span = TimeRange(start_us, start_us + length_us)
-    assert asked_of(told_asked(span)) == span
+    fill = Fill(
+        "um", "aggTrades", "A", None, TimeRange(start_us, start_us + length_us), start_us
+    )  # fmt: skip
+    assert asked_of(told_asked(fill)) == fill.span
+    assert ids_asked_of(told_asked(fill)) is None
+    numbered = replace(fill, ids=(length_us, start_us))
+    assert ids_asked_of(told_asked(numbered)) == (length_us, start_us)
+    assert asked_of(told_asked(numbered)) is None
 
 
 @given(st.text(max_size=80))
 def test_other_details_tell_of_no_range(detail: str) -> None:
     assert asked_of(detail) is None
+    assert ids_asked_of(detail) is None
 
 
 def test_a_range_that_is_none_is_no_range() -> None:

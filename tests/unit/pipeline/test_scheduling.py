@@ -271,6 +271,18 @@ def test_a_runner_whose_lease_ran_out_ends_its_runs_by_itself() -> None:
     assert len(stage.place.started) == len(set(stage.place.started))
 
 
+def test_a_runner_told_to_end_ends_its_runs_and_writes_it_down() -> None:
+    stage = Stage(scheduled())
+    runner, _ = stage.runner()
+    runner.look()
+    stage.forward(60)
+    runner.look()
+    runner.stop()
+    assert stage.place.running == set()
+    (row,) = stage.rows("interrupted")
+    assert row["exit_code"] == 143
+
+
 def test_jobs_that_outlive_their_runner_are_found_again() -> None:
     stage = Stage(scheduled(), place=MemoryPlace(name="ray", outlives=True))
     first, _ = stage.runner()

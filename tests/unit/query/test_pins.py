@@ -22,12 +22,17 @@ class Snapshot:
     timestamp_ms: int
     parent_snapshot_id: int | None = None
 
+    @property
+    def sequence_number(self) -> int:
+        return self.snapshot_id % 1000
+
 
 @dataclass
 class History:
     """The part of a table that pins look at."""
 
     kept: list[Snapshot] = field(default_factory=list)
+    properties: dict[str, str] = field(default_factory=dict)
 
     def current_snapshot(self) -> Snapshot | None:
         return self.kept[-1] if self.kept else None
@@ -100,3 +105,27 @@ def test_what_has_expired_is_not_taken_for_empty() -> None:
     with pytest.raises(NotFoundError, match="not kept any more") as caught:
         pinned("2024-01-03", tables)
     assert "2024-01-05T00:00:00Z" in caught.value.hint
+
+
+def test_a_moment_whose_snapshot_has_expired_is_refused_and_not_answered_by_an_older_one() -> None:
+    # 1002 and 1003 are gone, and what expired says until when 1001 was the table.
+    kept = [Snapshot(1001, ms("2024-01-01")), Snapshot(1004, ms("2024-01-07"))]
+    ended = {"lakehouse.snapshot-ends": f'{{"1001": {ms("2024-01-03")}}}'}
+    tables: dict[str, Any] = {FINE.name: History(kept, ended)}
+
+    def seen(moment: str) -> int | None:
+        return pin_tables(tables.get, [FINE], moment)[FINE.name].snapshot_id
+
+    assert seen("2024-01-02T23:59") == 1001
+    assert seen("2024-01-07") == 1004
+    with pytest.raises(NotFoundError, match="not kept any more"):
+        seen("2024-01-03")
+    with pytest.raises(NotFoundError, match="not kept any more"):
+        seen("2024-01-06")
+
+
+def test_before_the_oldest_kept_snapshot_there_is_no_answer_where_it_was_not_the_first() -> None:
+    # Expiry takes away the parent of the oldest that is left.
+    tables: dict[str, Any] = {FINE.name: History([Snapshot(1004, ms("2024-01-07"))])}
+    with pytest.raises(NotFoundError, match="not kept any more"):
+        pin_tables(tables.get, [FINE], "2024-01-06")

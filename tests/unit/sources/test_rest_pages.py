@@ -151,6 +151,45 @@ def test_trades_that_the_exchange_has_are_never_missed(
     assert sorted(frame["agg_trade_id"]) == [n for n, us in trades if us < span.end_us]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sets(st.integers(0, 2500), max_size=4),
+    st.integers(0, 2400),
+    st.integers(0, 2600),
+    st.integers(1, 1000),
+    st.sampled_from(["aggTrades", "trades"]),
+)
+def test_of_ids_that_are_asked_for_all_that_exist_come_and_no_others(
+    holes: set[int], first: int, length: int, first_cut: int, dataset: str
+) -> None:
+    """2,500 ids of which some are in no answer; the first answer is cut."""
+    numbers = [n for n in range(2500) if n not in holes]
+    span = TimeRange(START_US, START_US + 1)
+    fill = Fill("um", dataset, "BTCUSDT", None, span, NOW_US, (first, first + length))
+    asked: list[int] = []
+
+    def exchange(request: Request) -> list[Any]:
+        params = dict(request.params)
+        asked.append(int(params["fromId"]))
+        found = [n for n in numbers if n >= asked[-1]][: int(params["limit"])]
+        found = found[:first_cut] if len(asked) == 1 else found
+        if dataset == "aggTrades":
+            return [trade(n, START_US + n * 1_000_000) for n in found]
+        return [
+            {"id": n, "price": "1.5", "qty": "2", "quoteQty": "3",
+             "time": START_US // 1000 + n * 1000, "isBuyerMaker": True}
+            for n in found
+        ]  # fmt: skip
+
+    rows, _ = drive(fill, exchange)
+    key = "id" if dataset == "trades" else "agg_trade_id"
+    wanted = [n for n in numbers if first <= n <= first + length]
+    found = pl.concat(rows.frames).unique(key)[key].to_list() if rows.frames else []
+    assert sorted(found) == wanted
+    # Two empty answers at the end of all ids, two for each hole, what was cut: no more.
+    assert len(asked) <= length // 500 + 4 + len(holes)
+
+
 def test_pages_that_go_back_are_no_pages() -> None:
     span = TimeRange(START_US, START_US + HOUR_US // 2)
     fill = Fill("um", "aggTrades", "BTCUSDT", None, span, NOW_US)

@@ -15,15 +15,20 @@ import aiohttp
 import structlog
 
 from lakehouse_ray.clock import Clock
+from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.venue import Market
+from lakehouse_ray.sources.binance.limits import CONNECTS
+from lakehouse_ray.sources.binance.rest_answers import hear
 from lakehouse_ray.sources.binance.streams.names import Stream
 from lakehouse_ray.sources.binance.streams.session import (
     Action,
-    ConnectBudget,
+    ConnectPace,
     Session,
     SessionRules,
     spread,
 )
+from lakehouse_ray.sources.budget import Seen
+from lakehouse_ray.sources.turns import Turns
 
 # Frames of the exchange are some KB at most; what is larger is none.
 FRAME_BYTES_MAX = 4 << 20
@@ -74,7 +79,8 @@ def stream_url(base: str, names: Sequence[str], *, microseconds: bool) -> str:
 class Connections:
     """All connections of one market's streams.
 
-    per_connection_max: Streams that share one. budget: Of this machine's address, or its part.
+    per_connection_max: Streams that share one. pace: Of this machine's address, or its part.
+    turns: Of all who connect from it, or ask anything else.
     microseconds: Ask for times in µs; spot alone gives them.
     """
 
@@ -87,11 +93,14 @@ class Connections:
         *,
         per_connection_max: int,
         rules: SessionRules,
-        budget: ConnectBudget,
+        pace: ConnectPace,
+        turns: Turns,
         clock: Clock,
         rng: random.Random,
         microseconds: bool = True,
     ) -> None:
+        self._market = market
+        self._turns = turns
         self._sink = sink
         self._clock = clock
         groups = spread([(stream.symbol, stream.name) for stream in streams], per_connection_max)
@@ -100,7 +109,7 @@ class Connections:
         self._unheard_since_us = dict.fromkeys(range(len(groups)), 0)
         self._urls = [stream_url(base, group, microseconds=asked) for group in groups]
         self._sessions = [
-            Session(rules, budget, rng, first, len(groups)) for first in range(len(groups))
+            Session(rules, pace, rng, first, len(groups)) for first in range(len(groups))
         ]
         self._sockets: dict[int, aiohttp.ClientWebSocketResponse[bool]] = {}
         self._counts: dict[int, Counter[bytes]] = {}
@@ -164,22 +173,14 @@ class Connections:
         self._tasks.add(asyncio.create_task(work))
 
     async def _listen(self, http: aiohttp.ClientSession, session: Session, number: int) -> None:
-        url = self._urls[self._sessions.index(session)]
         why = ""
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                socket = await http.ws_connect(
-                    url,
-                    autoping=False,
-                    max_msg_size=FRAME_BYTES_MAX,
-                    decode_text=False,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            socket = await self._connect(http, self._urls[self._sessions.index(session)])
+        except (aiohttp.ClientError, TimeoutError, OSError, UnavailableError) as error:
             self.tally.failed += 1
             why = f"{type(error).__name__}: {error}"[:300]
             log.warning("connection failed", connection=number, why=why)
-            session.ended(number, self._clock.monotonic_s(), _retry_after_s(error))
+            session.ended(number, self._clock.monotonic_s(), _seen(error).quiet_s)
             return
         self.tally.opened += 1
         self._sockets[number] = socket
@@ -200,6 +201,27 @@ class Connections:
             self._sink.mark(now_us, number, f"ended {why}".strip())
             with contextlib.suppress(Exception):
                 await socket.close()
+
+    async def _connect(
+        self, http: aiohttp.ClientSession, url: str
+    ) -> aiohttp.ClientWebSocketResponse[bool]:
+        """Open a connection when it is this one's turn."""
+        ticket = await self._turns.granted(self._market, {CONNECTS: 1})
+        seen = Seen()
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                return await http.ws_connect(
+                    url,
+                    autoping=False,
+                    max_msg_size=FRAME_BYTES_MAX,
+                    decode_text=False,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
+                )
+        except aiohttp.ClientError as error:
+            seen = _seen(error)
+            raise
+        finally:
+            await self._turns.settle(ticket, self._market, seen)
 
     def _note_opened(self, session: Session, number: int) -> None:
         now_us, group = self._clock.now_us(), number % len(self._groups)
@@ -256,10 +278,8 @@ class Connections:
         return self._sessions[number % len(self._sessions)]
 
 
-def _retry_after_s(error: Exception) -> float:
-    """How long a handshake that was refused asks to be left alone; 0: it does not say."""
-    if not isinstance(error, aiohttp.WSServerHandshakeError) or error.headers is None:
-        return 0.0
-    told = str(error.headers.get("Retry-After", ""))
-    # A ban by 418 may be as long as three days.
-    return float(min(int(told), 3 * 86_400)) if told.isascii() and told.isdigit() else 0.0
+def _seen(error: Exception) -> Seen:
+    """What a handshake that was refused says of limits."""
+    if not isinstance(error, aiohttp.WSServerHandshakeError):
+        return Seen()
+    return hear(error.status, error.headers or {}, b"").seen

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -39,33 +38,21 @@ class SessionRules:
     backoff_max_s: float = 60.0
 
 
-class ConnectBudget:
-    """How many connections may be opened: so many in 5 minutes, and one after the other.
+class ConnectPace:
+    """Connections are opened one after the other. How many in all, an account of limits says.
 
-    spacing_s: Between two. in_window_max: In any 300 seconds.
+    spacing_s: Between two.
     """
 
-    WINDOW_S = 300.0
-
-    def __init__(self, spacing_s: float = 1.0, in_window_max: int = 250) -> None:
+    def __init__(self, spacing_s: float = 1.0) -> None:
         self._spacing_s = spacing_s
-        self._in_window_max = in_window_max
-        self._opened: deque[float] = deque(maxlen=in_window_max)
-
-    def wait_s(self, now_s: float) -> float:
-        """How long until the next may be opened; 0: now."""
-        if not self._opened:
-            return 0.0
-        due_s = self._opened[-1] + self._spacing_s
-        if len(self._opened) == self._in_window_max:
-            due_s = max(due_s, self._opened[0] + self.WINDOW_S)
-        return max(0.0, due_s - now_s)
+        self._due_s = -math.inf
 
     def take(self, now_s: float) -> bool:
         """Whether one may be opened now; it counts as opened."""
-        if self.wait_s(now_s) > 0:
+        if now_s < self._due_s:
             return False
-        self._opened.append(now_s)
+        self._due_s = now_s + self._spacing_s
         return True
 
 
@@ -104,11 +91,11 @@ class _Pulse:
 class Session:
     """The connections of one set of streams: one, and for moments two.
 
-    budget: Shared by all sessions of an address. first: Number of the first connection.
+    pace: Shared by all sessions of an address. first: Number of the first connection.
     """
 
     rules: SessionRules
-    budget: ConnectBudget
+    pace: ConnectPace
     rng: random.Random
     first: int = 0
     stride: int = 1
@@ -132,7 +119,7 @@ class Session:
         wanted = not self._connections or all(c.doomed for c in self._connections)
         if wanted and len(self._connections) < 2 and now_s >= self._not_before_s:
             why = self._connections[0].doomed if self._connections else ""
-            if self.budget.take(now_s):
+            if self.pace.take(now_s):
                 number = self.first + self._opened * self.stride
                 self._opened += 1
                 self._connections.append(_Connection(number, now_s))
