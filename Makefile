@@ -13,13 +13,17 @@ TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(STAMP) ## make .venv with everything, pinned by constraints.txt
+setup: $(STAMP) $(BIN)/kubectl ## make .venv with everything, pinned by constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); or say PYTHON=…"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
+
+# Renders kuberay/ in tests.
+$(BIN)/kubectl: tests/support/kubectl.txt | $(STAMP)
+	$(BIN)/python tests/support/kubectl.py $(BIN)
 
 demo: setup ## the main job, offline: replica exchange, archive -> bronze -> silver, an answer
 	$(BIN)/lakehouse demo
