@@ -21,12 +21,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
+# Renders kuberay/ in unit tests.
+$(BIN)/kubectl: tests/support/kubectl.txt | $(STAMP)
+	$(BIN)/python tests/support/kubectl.py $(BIN)
+
 demo: setup ## the main job, offline: replica exchange, archive -> bronze -> silver, an answer
 	$(BIN)/lakehouse demo
 
 test: check unit integration ## all checks, unit and integration tests
 
-unit: setup ## tests without Ray and network
+unit: setup $(BIN)/kubectl ## tests without Ray and network
 	$(BIN)/python -m pytest --numprocesses auto tests/unit
 
 check: setup ## format, lint, types, imports, documentation

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Run workflows by the clock, and say what became of them.",
     ),
     "serve": ("serve", "serve", "Answer questions over HTTP."),
+    "cluster": ("cluster", "cluster", "Look at, scale and use the lake on KubeRay."),
     "keys": ("keys", "keys", "Make, list or revoke API keys of the service."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
     "resume": ("resume", "resume", "Go on with what killed runs left."),

@@ -176,6 +176,7 @@ def allocate_ingestion(writer: Writer, plan: Plan, view: ClusterView) -> Allocat
         compute.profiles(),
         profile=compute.profile,
         actors=compute.actors,
+        cpus_max=compute.cpus_max,
         local_bytes_max=compute.local_bytes_max,
     )
 

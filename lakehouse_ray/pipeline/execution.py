@@ -23,6 +23,11 @@ from lakehouse_ray.runtime.shared import shared_by_all, unshared
 CONFLICT_ROUNDS_MAX = 10
 _ACCOUNT_METHODS = ("ask", "settle", "give_back", "used", "blocked_s")
 
+# How long a pool waits for its first worker: on nodes that are there, and where an autoscaler has to
+# bring one (a pod needs a machine, which boots, and pulls an image of a gigabyte).
+NODE_S = 60.0
+NEW_NODE_S = 900.0
+
 
 def open_executor(
     writer: Writer, allocate: Callable[[ClusterView], Allocation], stack: ExitStack
@@ -43,8 +48,18 @@ def open_executor(
             worker_env=env,
         )
     )
-    allocation = replace(allocate(session.view()), executor="ray")
-    return RayExecutor(inherited_env=session.inherited_env), allocation
+    view = session.view()
+    allocation = replace(allocate(view), executor="ray")
+    label = "" if session.own else settings.compute.node_label
+    # The CPUs that are there may be those of nodes for other profiles.
+    grows = view.may_grow and (settings.compute.cpus_max > view.cpus or bool(label))
+    executor = RayExecutor(
+        inherited_env=session.inherited_env,
+        autoscaling=grows,
+        start_timeout_s=NEW_NODE_S if grows else NODE_S,
+        node_labels={label: allocation.profile} if label else None,
+    )
+    return executor, allocation
 
 
 @dataclass(frozen=True)

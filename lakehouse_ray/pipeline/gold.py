@@ -110,6 +110,7 @@ def allocate_build(writer: Writer, plans: Sequence[ProductPlan], view: ClusterVi
         settings.compute.profiles(),
         profile=settings.compute.profile,
         actors=settings.compute.actors,
+        cpus_max=settings.compute.cpus_max,
         local_bytes_max=settings.compute.local_bytes_max,
     )
 

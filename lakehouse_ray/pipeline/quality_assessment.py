@@ -256,6 +256,7 @@ class _Run:
             settings.compute.profiles(),
             profile=settings.compute.profile,
             actors=settings.compute.actors,
+            cpus_max=settings.compute.cpus_max,
             local_bytes_max=settings.compute.local_bytes_max,
         )
 

@@ -95,6 +95,7 @@ def allocate_update(writer: Writer, plan: FillPlan, view: ClusterView) -> Alloca
         compute.profiles(),
         profile=compute.profile,
         actors=compute.actors,
+        cpus_max=compute.cpus_max,
         local_bytes_max=compute.local_bytes_max,
     )
 

@@ -139,8 +139,8 @@ def allocate(
     profiles: CPUs and GiB of memory of one worker, by name.
     profile, actors: What a person chose instead; empty and 0: choose here. More actors than the
         cluster holds are cut to those it holds.
-    cpus_max: CPUs the pool may use. Below what there is, it leaves room for others; above, it asks
-        an autoscaler for the rest. 0: what there is.
+    cpus_max: CPUs the pool may use. Below what there is, it leaves room for others; above, on a
+        cluster that may grow, it asks an autoscaler for the rest. 0: what there is.
     local_bytes_max: Plans of fewer compressed bytes run without Ray.
 
     No CPU is left free by itself: whatever this package runs beside a pool (committers, budgets)
@@ -243,7 +243,7 @@ def _capped(held: int, cpus: float, view: ClusterView, cpus_max: float) -> int:
     if not cpus_max:
         return held
     allowed = math.floor(cpus_max / cpus + 1e-9)
-    return max(held, allowed) if cpus_max > view.cpus else min(held, allowed)
+    return max(held, allowed) if view.may_grow and cpus_max > view.cpus else min(held, allowed)
 
 
 def _squeezed(view: ClusterView, smallest: _Option, cpus_max: float) -> _Option:

@@ -33,9 +33,13 @@ class NodeView:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """All nodes of a cluster. The sums count the living ones."""
+    """All nodes of a cluster. The sums count the living ones.
+
+    may_grow: It is not ours alone, so an autoscaler may add nodes to it.
+    """
 
     nodes: tuple[NodeView, ...]
+    may_grow: bool = False
 
     @property
     def alive(self) -> tuple[NodeView, ...]:

@@ -70,6 +70,7 @@ class RayExecutor:
         a prestarted one, about 0.2 s each.
     start_timeout_s: How long a pool may be without any worker, at its start and later.
     autoscaling: The cluster may grow: wait for a worker that no node of today could hold.
+    node_labels: What a node must have for a worker to run there.
     """
 
     def __init__(
@@ -79,11 +80,13 @@ class RayExecutor:
         inherited_env: Mapping[str, str] | None = None,
         start_timeout_s: float = 60.0,
         autoscaling: bool = False,
+        node_labels: Mapping[str, str] | None = None,
     ) -> None:
         self._worker_env = worker_env
         self._inherited_env = dict(inherited_env or {})
         self._start_timeout_s = start_timeout_s
         self._autoscaling = autoscaling
+        self._node_labels = dict(node_labels or {})
 
     @contextmanager
     def pool(
@@ -118,6 +121,7 @@ class RayExecutor:
         return {
             "num_cpus": spec.cpus,
             "memory": memory_bytes or None,
+            "label_selector": self._node_labels or None,
             # The pool replaces workers itself, see the top of this module.
             "max_restarts": 0,
             "max_task_retries": 0,

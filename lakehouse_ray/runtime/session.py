@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class RaySession:
     inherited_env: Mapping[str, str] = field(default_factory=dict)
 
     def view(self) -> ClusterView:
-        return view_cluster()
+        return replace(view_cluster(), may_grow=not self.own)
 
 
 def inside_job() -> bool:

@@ -235,10 +235,19 @@ class ComputeSettings(Section):
 
     profile: ProfileName | Literal[""] = Field("", description="Empty: the allocator chooses.")
     actors: int = Field(0, ge=0, description="Workers. 0: the allocator chooses.")
+    cpus_max: float = Field(
+        0,
+        ge=0,
+        description="CPUs of all workers of a run together. Fewer than the cluster has leave room for others; more ask its autoscaler for nodes. 0: those that it has.",
+    )
     small: tuple[float, float] = (1, 2)
     medium: tuple[float, float] = (2, 4)
     large: tuple[float, float] = (4, 8)
     xlarge: tuple[float, float] = (8, 16)
+    node_label: str = Field(
+        "",
+        description="Label of a cluster's nodes that names the profile they are for: workers then start on those alone, else a large node takes many small workers. Empty: on any node.",
+    )
     local_bytes_max: int = Field(
         4 << 20,
         ge=0,

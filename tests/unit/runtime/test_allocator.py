@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,11 @@ def cluster(*nodes: tuple[float, float]) -> ClusterView:
     return ClusterView(
         tuple(NodeView(str(n), cpus, int(gib * GIB)) for n, (cpus, gib) in enumerate(nodes))
     )
+
+
+def growing(*nodes: tuple[float, float]) -> ClusterView:
+    """The same with an autoscaler."""
+    return replace(cluster(*nodes), may_grow=True)
 
 
 def work(kind: Kind = "ingest", size_bytes: int = 100 * GIB, units: int = 100_000) -> Workload:
@@ -133,8 +140,29 @@ def test_more_workers_than_the_cluster_holds_are_cut_and_it_says_so() -> None:
 
 
 def test_an_autoscaler_is_asked_for_more_than_there_is() -> None:
-    found = allocate(work(), cluster((2, 16)), PROFILES, cpus_max=64)
+    found = allocate(work(), growing((2, 16)), PROFILES, cpus_max=64)
     assert shape(found) == ("medium", 32, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("ingest", ("medium", 32, 2)),
+        ("process", ("large", 16, 4)),
+        ("analytics", ("xlarge", 8, 8)),
+        ("other", ("small", 64, 1)),
+    ],
+)
+def test_a_cluster_of_a_head_without_cpus_grows_by_the_profile_of_the_work(
+    kind: Kind, expected: tuple[str, int, float]
+) -> None:
+    found = allocate(work(kind), growing((0, 8)), PROFILES, cpus_max=64)
+    assert shape(found) == expected
+    assert found.memory_bytes_per_actor == PROFILES[found.profile][1] * GIB
+
+
+def test_a_machine_without_an_autoscaler_is_asked_for_what_it_has() -> None:
+    assert shape(allocate(work(), cluster((4, 16)), PROFILES, cpus_max=64)) == ("medium", 2, 2)
 
 
 def test_cpus_max_leaves_room_for_others() -> None:

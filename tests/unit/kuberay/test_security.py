@@ -1,0 +1,234 @@
+"""Pod Security `restricted` on every container, and what else keeps one thing from another."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from support.manifests import (
+    RENDERED,
+    Manifest,
+    clusters,
+    containers,
+    named,
+    of_kind,
+    pods,
+    rendered,
+)
+
+# What Ray and the lake write; all else of a container's file system is read-only.
+WRITTEN = {"/tmp", "/dev/shm", "/var/lib/lakehouse"}
+ALLOWED_VOLUMES = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}  # fmt: skip
+
+
+def restricted_faults(pod: Manifest) -> list[str]:
+    """Where a pod breaks Kubernetes' Pod Security Standard `restricted` (Linux)."""
+    spec: dict[str, Any] = pod["spec"]
+    own = spec.get("securityContext", {})
+    found = [field for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)]
+    for volume in spec.get("volumes", []):
+        found += [f"volume {kind}" for kind in volume if kind not in ALLOWED_VOLUMES | {"name"}]
+    for container in containers(pod):
+        context = container.get("securityContext", {})
+        checks = {
+            "privileged": not context.get("privileged"),
+            "allowPrivilegeEscalation": context.get("allowPrivilegeEscalation") is False,
+            "capabilities": context.get("capabilities") == {"drop": ["ALL"]},
+            "runAsNonRoot": context.get("runAsNonRoot", own.get("runAsNonRoot")) is True,
+            "runAsUser": context.get("runAsUser", own.get("runAsUser")) != 0,
+            "seccompProfile": (
+                context.get("seccompProfile") or own.get("seccompProfile") or {}
+            ).get("type")
+            in ("RuntimeDefault", "Localhost"),
+            "hostPort": not any("hostPort" in port for port in container.get("ports", [])),
+            "procMount": "procMount" not in context,
+        }
+        found += [f"{container['name']}: {check}" for check, holds in checks.items() if not holds]
+    return found
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_pod_is_restricted(name: str) -> None:
+    assert {place: faults for place, pod in pods(rendered(name)) if (faults := restricted_faults(pod))} == {}  # fmt: skip
+
+
+def test_a_pod_that_is_not_restricted_is_found() -> None:
+    _, pod = next(pods(rendered("overlays/dev")))
+    del pod["spec"]["containers"][1]["securityContext"]["capabilities"]
+    pod["spec"]["hostNetwork"] = True
+    assert restricted_faults(pod) == ["hostNetwork", "autoscaler: capabilities"]
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
+def test_the_namespace_enforces_it(name: str) -> None:
+    (namespace,) = of_kind(rendered(name), "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    homes = {found["metadata"].get("namespace") for found in rendered(name)} - {None}
+    assert homes == {namespace["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_what_is_written_to_is_a_volume_and_all_else_is_read_only(name: str) -> None:
+    for place, pod in pods(rendered(name)):
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        for container in containers(pod):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, place
+            paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+            if container["name"] in ("ray-head", "ray-worker"):
+                assert paths >= WRITTEN, place
+            for mount in container["volumeMounts"]:
+                volume = volumes[mount["name"]]
+                assert mount.get("readOnly") or {"emptyDir", "persistentVolumeClaim"} & set(volume)
+                if "emptyDir" in volume:
+                    assert "sizeLimit" in volume["emptyDir"], f"{place}: {volume} has no bound"
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_a_pod_gets_what_it_asks_for_and_no_more(name: str) -> None:
+    for place, pod in pods(rendered(name)):
+        for container in containers(pod):
+            resources = container["resources"]
+            assert resources["requests"] == resources["limits"], f"{place}/{container['name']}"
+            assert set(resources["limits"]) == {"cpu", "memory"}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_only_the_autoscaler_has_a_token_of_kubernetes(name: str) -> None:
+    for place, pod in pods(rendered(name)):
+        assert pod["spec"]["automountServiceAccountToken"] is False, place
+        tokens = {volume["name"] for volume in pod["spec"]["volumes"] if "projected" in volume}
+        holders = {
+            container["name"]
+            for container in containers(pod)
+            if tokens & {mount["name"] for mount in container["volumeMounts"]}
+        }
+        assert holders <= {"autoscaler"}, place
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_cluster_asks_for_rays_token(name: str) -> None:
+    for place, cluster in clusters(rendered(name)):
+        assert cluster["authOptions"] == {"mode": "token"}, place
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_whoever_answers_questions_has_another_role_and_other_secrets(name: str) -> None:
+    for place, pod in pods(rendered(name)):
+        role, account = pod["metadata"]["labels"]["lakehouse-ray/role"], pod["spec"]["serviceAccountName"]  # fmt: skip
+        query, schedule = place.startswith("RayService"), place.startswith("CronJob")
+        assert role == ("query" if query else "schedule" if schedule else "work"), place
+        assert account == f"lakehouse-{'writer' if role == 'work' else role}", place
+        secrets = {
+            source["secretRef"]["name"]
+            for container in pod["spec"]["containers"]
+            for source in container.get("envFrom", [])
+            if "secretRef" in source
+        }
+        expected = {"query": {"lakehouse-query-secrets"}, "work": {"lakehouse-secrets"}}
+        assert secrets == expected.get(role, set()), place
+
+
+@pytest.mark.parametrize("name", ["overlays/production", "runs/production", "everything"])
+def test_nothing_that_is_deployed_holds_a_secret(name: str) -> None:
+    objects = rendered(name)
+    assert of_kind(objects, "Secret") == []
+    (settings,) = of_kind(objects, "ConfigMap")
+    secret = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|WEBHOOK_URL|REDIS_URL|CATALOG__URI", re.I)
+    assert [key for key in settings["data"] if secret.search(key)] == []
+    for _, pod in pods(objects):
+        for container in containers(pod):
+            for variable in container.get("env", []):
+                if secret.search(variable["name"]):
+                    assert set(variable["valueFrom"]) == {"secretKeyRef"}
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
+        return False
+    return all(
+        labels.get(rule["key"]) in rule["values"] for rule in selector.get("matchExpressions", [])
+    )
+
+
+def policies_of(objects: list[Manifest], labels: dict[str, str]) -> list[dict[str, Any]]:
+    found = [policy["spec"] for policy in of_kind(objects, "NetworkPolicy")]
+    return [policy for policy in found if selects(policy["podSelector"], labels)]
+
+
+def may_reach(
+    objects: list[Manifest], source: dict[str, str], target: dict[str, str], port: int
+) -> bool:
+    """Whether a pod of one's labels may open a connection to a pod of the same namespace."""
+
+    def allowed(labels: dict[str, str], way: str, side: str, other: dict[str, str]) -> bool:
+        return any(
+            (
+                side not in rule
+                or any(
+                    "podSelector" in peer
+                    and "namespaceSelector" not in peer
+                    and selects(peer["podSelector"], other)
+                    for peer in rule[side]
+                )
+            )
+            and ("ports" not in rule or any(found["port"] == port for found in rule["ports"]))
+            for policy in policies_of(objects, labels)
+            for rule in policy.get(way, [])
+        )
+
+    return allowed(source, "egress", "to", target) and allowed(target, "ingress", "from", source)
+
+
+def ray_pod(role: str, kind: str, cluster: str) -> dict[str, str]:
+    own = {"ray.io/is-ray-node": "yes", "ray.io/node-type": kind, "ray.io/cluster": cluster}
+    return {"lakehouse-ray/role": role, **own}
+
+
+HEAD = ray_pod("work", "head", "lakehouse")
+WORKER = ray_pod("work", "worker", "lakehouse")
+QUERY_HEAD = ray_pod("query", "head", "lakehouse-query-x7k2p")
+QUERY_WORKER = ray_pod("query", "worker", "lakehouse-query-x7k2p")
+SCHEDULE = {"lakehouse-ray/role": "schedule"}
+STRANGER = {"app": "stranger"}
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
+def test_who_may_reach_whom(name: str) -> None:
+    objects = rendered(name)
+    assert may_reach(objects, WORKER, HEAD, 6379)
+    assert may_reach(objects, QUERY_WORKER, QUERY_HEAD, 6379)
+    assert may_reach(objects, SCHEDULE, HEAD, 8265)
+    assert not may_reach(objects, SCHEDULE, HEAD, 6379)
+    assert not may_reach(objects, SCHEDULE, ray_pod("work", "head", "bulk-ingestion-4f"), 8265)
+    for mine, theirs in ((HEAD, QUERY_HEAD), (QUERY_WORKER, HEAD), (WORKER, QUERY_WORKER)):
+        for port in (6379, 8265, 10001, 8080):
+            assert not may_reach(objects, mine, theirs, port)
+    for target in (HEAD, WORKER, QUERY_HEAD, QUERY_WORKER):
+        for port in (6379, 8265, 10001, 8080, 9090, 52365):
+            assert not may_reach(objects, STRANGER, target, port)
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
+def test_nothing_reaches_the_metadata_of_machines(name: str) -> None:
+    for policy in of_kind(rendered(name), "NetworkPolicy"):
+        for rule in policy["spec"].get("egress", []):
+            assert "to" in rule, policy["metadata"]["name"]
+            for peer in rule["to"]:
+                if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0":
+                    assert "169.254.0.0/16" in peer["ipBlock"]["except"]
+
+
+def test_a_drain_takes_one_replica_at_a_time_and_no_jobs_head() -> None:
+    objects = rendered("overlays/production")
+    query = named(objects, "PodDisruptionBudget", "query-workers")["spec"]
+    assert query["maxUnavailable"] == 1
+    assert selects(query["selector"], QUERY_WORKER)
+    assert not selects(query["selector"], QUERY_HEAD)
+    heads = named(objects, "PodDisruptionBudget", "job-heads")["spec"]
+    assert heads["maxUnavailable"] == 0
+    assert not selects(heads["selector"], HEAD)
+    for job in of_kind(objects, "RayJob"):
+        template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+        labels = {**template["metadata"]["labels"], "ray.io/node-type": "head"}
+        assert selects(heads["selector"], labels)
