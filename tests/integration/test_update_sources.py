@@ -257,8 +257,7 @@ def as_of_coin(path: Path, folder: Path) -> None:
     "name",
     [
         "real",
-        "made",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("all real", "all made")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("made", "all real", "all made")),
     ],
 )
 def test_what_files_lack_comes_by_rest_cell_by_cell_until_files_appear(
