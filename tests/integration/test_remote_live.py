@@ -213,7 +213,7 @@ def test_what_is_too_much_to_be_held_for_all_is_told_all_the_same(
 
 
 def test_errors_are_those_of_the_local_lake(lake: LiveLake, served: Served) -> None:
-    with RemoteLake(served.url, timeout_s=2) as remote:
+    with RemoteLake(served.url) as remote:
         with pytest.raises(InvalidError):
             remote.live("klimes", interval="1m")
         gone = "silver.klines_fine@-,silver.klines_coarse@-,silver.klines_hot@123"
