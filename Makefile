@@ -13,7 +13,7 @@ TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(STAMP) $(BIN)/kubectl ## make .venv with everything, pinned by constraints.txt
+setup: $(STAMP) ## make .venv with everything, pinned by constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); or say PYTHON=…"; exit 2; }
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-# Renders kuberay/ in tests.
+# Renders kuberay/ in unit tests.
 $(BIN)/kubectl: tests/support/kubectl.txt | $(STAMP)
 	$(BIN)/python tests/support/kubectl.py $(BIN)
 
@@ -30,7 +30,7 @@ demo: setup ## the main job, offline: replica exchange, archive -> bronze -> sil
 
 test: check unit integration ## all checks, unit and integration tests
 
-unit: setup ## tests without Ray and network
+unit: setup $(BIN)/kubectl ## tests without Ray and network
 	$(BIN)/python -m pytest --numprocesses auto tests/unit
 
 check: setup ## format, lint, types, imports, documentation

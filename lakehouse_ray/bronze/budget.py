@@ -92,22 +92,19 @@ class KeptBudget:
         with self._held():
             self._budget.hear_of_blocks(heard)
             grant = self._budget.ask(ticket, market, costs)
-            document = None
-            if grant.granted:
-                for name, amount in costs.items():
-                    key = market, name
-                    self._untold[key] = self._untold.get(key, 0) + amount
-                stale = self._clock.monotonic_s() - self._told_s > _TELL_S
-                if stale or any(n > self._slack[key] for key, n in self._untold.items()):
-                    document = self._document()
+            document = self._charged(market, costs) if grant.granted else None
         self._tell(document)
         return grant
 
-    def settle(self, ticket: str, market: Market, seen: Seen) -> None:
+    def settle(
+        self, ticket: str, market: Market, seen: Seen, costs: Mapping[str, int] | None = None
+    ) -> None:
         """As `Budget.settle`."""
         with self._held():
-            self._budget.settle(ticket, market, seen)
-            document = self._document() if seen.quiet_s > 0 else None
+            charged = self._budget.settle(ticket, market, seen, costs)
+            document = self._charged(market, costs) if charged and costs else None
+            if seen.quiet_s > 0:
+                document = self._document()
         self._tell(document)
 
     def give_back(self, ticket: str) -> None:
@@ -175,6 +172,16 @@ class KeptBudget:
         if not self._taken_over:
             self._take_over()
             self._taken_over = True
+
+    def _charged(self, market: Market, costs: Mapping[str, int]) -> dict[str, Any] | None:
+        """What the lake has to be told now: it would know of less than it must."""
+        for name, amount in costs.items():
+            key = market, name
+            self._untold[key] = self._untold.get(key, 0) + amount
+        stale = self._clock.monotonic_s() - self._told_s > _TELL_S
+        if stale or any(n > self._slack[key] for key, n in self._untold.items()):
+            return self._document()
+        return None
 
     @property
     def _own(self) -> str:

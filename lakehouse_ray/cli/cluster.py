@@ -51,9 +51,10 @@ def status(
     kuberay = _kuberay(namespace, context)
     clusters, jobs, services = kuberay.clusters(), kuberay.jobs(), kuberay.services()
     if json_:
-        facts = {"clusters": clusters, "jobs": jobs, "services": services}
         document = {
-            name: [dataclasses.asdict(one) for one in found] for name, found in facts.items()
+            "clusters": [dataclasses.asdict(one) for one in clusters],
+            "jobs": [dataclasses.asdict(one) for one in jobs],
+            "services": [dataclasses.asdict(one) for one in services],
         }
         typer.echo(json.dumps({"v": 1, **document}))
         return endings.OK

@@ -3,11 +3,15 @@
 A snapshot says which change it has last. Changes before it are in it; the first after it has to
 begin there or before, each further one where the one before ended. Where that breaks the book is
 gone and asks for a new snapshot, since a level that was missed would stay wrong for good.
+
+A snapshot has so many levels of a side. Those behind are known only as far as they have changed since;
+where the price has gone so far that they are among the best, the book is not known either.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,11 +36,15 @@ class OrderBook:
     """One symbol's book.
 
     pending_max: Changes that are kept while there is no snapshot; the oldest go first.
+    snapshot_levels: Where a snapshot has so many levels of a side or more, there may be others behind.
     """
 
-    def __init__(self, pending_max: int = 5_000) -> None:
+    def __init__(self, pending_max: int = 5_000, snapshot_levels: int = 1_000) -> None:
         self._bids: dict[float, float] = {}
         self._asks: dict[float, float] = {}
+        self._snapshot_levels = snapshot_levels
+        # Up to which price each side is known.
+        self._bids_to, self._asks_to = -math.inf, math.inf
         self._pending: deque[Change] = deque(maxlen=pending_max)
         # The last change in the book; None: there is no book.
         self.last: int | None = None
@@ -54,6 +62,8 @@ class OrderBook:
             return True
         self._bids = {price: quantity for price, quantity in bids if quantity}
         self._asks = {price: quantity for price, quantity in asks if quantity}
+        self._bids_to = min(self._bids) if len(self._bids) >= self._snapshot_levels else -math.inf
+        self._asks_to = max(self._asks) if len(self._asks) >= self._snapshot_levels else math.inf
         self.last = last
         pending, self._pending = self._pending, deque(maxlen=self._pending.maxlen)
         # All of them: after a loss the rest waits for the next snapshot.
@@ -81,12 +91,18 @@ class OrderBook:
         self._bids, self._asks, self.last = {}, {}, None
         self._pending.clear()
 
-    def top(self, levels: int) -> tuple[list[Level], list[Level]]:
-        """Return the best bids and asks, the best first. Costs the size of the book."""
-        return (
-            heapq.nlargest(levels, self._bids.items()),
-            heapq.nsmallest(levels, self._asks.items()),
-        )
+    def top(self, levels: int) -> tuple[list[Level], list[Level]] | None:
+        """Return the best bids and asks, the best first. Costs the size of the book.
+
+        None where they are not all known: another snapshot is needed.
+        """
+        bids = heapq.nlargest(levels, self._bids.items())
+        asks = heapq.nsmallest(levels, self._asks.items())
+        worst_bid = bids[-1][0] if len(bids) == levels else -math.inf
+        worst_ask = asks[-1][0] if len(asks) == levels else math.inf
+        if worst_bid < self._bids_to or worst_ask > self._asks_to:
+            return None
+        return bids, asks
 
 
 def _set(side: dict[float, float], levels: Iterable[Level]) -> None:

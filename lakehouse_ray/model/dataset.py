@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from lakehouse_ray.model.table import Column, Partition, Table
+from lakehouse_ray.model.timespan import SECOND_US
 from lakehouse_ray.model.venue import MARKETS, Freq, Market
 
 MARKET = Column(
@@ -97,6 +98,14 @@ class Dataset:
     def key_within_day(self) -> bool:
         """Whether rows of one key compete only with those of the same UTC day."""
         return self.time not in self.key
+
+    @property
+    def edge_us(self) -> int:
+        """How far apart the times of one row may lie in two sources.
+
+        What goes by ids has one id everywhere; its time is in µs here and in ms there.
+        """
+        return SECOND_US if self.key_within_day else 0
 
     @property
     def tables(self) -> tuple[Table, ...]:

@@ -25,6 +25,7 @@ from lakehouse_ray.pipeline.realtime_work import AskedUnit, Ended
 from lakehouse_ray.pipeline.row_merging import RowMerger, tables_of
 from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.silver.quarantine import ROWS_PER_OBJECT_MAX
+from lakehouse_ray.silver.resolve import key_of, with_day
 from lakehouse_ray.silver.rows_work import rows_schema
 from lakehouse_ray.sources.binance.rest import REST_READER_VERSION, read_again
 from lakehouse_ray.sources.rest import Rows
@@ -280,8 +281,10 @@ def framed(fill: Fill, dataset: Dataset, rows: Rows, version: str) -> pl.DataFra
     schema = rows_schema(dataset)
     if not rows.frames:
         return schema.to_frame()
-    # A row that came twice came the second time because it was asked for again.
-    frame = pl.concat(rows.frames).unique(keep="last", maintain_order=True)
+    # A row that came twice came the second time because it was asked for again, and may have been
+    # corrected between.
+    whole = with_day(pl.concat(rows.frames), dataset)
+    frame = whole.unique(key_of(dataset), keep="last", maintain_order=True)
     names = {
         "market": fill.market,
         "symbol": fill.symbol,

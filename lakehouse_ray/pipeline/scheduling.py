@@ -152,7 +152,9 @@ class Scheduler:
         if epoch is None or self._place.outlives:
             return
         for watched in self._watched.values():
-            self._tell_to_end(watched)
+            # One that has ended may wait for the lake to hear of it.
+            if watched.ending is None:
+                self._tell_to_end(watched)
         while any(watched.ending is None for watched in self._watched.values()):
             self._look_at_runs()
             self._clock.sleep(0.05)

@@ -2,6 +2,8 @@
 
 Whoever dies in between repeats the segment behind the same state: the object has the same bytes,
 requests are known by their ids, and rows that are there twice all the same count once by their keys.
+Ids are made of what a segment says, not of its number alone: a spool whose state is lost, or an older
+one that was restored, begins to count anew.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class SegmentCommits:
             VENUE, f"stream/{self._market}/{day}/{self._name}-{work.number}", work.sha256
         )
         self._writer.store.put(str(path), work.body)
-        self._rows.append(work.rows, f"{self._name}-{work.number}")
+        self._rows.append(work.rows, f"{self._name}-{_named(work)}")
         self._append_gaps(work)
         self._append_refusals(work)
         now_us = self._writer.clock.now_us()
@@ -128,7 +130,7 @@ class SegmentCommits:
         if not by_dataset:
             return
         for name, rows in by_dataset.items():
-            what = f"{rows[0]['unit_id']} to {rows[-1]['unit_id']}"
+            what = f"{rows[0]['version']} to {rows[-1]['version']}"
             self._append(OBJECT_LOG, events(rows), name, what)
         self.state.unlogged = []
         self._save(self._writer.clock.now_us())
@@ -152,7 +154,7 @@ class SegmentCommits:
             }
             by_dataset.setdefault(stream.dataset, []).append(row)
         for name, rows in by_dataset.items():
-            self._append(STREAM_GAPS, plain_rows(STREAM_GAPS, rows), name, str(work.number))
+            self._append(STREAM_GAPS, plain_rows(STREAM_GAPS, rows), name, _named(work))
 
     def _append_refusals(self, work: SegmentWork) -> None:
         if not work.refusals:
@@ -178,7 +180,7 @@ class SegmentCommits:
         more = work.refused - len(rows)
         if more:
             rows[-1]["detail"] = f"{rows[-1]['detail']}; and {more:,} more frames were refused"
-        self._append(QUARANTINE, plain_rows(QUARANTINE, rows), STREAMS, str(work.number))
+        self._append(QUARANTINE, plain_rows(QUARANTINE, rows), STREAMS, _named(work))
 
     def _event(
         self, work: SegmentWork, path: str, dataset: str, rows: int, now_us: int
@@ -231,3 +233,7 @@ class SegmentCommits:
         tally.losses += len(work.losses)
         tally.bronze_bytes += len(work.body)
         tally.last_received_us = work.received_us
+
+
+def _named(work: SegmentWork) -> str:
+    return f"{work.number}-{work.sha256[:16]}"

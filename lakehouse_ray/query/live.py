@@ -19,7 +19,7 @@ from pyiceberg.manifest import DataFile
 from lakehouse_ray.model.dataset import PRECEDENCE, Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.timespan import SECOND_US, TimeRange
+from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import EVERYTHING, Where, files_sql, quoted, timestamp
 from lakehouse_ray.storage.catalog import iceberg_schema
@@ -27,10 +27,6 @@ from lakehouse_ray.storage.files import FileEntry, file_entry
 
 # By table: the files that are read.
 Planned = Mapping[str, Sequence[DataFile]]
-
-# One trade by a stream and by the archive has one number; its times differ where one of them tells
-# milliseconds only. So competing rows are looked for so far around a range.
-_EDGE_US = SECOND_US
 
 _OF_HOT: Mapping[str, Dataset] = MappingProxyType(
     {d.hot_table.name: d for d in DATASETS.values() if d.hot_table is not None}
@@ -91,10 +87,10 @@ def is_live(planned: Sequence[tuple[Pin, Sequence[DataFile]]]) -> bool:
 
 def _around(dataset: Dataset, where: Where) -> Where:
     span = where.span
-    if span is None or not dataset.key_within_day:
+    if span is None or not dataset.edge_us:
         return where
-    start_us = max(0, span.start_us - _EDGE_US)
-    return replace(where, span=TimeRange(start_us, span.end_us + _EDGE_US))
+    start_us = max(0, span.start_us - dataset.edge_us)
+    return replace(where, span=TimeRange(start_us, span.end_us + dataset.edge_us))
 
 
 def _counting(
@@ -126,12 +122,11 @@ def _counting(
         f"SELECT {', '.join(quoted(n) for n in dict.fromkeys((*names, hot.time)))} "
         f"FROM ({files_sql(main, files, places)})"
         for main in mains
-        if (files := _beside(main, planned[main.name], entries))
+        if (files := _beside(dataset, main, planned[main.name], entries))
     ]
     if not hiding:
         return f"SELECT {columns} FROM ({best})"
-    first = min(e.region.time_min_us for e in entries) - _EDGE_US
-    last = max(e.region.time_max_us for e in entries) + _EDGE_US
+    first, last = _span(dataset, entries)
     time = quoted(hot.time)
     hidden = (
         f"SELECT *{day} FROM ({' UNION ALL '.join(hiding)}) WHERE {where.sql(hot)} "
@@ -141,12 +136,20 @@ def _counting(
     return f"SELECT {columns} FROM ({best}) AS live ANTI JOIN ({hidden}) AS main ON {same}"
 
 
-def _beside(main: Table, files: Sequence[DataFile], entries: Sequence[FileEntry]) -> list[DataFile]:
+def _span(dataset: Dataset, entries: Sequence[FileEntry]) -> tuple[int, int]:
+    """First and last time at which a main table may have keys of the hot table's files."""
+    first = min(e.region.time_min_us for e in entries)
+    last = max(e.region.time_max_us for e in entries)
+    return first - dataset.edge_us, last + dataset.edge_us
+
+
+def _beside(
+    dataset: Dataset, main: Table, files: Sequence[DataFile], entries: Sequence[FileEntry]
+) -> list[DataFile]:
     """Files of a main table that may have keys of the hot table's files."""
     if not entries:
         return []
-    first = min(e.region.time_min_us for e in entries) - _EDGE_US
-    last = max(e.region.time_max_us for e in entries) + _EDGE_US
+    first, last = _span(dataset, entries)
     regions = [(file, _entry(main, file).region) for file in files]
     return [
         f for f, region in regions if region.time_max_us >= first and region.time_min_us <= last

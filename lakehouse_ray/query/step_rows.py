@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import polars as pl
 from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.table import Column, Table
-from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, TimeRange, parse_time
+from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, SECOND_US, TimeRange, parse_time
 from lakehouse_ray.query.conversions import frame_of
 from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.pinned import Among
@@ -51,14 +52,14 @@ class Wanted:
     interval: str | None = None
     symbols: frozenset[str] | None = None
 
-    @property
+    @cached_property
     def tables(self) -> tuple[Table, ...]:
         """Those that have them, the hot one first."""
         hot = self.dataset.hot_table
         main = self.dataset.table(self.interval)
         return (main,) if hot is None else (hot, main)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """As `silver.<view>` has them."""
         view = VIEWS[f"silver.{self.dataset.view}"]
@@ -82,23 +83,31 @@ def step_rows(engine: Engine, step: Step, wanted: Wanted, last: LastRows) -> Ite
     """
     gone, new = step.files(engine)
     main = wanted.dataset.table(wanted.interval)
-    if step.moved not in wanted.tables or not (gone or new):
+    if all(step.moved.name != one.name for one in wanted.tables) or not (gone or new):
         last.pass_by(step)
         return
     span = _span(engine, step.moved, [*gone, *new], wanted)
+    if span is not None and not step.moved.live:
+        files = [
+            f"SELECT * FROM ({files_sql(step.moved, some)}) WHERE {wanted.where(span).sql(main)}"
+            for some in (gone, new)
+        ]
+        if _has_live(engine, step, wanted, wanted.where(span)):
+            # Most rows were written into other files as they are: the rest tells where to look.
+            engine.verify([*gone, *new])
+            span = _times(engine, wanted, _difference(wanted, *files))
     if span is None:
         last.pass_by(step)
         return
-    where = wanted.where(span)
-    if _has_live(engine, step, wanted, where):
+    where = wanted.where(_around(wanted.dataset, span))
+    if step.moved.live:
+        # What the main tables have is the same in both.
+        sides = [_live(engine, state, wanted, where) for state in (step.before, step.after)]
+    elif _has_live(engine, step, wanted, where):
         sides = [_visible(engine, state, wanted, where) for state in (step.before, step.after)]
     else:
-        condition = where.sql(main)
         engine.verify([*gone, *new])
-        sides = [
-            f"SELECT * FROM ({files_sql(step.moved, files)}) WHERE {condition}"
-            for files in (gone, new)
-        ]
+        sides = files
     last.look(engine, step, wanted, span.start_us)
     with engine.run(_difference(wanted, *sides), [], {}) as result:
         for batch in result.fetch_batches():
@@ -139,10 +148,27 @@ def _may_have(table: Table, region: Region, wanted: Wanted) -> bool:
     return some is None or any(region.lead_min <= name <= region.lead_max for name in some)
 
 
+def _around(dataset: Dataset, span: TimeRange) -> TimeRange:
+    """Where a row is known by its number, another account of it may tell a slightly other time."""
+    if not dataset.key_within_day:
+        return span
+    return TimeRange(max(span.start_us - SECOND_US, 0), span.end_us + SECOND_US)
+
+
+def _times(engine: Engine, wanted: Wanted, difference: str) -> TimeRange | None:
+    """Times around the rows of a difference; None: there are none."""
+    now, was = quoted(wanted.dataset.time), quoted(f"{WAS}{wanted.dataset.time}")
+    query = (
+        f"SELECT epoch_us(min(least({now}, {was}))) AS first, "
+        f"epoch_us(max(greatest({now}, {was}))) AS last FROM ({difference})"
+    )
+    with engine.run(query, [], {}) as result:
+        (row,) = result.rows()
+    return None if row["first"] is None else TimeRange(row["first"], row["last"] + 1)
+
+
 def _has_live(engine: Engine, step: Step, wanted: Wanted, where: Where) -> bool:
     """Whether live rows have to do with a range: then only all tables tell what a row was."""
-    if step.moved.live:
-        return True
     hot = wanted.dataset.hot_table
     if hot is None:
         return False
@@ -150,17 +176,30 @@ def _has_live(engine: Engine, step: Step, wanted: Wanted, where: Where) -> bool:
     return bool(planned[hot.name])
 
 
+def _live(engine: Engine, state: State, wanted: Wanted, where: Where) -> str:
+    """SELECT of the live rows of a range that count in a state: those that no main table has."""
+    hot = wanted.dataset.hot_table
+    assert hot is not None
+    return (
+        f"SELECT * FROM ({_sources(engine, state, wanted, where)[hot.name]}) WHERE {where.sql(hot)}"
+    )
+
+
 def _visible(engine: Engine, state: State, wanted: Wanted, where: Where) -> str:
     """SELECT of all rows of a range in a state, each key once."""
     main = wanted.dataset.table(wanted.interval)
-    pins = state.of(wanted.tables)
-    planned = plan_live(pins, where, engine.plan)
-    engine.verify(file for files in planned.values() for file in files)
-    sources = sources_of({name: pin.shape for name, pin in pins.items()}, planned, where)
+    sources = _sources(engine, state, wanted, where)
     # Of what is not bars the main table's source has the live rows, too.
     names = list(sources) if wanted.dataset.bars else [main.name]
     both = " UNION ALL ".join(sources[name] for name in names)
     return f"SELECT * FROM ({both}) WHERE {where.sql(main)}"
+
+
+def _sources(engine: Engine, state: State, wanted: Wanted, where: Where) -> dict[str, str]:
+    pins = state.of(wanted.tables)
+    planned = plan_live(pins, where, engine.plan)
+    engine.verify(file for files in planned.values() for file in files)
+    return sources_of({name: pin.shape for name, pin in pins.items()}, planned, where)
 
 
 def _difference(wanted: Wanted, was: str, now: str) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.streams import STREAM_GAPS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.pins import FindTable, Pin, pin_tables
@@ -89,6 +91,12 @@ class Step:
 
 def followed_tables(dataset: Dataset) -> tuple[Table, ...]:
     """Tables that tell of a data set's rows, the hot one first."""
+    return _followed_tables(dataset.name)
+
+
+@cache
+def _followed_tables(name: str) -> tuple[Table, ...]:
+    dataset = DATASETS[name]
     return (*dataset.stored_tables, STREAM_GAPS) if dataset.streamed else dataset.stored_tables
 
 

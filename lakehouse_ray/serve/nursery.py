@@ -24,6 +24,8 @@ _BEGIN = (
     "from lakehouse_ray.serve.sandbox_child import {main}; {main}()"
 )
 _COPIED = b"c"
+# A process that loads takes a second or two of a busy machine; what takes longer is no answer.
+_ANSWER_TIMEOUT_S = 30.0
 
 
 class Process(Protocol):
@@ -40,9 +42,13 @@ class Process(Protocol):
 
 
 class Nursery:
-    """Makes processes; safe for several threads. Where the system has no pidfd, each begins anew."""
+    """Makes processes; safe for several threads. Where the system has no pidfd, each begins anew.
 
-    def __init__(self) -> None:
+    answer_timeout_s: Who makes copies and does not answer for so long is replaced.
+    """
+
+    def __init__(self, answer_timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+        self._answer_timeout_s = answer_timeout_s
         self._lock = threading.Lock()
         self._mother: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
@@ -54,7 +60,7 @@ class Nursery:
         with self._lock:
             try:
                 return self._copy()
-            except ConnectionError:  # the mother has died: another one
+            except (ConnectionError, TimeoutError):  # the mother has died, or hangs: another one
                 self._end()
                 return self._copy()
 
@@ -65,6 +71,7 @@ class Nursery:
     def _copy(self) -> Process:
         if self._line is None:
             self._line, theirs = socket.socketpair()
+            self._line.settimeout(self._answer_timeout_s)
             with theirs:
                 self._mother = _begin("mother", theirs.fileno(), subprocess.DEVNULL)
         stdin_theirs, stdin = os.pipe()

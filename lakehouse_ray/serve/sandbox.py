@@ -104,7 +104,8 @@ class Sandbox:
         self._must_confine = must_confine
         self._memory_bytes = memory_bytes
         self._timeout_s = timeout_s
-        self._warm: queue.Queue[_Child] = queue.Queue()
+        # None: a place without a process, since there was no room for one.
+        self._warm: queue.Queue[_Child | None] = queue.Queue()
         self._closed = False
         self._nursery = Nursery()
         for _ in range(size):
@@ -114,7 +115,8 @@ class Sandbox:
         self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
-                self._warm.get_nowait().end()
+                if (child := self._warm.get_nowait()) is not None:
+                    child.end()
         self._nursery.close()
 
     @contextlib.contextmanager
@@ -133,6 +135,7 @@ class Sandbox:
         """
         child = self._take(engine)
         try:
+            engine.watch(child)
             document = {
                 "query": job.query,
                 "parameters": job.parameters,
@@ -154,24 +157,49 @@ class Sandbox:
                 # It had died while it waited, and has seen nothing of the job.
                 engine.check()
                 child.end()
-                child = _Child(self._nursery)
-            engine.watch(child)
+                child = self._new()
+                engine.watch(child)
             yield SqlAnswer(child, engine, provide)
         finally:
             child.end()
-            if not self._closed:
-                self._warm.put(_Child(self._nursery))
+            self._give_back()
 
     def _take(self, engine: StoppableEngine) -> _Child:
         """A waiting process; a dead one is replaced."""
         while True:
             engine.check()
-            with contextlib.suppress(queue.Empty):
+            try:
                 child = self._warm.get(timeout=0.1)
-                if child.process.poll() is None:
-                    return child
-                child.end()
-                self._warm.put(_Child(self._nursery))
+            except queue.Empty:
+                continue
+            if child is not None and child.process.poll() is None:
+                return child
+            try:
+                if child is not None:
+                    child.end()
+                return self._new()
+            except BaseException:
+                self._warm.put(None)
+                raise
+
+    def _new(self) -> _Child:
+        try:
+            return _Child(self._nursery)
+        except OSError as error:
+            raise UnavailableError(
+                f"there is no room for a statement's process: {error}"
+            ) from error
+
+    def _give_back(self) -> None:
+        """A place is free again, whether there is room for a process now or not."""
+        if self._closed:
+            return
+        child: _Child | None = None
+        try:
+            child = _Child(self._nursery)
+        except OSError as error:
+            _log.warning("no room for a statement's process", reason=str(error))
+        self._warm.put(child)
 
 
 class SqlAnswer:

@@ -51,7 +51,7 @@ from lakehouse_ray.storage.partitions import split_rows
 class RowsUnit:
     """Rows that are merged in one go: of one partition of one table.
 
-    id: The same for the same rows. span: Of the rows' times; its end counts in.
+    id: The same for the same rows. span: Where rows of their keys may be; its end counts in.
     frame: Columns of the table but `flags`.
     """
 
@@ -173,7 +173,8 @@ def _unit(dataset: Dataset, market: Market, interval: str | None, rows: pl.DataF
     rows = rows.sort("symbol", maintain_order=True)
     time = rows[dataset.time].filter(timely(rows[dataset.time])).dt.epoch("us")
     first, last = (time.min(), time.max()) if time.len() else (EARLIEST_US, EARLIEST_US)
-    span = TimeRange(cast(int, first), cast(int, last) + 1)
+    edge_us = dataset.edge_us
+    span = TimeRange(cast(int, first) - edge_us, cast(int, last) + 1 + edge_us)
     return RowsUnit(_name(dataset, market, interval, rows), dataset, market, interval, span, rows)
 
 

@@ -29,7 +29,8 @@ _SCHEMA = pl.Schema(
 class Books:
     """The books of one market's symbols, in the memory of one worker.
 
-    A book is lost with its worker, and with a change that is missing; then it waits for a snapshot.
+    A book is lost with its worker, with a change that is missing, and where the price leaves what its
+    snapshot knew; then it waits for another one.
 
     levels: That are kept in rows. every_us: How often, by the time of the changes.
     """
@@ -87,8 +88,13 @@ class Books:
         period = self._period(at)
         if book.last is None or book.last != at.u or self._sampled.get(symbol) == period:
             return []
+        top = book.top(self._levels)
+        if top is None:
+            book.lose()
+            self.lost += 1
+            return []
         self._sampled[symbol] = period
-        bids, asks = book.top(self._levels)
+        bids, asks = top
         none: Level = (None, None)  # type: ignore[assignment]
         return [
             (

@@ -221,16 +221,28 @@ class Budget:
             windows[name].under_way += amount
         return Grant(True)
 
-    def settle(self, ticket: str, market: Market, seen: Seen) -> None:
-        """Say what came of a request that was granted and sent, an answer or none."""
+    def settle(
+        self, ticket: str, market: Market, seen: Seen, costs: Mapping[str, int] | None = None
+    ) -> bool:
+        """Say what came of a request that was granted and sent, an answer or none.
+
+        costs: As they were asked for. A request that is not known here (another process granted it,
+            which was killed) is charged from now on: it may have arrived just now.
+
+        Returns whether it was.
+        """
         now_s = self._tidy()
         charge = self._charges.pop(ticket, None)
-        if charge is not None:  # else its lease has ended, and it is charged already
+        unknown = charge is None and bool(costs)
+        if charge is not None:
             self._end(charge, now_s)
             if seen.used_weight is not None:
                 self._learn(charge, seen, now_s)
+        elif costs:
+            self._end_unknown(market, costs, now_s)
         if seen.quiet_s > 0:
             self._block(EVERYWHERE if seen.banned else market, now_s + seen.quiet_s)
+        return unknown
 
     def give_back(self, ticket: str) -> None:
         """Say that a request was not sent, and will not be."""
@@ -383,6 +395,12 @@ class Budget:
         weight = charge.costs.get(WEIGHT, 0)
         if weight:
             self._settled[charge.market].append((charge.since_s, at_s, weight))
+
+    def _end_unknown(self, market: Market, costs: Mapping[str, int], now_s: float) -> None:
+        for name, amount in costs.items():
+            self._windows[market][name].end(amount, now_s)
+        if weight := costs.get(WEIGHT, 0):
+            self._settled[market].append((now_s - self._lease_s, now_s, weight))
 
     def _learn(self, charge: _Charge, seen: Seen, now_s: float) -> None:
         """Charge what others have used, as far as the exchange's count is not our own.

@@ -25,7 +25,9 @@ class Account(Protocol):
 
     def ask(self, ticket: str, market: Market, costs: Mapping[str, int]) -> Grant: ...
 
-    def settle(self, ticket: str, market: Market, seen: Seen) -> None: ...
+    def settle(
+        self, ticket: str, market: Market, seen: Seen, costs: Mapping[str, int] | None = None
+    ) -> object: ...
 
     def give_back(self, ticket: str) -> None: ...
 
@@ -42,6 +44,8 @@ class Turns:
         self._account = account
         self._rng = rng
         self._quiet_max_s = quiet_max_s
+        # Of what was granted and is not settled.
+        self._costs: dict[str, Mapping[str, int]] = {}
 
     async def granted(self, market: Market, costs: Mapping[str, int]) -> str:
         """Wait until a request may be sent; return its ticket, which has to be settled.
@@ -56,6 +60,7 @@ class Turns:
                 grant = await self._told(self._account.ask, ticket, market, costs)
                 granted = grant.granted
                 if granted:
+                    self._costs[ticket] = costs
                     return ticket
                 if grant.quiet_s > self._quiet_max_s:
                     raise UnavailableError(
@@ -70,7 +75,8 @@ class Turns:
 
     async def settle(self, ticket: str, market: Market, seen: Seen) -> None:
         """Say what came of it."""
-        await self._told(self._account.settle, ticket, market, seen)
+        costs = self._costs.pop(ticket, None)
+        await self._told(self._account.settle, ticket, market, seen, costs)
 
     async def _told(self, call: Callable[..., R], *arguments: Any) -> R:
         """Call the account in a thread. All of its calls may be repeated: where its process died, the

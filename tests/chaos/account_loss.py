@@ -1,6 +1,7 @@
 """Workers on two nodes ask an exchange; the account's process, then a worker, is killed. Prints JSON.
 
-A process of its own, since a process has one connection to Ray.
+With `alone` its successor is taken for one on another machine. A process of its own, since a process
+has one connection to Ray.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from typing import Any
 import psutil
 import ray
 from ray.cluster_utils import Cluster
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from support.commands import is_committer
 from support.counted_exchange import METHODS, SHARE, Asker, MakeAccount, counted_exchange
 
@@ -48,7 +46,9 @@ def main() -> None:
             connect(cluster.address) as session,
             tempfile.TemporaryDirectory() as folder,
             counted_exchange() as exchange,
-            shared_by_all(MakeAccount(Path(folder), LIMIT), "account", methods=METHODS) as account,
+            shared_by_all(
+                MakeAccount(Path(folder), LIMIT, "alone" in sys.argv), "account", methods=METHODS
+            ) as account,
         ):
             seen["nodes"] = len(session.view().alive)
             make = ray.remote(num_cpus=1, max_restarts=0)(Asker)

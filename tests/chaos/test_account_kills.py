@@ -12,14 +12,23 @@ import pytest
 
 pytestmark = pytest.mark.chaos
 
+TESTS = str(Path(__file__).parents[1])
+
 
 @pytest.mark.slow
-def test_on_two_nodes_no_kill_makes_more_than_is_allowed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("successor", ["here", "alone"])
+def test_on_two_nodes_no_kill_makes_more_than_is_allowed(tmp_path: Path, successor: str) -> None:
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
     ended = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("account_loss.py"))],
-        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)},
+        [sys.executable, str(Path(__file__).with_name("account_loss.py")), successor],
+        env={
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            # Of workers, too.
+            "PYTHONPATH": os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")]),
+        },
         stdout=subprocess.PIPE,
         text=True,
         timeout=240,

@@ -31,6 +31,7 @@ from support.commands import (
     running,
 )
 from support.csv_truth import differences, truth
+from support.in_process import run_here
 from support.lakes import read_lake
 
 from lakehouse_ray.clock import SystemClock
@@ -51,6 +52,7 @@ SYMBOLS = ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT", "BNBUSDT"]
 CUT = re.compile(r".*-2025-01-(03|04|06|09|10)\.zip(\.CHECKSUM)?")
 END = "2025-01-11"
 INGESTED = ("--market", "um", "--dataset", "klines", "--interval", "5m")
+UPDATE = ("update", "--market", "um", "--no-build")
 METADATA = {
     "rows": "data/tables/silver/klines_fine/metadata",
     "log": "data/tables/bronze/object_log/metadata",
@@ -109,6 +111,11 @@ def settings(url: str, home: Path, *, on_ray: bool) -> dict[str, str]:
     )
 
 
+def to_its_end(*arguments: str, env: dict[str, str]) -> None:
+    done = run_here(*arguments, env=env)
+    assert done.returncode == 0, done.stderr
+
+
 def await_writes(command: Command, home: Path, where: str, number: int, before: int) -> None:
     """Wait for the moment in which so many commits, or answers, have been written."""
     while written(home, where) < before + number:
@@ -139,13 +146,12 @@ def kill_and_repair(
 ) -> None:
     rng = random.Random(SEED + number)
     kind = KINDS[number % len(KINDS)] if on_ray else "driver"
-    code, said = run("ingest", *INGESTED, env=settings(url, home, on_ray=False))
-    assert code == 0, said
+    to_its_end("ingest", *INGESTED, env=settings(url, home, on_ray=False))
     where = rng.choice(sorted(METADATA))
     count, before = rng.randrange(1, len(SYMBOLS)), written(home, where)
     with ExitStack() as stack:
         env = settings(url, home, on_ray=on_ray)
-        command = stack.enter_context(running("update", "--market", "um", "--no-build", env=env))
+        command = stack.enter_context(running(*UPDATE, env=env))
         stack.callback(assert_gone, command)
         await_writes(command, home, where, count, before)
         time.sleep(rng.uniform(0, 0.1))
@@ -158,17 +164,16 @@ def kill_and_repair(
 
 def repair(url: str, wanted: pl.DataFrame, home: Path, *, on_ray: bool) -> None:
     """Update once more: all rows are there, each once. And once more: nothing happens."""
-    code, said = run(
-        "update", "--market", "um", "--no-build", env=settings(url, home, on_ray=on_ray)
-    )
-    assert code == 0, said
+    env = settings(url, home, on_ray=on_ray)
+    if on_ray:
+        code, said = run(*UPDATE, env=env)
+        assert code == 0, said
+    else:
+        to_its_end(*UPDATE, env=env)
     lake = read_lake(home)
     assert differences(lake.tables["silver.klines_fine"], wanted) == (0, 0)
     assert lake.rows("silver.quarantine_log") == 0
-    code, said = run(
-        "update", "--market", "um", "--no-build", env=settings(url, home, on_ray=False)
-    )
-    assert code == 0, said
+    to_its_end(*UPDATE, env=settings(url, home, on_ray=False))
     assert read_lake(home).snapshots == lake.snapshots
 
 

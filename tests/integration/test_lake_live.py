@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import signal
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -185,6 +189,26 @@ def test_trades_of_one_moment_in_two_commits_are_both_new(lake: LiveLake) -> Non
     ]  # fmt: skip
 
 
+def test_a_trade_that_another_source_times_more_finely_is_the_same_trade(lake: LiveLake) -> None:
+    def trade(time_us: int, source: str) -> pl.DataFrame:
+        frame = live_rows(TRADES, [(time_us, 1, version(1))], source=source, market="spot")
+        return frame.with_columns(id=pl.lit(7, pl.Int64))
+
+    opened = lake.connect()
+    wanted = wanted_of("trades", "BTCUSDT", None, "spot")
+    following = Follower(opened._find, opened.engine, wanted, None)
+    told = []
+    for into, source, more_us in (
+        (lake.append, "stream", 0), (lake.append, "rest", 400), (lake.merge, "daily", 417),
+    ):  # fmt: skip
+        into(TRADES, trade(START_US + more_us, source))
+        told += told_now(following)
+    assert [(event.kind, event.cause, event.source) for event in told] == [
+        ("row", None, "stream"), ("correction", "changed", "rest"),
+        ("correction", "changed", "daily"),
+    ]  # fmt: skip
+
+
 def test_gaps_that_a_capture_saw_are_told(lake: LiveLake) -> None:
     following = follower(lake.connect())
     lake.gap("klines", "BTCUSDT", START_US, START_US + 3 * MINUTE_US, interval="1m")
@@ -228,6 +252,26 @@ def test_who_reads_slowly_is_told_so_and_misses_nothing(lake: LiveLake) -> None:
     assert slow.kind == "slow"
     assert slow.row == {"waited_s": pytest.approx(6.0), "commits_behind": 2}
     assert minutes([next(events), next(events)]) == [("row", None, 2), ("row", None, 3)]
+
+
+def test_the_command_prints_a_line_an_event_until_it_is_interrupted(lake: LiveLake) -> None:
+    lake.append(KLINES, bars(0, 1))
+    begin = lake.connect().klines("BTCUSDT", "1m").meta.as_of
+    command = [sys.executable, "-m", "lakehouse_ray.cli", "live", "--symbols", "BTCUSDT",
+               "--interval", "1m", "--home", str(lake.home), "--resume", begin]  # fmt: skip
+    lake.append(KLINES, bars(1, 3))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert [one["seq"] for one in (first, second)] == [1, 2]
+    assert first["event"] == "row"
+    assert first["row"]["open_time"] == "2024-05-31T23:41:00Z"
+    # What it prints is where to go on.
+    (event,) = told_now(follower(lake.connect(), resume=first["resume"]))
+    assert event.row is not None
+    assert event.row["open_time"] == START + timedelta(minutes=2)
 
 
 def test_what_cannot_be_meant_is_said(lake: LiveLake) -> None:

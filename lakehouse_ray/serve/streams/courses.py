@@ -217,8 +217,10 @@ class _Way:
 
     def leave(self, wanted: Wanted) -> None:
         self._all -= wanted.symbols is None
-        self._symbols.subtract(wanted.symbols or ())
-        self._symbols = +self._symbols
+        for symbol in wanted.symbols or ():
+            self._symbols[symbol] -= 1
+            if not self._symbols[symbol]:
+                del self._symbols[symbol]
 
     async def changes(self, step: Step, wanted: Wanted, does: Does) -> Changes | None:
         key = _name(step.before), _name(step.after)

@@ -31,7 +31,7 @@ from lakehouse_ray.serve.streams.hub import Hub
 from lakehouse_ray.serve.streams.names import Stream, parse_stream
 from lakehouse_ray.serve.streams.options import LATEST_US, Options
 from lakehouse_ray.serve.streams.reading import ReadWindow, Window, windows
-from lakehouse_ray.serve.streams.tables import open_stream, pinned_tables, snapshot_of
+from lakehouse_ray.serve.streams.tables import open_streams, pinned_tables, snapshot_of
 from lakehouse_ray.serve.streams.tokens import Token
 from lakehouse_ray.serve.work import StoppableEngine
 
@@ -380,20 +380,26 @@ class Feed:
         }
 
     async def _opened(self, streams: Sequence[Stream]) -> list[Series]:
-        """Streams with how they are written. What is found of the tables of now holds for a while."""
+        """Streams with how they are written. What was found of the tables of now holds for a while."""
         kept, micro = self._hub.opened, self._options.micro
         known = {one: kept.get((one, micro)) for one in streams} if self._live else {}
         missing = [one for one in streams if known.get(one) is None]
         if missing:
             found = await self._hub.work(partial(self._series, missing))
             known |= {series.stream: series for series in found}
-            if self._live:
-                kept.update({(series.stream, micro): series for series in found})
         return [series for one in streams if (series := known[one]) is not None]
 
     def _series(self, streams: Sequence[Stream], engine: StoppableEngine) -> list[Series]:
-        find = self._service.source.find if self._live else self._pinned.__getitem__
-        return [
-            open_stream(self._service, engine, find, stream, micro=self._options.micro)
-            for stream in streams
-        ]
+        micro, kept = self._options.micro, self._hub.opened
+        if not self._live:
+            find = self._pinned.__getitem__
+            return open_streams(self._service, engine, find, streams, micro=micro)
+        # By now another connection may have opened them.
+        known = {one: kept.get((one, micro)) for one in streams}
+        missing = [one for one in streams if known[one] is None]
+        find_now = self._service.source.find
+        opened = (
+            open_streams(self._service, engine, find_now, missing, micro=micro) if missing else []
+        )
+        kept.update({(series.stream, micro): series for series in opened})
+        return [*opened, *(series for series in known.values() if series is not None)]

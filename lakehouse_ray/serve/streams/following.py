@@ -101,9 +101,10 @@ class Following:
     async def events(self, step: Step, streams: Sequence[Series]) -> list[Event] | None:
         """What a step brings to streams of its data set, in order; None: too much to be held for all."""
         course = self._hub.courses.of(step.dataset)
+        moved, gaps = step.moved.name, step.moved is STREAM_GAPS
         alike: dict[str | None, list[Series]] = {}
         for series in streams:
-            if step.moved is STREAM_GAPS or step.moved in series.stream.tables:
+            if gaps or any(table.name == moved for table in series.stream.tables):
                 alike.setdefault(series.stream.interval, []).append(series)
         events: list[Event] = []
         for some in alike.values():

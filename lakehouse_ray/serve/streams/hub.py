@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -65,23 +66,27 @@ class Silent:
 
 
 class Opened:
-    """Streams that connections have opened lately, so that the next one need not ask the tables."""
+    """Streams that connections have opened lately, so that the next one need not ask the tables. For
+    several threads."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._lock = threading.Lock()
         self._known: dict[tuple[Stream, bool], tuple[float, Series]] = {}
 
     def get(self, key: tuple[Stream, bool]) -> Series | None:
         """key: The stream, and whether its times are microseconds."""
-        until_s, series = self._known.get(key, (0.0, None))
-        return series if until_s > self._clock.monotonic_s() else None
+        known = self._known.get(key)
+        return known[1] if known is not None and known[0] > self._clock.monotonic_s() else None
 
     def update(self, found: Mapping[tuple[Stream, bool], Series]) -> None:
         now_s = self._clock.monotonic_s()
-        if len(self._known) > _OPENED_MAX:
-            self._known = {k: one for k, one in self._known.items() if one[0] > now_s}
-        if len(self._known) <= _OPENED_MAX:
-            self._known |= {key: (now_s + _OPENED_FOR_S, series) for key, series in found.items()}
+        with self._lock:
+            if len(self._known) > _OPENED_MAX:
+                self._known = {k: one for k, one in self._known.items() if one[0] > now_s}
+            if len(self._known) <= _OPENED_MAX:
+                until_s = now_s + _OPENED_FOR_S
+                self._known.update({key: (until_s, series) for key, series in found.items()})
 
 
 class Hub:

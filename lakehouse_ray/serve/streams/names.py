@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.agg_trades import AGG_TRADES
@@ -45,11 +46,11 @@ class Stream:
     def dataset(self) -> Dataset:
         return KINDS[self.kind]
 
-    @property
+    @cached_property
     def table(self) -> Table:
         return self.dataset.table(self.interval)
 
-    @property
+    @cached_property
     def tables(self) -> tuple[Table, ...]:
         """The tables that its rows are in, that of live ones first."""
         hot = self.dataset.hot_table

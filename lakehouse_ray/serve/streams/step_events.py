@@ -59,10 +59,10 @@ def _rows(found: pl.DataFrame, step: Step, series: Series) -> list[Event]:
 
 def _tuples(found: pl.DataFrame, series: Series, prefix: str) -> list[Row]:
     """Rows as the stream's shape takes them: times are microseconds."""
-    chosen = []
+    schema, chosen = found.schema, []
     for name in series.shape.columns:
         column = pl.col(prefix + name)
-        timed = isinstance(found.schema[prefix + name], pl.Datetime)
+        timed = isinstance(schema[prefix + name], pl.Datetime)
         chosen.append(column.dt.epoch("us") if timed else column)
     return found.select(chosen).rows()
 

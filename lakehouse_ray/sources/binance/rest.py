@@ -28,7 +28,7 @@ from lakehouse_ray.sources.turns import Account, Turns, pause_s
 log = structlog.get_logger()
 
 # Raised whenever the same answers could be read differently.
-REST_READER_VERSION = 1
+REST_READER_VERSION = 2
 # Beyond this it is no page of records.
 _BODY_BYTES_MAX = 32 << 20
 _PAGES: dict[str, Callable[[Fill, Rows], Pages]] = {

@@ -17,8 +17,9 @@ from lakehouse_ray.sources.budget import Seen
 
 # Where the exchange does not say for how long.
 _QUIET_S = 60.0
-# The shortest ban there is.
+# The shortest ban there is, and the longest.
 _BAN_S = 120.0
+_QUIET_MAX_S = 3 * 86_400.0
 # Added to what it says: its clock, to the second, is not ours.
 _MARGIN_S = 1.0
 _BANNED_UNTIL = re.compile(rb"banned until (\d{13})")
@@ -57,11 +58,13 @@ def hear(status: int, headers: Mapping[str, str], body: bytes) -> Heard:
     quiet_s, banned = 0.0, status == 418
     if status in (418, 429, 403):
         told = headers.get("Retry-After", "").strip()
-        quiet_s = float(told) if told.isdigit() else (_BAN_S if banned else _QUIET_S)
+        known = told.isascii() and told.isdigit()
+        quiet_s = float(told) if known else (_BAN_S if banned else _QUIET_S)
         match = _BANNED_UNTIL.search(body)
         if match and server_us is not None:
             quiet_s = max(quiet_s, int(match[1]) / 1000 - server_us / 1e6)
-        quiet_s += _MARGIN_S
+        # It outlives this process: what cannot be meant must not block a market for years.
+        quiet_s = min(quiet_s, _QUIET_MAX_S) + _MARGIN_S
     used = _used_weight(headers)
     again = status in (403, 408, 418, 425, 429) or status >= 500
     return Heard(Seen(used, server_us, quiet_s, banned), again)

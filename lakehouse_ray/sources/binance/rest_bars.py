@@ -61,6 +61,9 @@ def page_at(fill: Fill, start_us: int) -> TimeRange:
         end_us = min(end_us, ask.MICRO_FROM_US)
     length_us = INTERVALS[fill.interval or ""]
     if length_us is None:
+        if fill.market == "cm":
+            longest_us = start_us + ask.COIN_M_SPAN_US
+            end_us = min(end_us, month_of(month_ordinal(longest_us)).start_us)
         return TimeRange(start_us, end_us)
     bars = -(-(end_us - start_us) // length_us)
     wanted = ask.bars_a_page(fill.market, fill.interval or "", bars)

@@ -23,6 +23,8 @@ _BOOK_WEIGHTS: dict[Market, tuple[tuple[int, int], ...]] = {
     "um": _FUTURES_BOOKS,
     "cm": _FUTURES_BOOKS,
 }
+# COIN-M answers for no more than 200 days of bars.
+COIN_M_SPAN_US = 199 * 24 * HOUR_US
 AGG_PAGE_ROWS = 1000
 TRADE_PAGE_ROWS: dict[Market, int] = {"spot": 1000, "um": 500, "cm": 500}
 FUNDING_PAGE_ROWS = 1000
@@ -162,8 +164,7 @@ def bars_a_page(market: Market, interval: str, rows: int) -> int:
     most = BAR_PAGE_ROWS[market] - 2
     length_us = INTERVALS[interval]
     if market == "cm" and length_us is not None:
-        # COIN-M answers for no more than 200 days.
-        most = max(1, min(most, 199 * 24 * HOUR_US // length_us))
+        most = max(1, min(most, COIN_M_SPAN_US // length_us))
     return min(rows, most)
 
 

@@ -25,8 +25,10 @@ from lakehouse_ray.sources.binance import rest_requests as ask
 from lakehouse_ray.sources.binance.rest_rows import read_rows
 from lakehouse_ray.sources.rest import Asking, Pages, Request, Rows
 
-# On futures a range of time has to be shorter than an hour.
-_WINDOW_US = HOUR_US - 1000
+# Times are asked for in whole ms, and rows may be in µs.
+_MS_US = 1000
+# On futures a range of time has to be shorter than an hour, what is added around it included.
+_WINDOW_US = HOUR_US - 4 * _MS_US
 # Ranges of ids that are asked for again in one fill: each costs a whole page.
 _HOLES_MAX = 5
 _EVER = TimeRange(parse_time("2010"), parse_time("2200"))
@@ -85,11 +87,13 @@ def trade_pages(fill: Fill, rows: Rows) -> Pages:
 
 
 def _first(fill: Fill, rows: Rows) -> Asking[pl.DataFrame | None]:
-    """The first page with aggTrades of the span; None: it has none."""
+    """The first page with aggTrades of the span, or of just beside it; None: there are none."""
     cursor_us = fill.span.start_us
     window_us = fill.span.end_us - cursor_us if fill.market == "spot" else _WINDOW_US
     while cursor_us < fill.span.end_us:
-        span = TimeRange(cursor_us, min(fill.span.end_us, cursor_us + window_us))
+        end_us = min(fill.span.end_us, cursor_us + window_us)
+        # The first row of a span may be in the ms that was begun before it.
+        span = TimeRange(cursor_us // _MS_US * _MS_US, (end_us // _MS_US + 2) * _MS_US)
         for _ in range(2):
             answer = yield ask.agg_trades_between(
                 fill.market, fill.symbol, span.start_us, span.end_us
@@ -98,7 +102,7 @@ def _first(fill: Fill, rows: Rows) -> Asking[pl.DataFrame | None]:
             rows.bad += bad
             if not frame.is_empty():
                 return frame
-        cursor_us = span.end_us
+        cursor_us = end_us
     rows.absent.append(fill.span)
     return None
 

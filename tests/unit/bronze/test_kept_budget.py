@@ -206,3 +206,23 @@ def test_a_lake_that_is_away_keeps_no_process_of_the_machine_from_asking(
     assert spend(away, 1000) == CAP - 10
     with pytest.raises(UnavailableError):
         KeptBudget(LIMITS, Away(tmp_path), clock, exchange="aaaaaaaa", share=0.8)
+
+
+def test_what_a_killed_process_had_granted_counts_from_its_answer_on(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    """On another machine, where nothing but the lake tells of it."""
+    first = account(tmp_path, clock)
+    tickets = [f"a{number}" for number in range(6)]
+    for ticket in tickets:
+        assert first.ask(ticket, "um", {"weight": 300}).granted
+    del first  # killed, with six requests on their way
+    second = account(tmp_path, clock)
+    clock.sleep(50.0)
+    for ticket in tickets:
+        second.settle(ticket, "um", Seen(), {"weight": 300})
+    clock.sleep(30.0)
+    # They may have arrived 30 s ago, though they were granted 80 s ago.
+    assert spend(second, 1000) <= CAP - 6 * 300
+    clock.sleep(61.0)
+    assert spend(second, 1000) > CAP - 6 * 300

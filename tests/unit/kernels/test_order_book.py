@@ -17,6 +17,15 @@ from lakehouse_ray.kernels.order_book import Change, Level, OrderBook
 RECORDED = Path(__file__).parents[3].parent / "shared/data/recorded/ws/hftbacktest"
 FILES = ["spot_btcusdt_20240808.gz", "usdm_ethusdt_20240808.gz", "cm_btcusd_perp_20240808.gz"]
 
+Top = tuple[list[Level], list[Level]]
+
+
+def known_top(book: OrderBook, levels: int) -> Top:
+    top = book.top(levels)
+    assert top is not None
+    return top
+
+
 levels = st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(0, 3).map(float)), max_size=6)
 
 
@@ -34,10 +43,10 @@ def test_a_snapshot_taken_at_any_time_leads_to_the_same_book(
         assert whole.apply(change)
         if place == taken:
             assert whole.last is not None
-            snapshot = (whole.last, *whole.top(100))
+            snapshot = (whole.last, *known_top(whole, 100))
     assert late.needs_snapshot
     assert late.take_snapshot(*snapshot)
-    assert late.top(100) == whole.top(100)
+    assert known_top(late, 100) == known_top(whole, 100)
     assert late.last == whole.last
 
 
@@ -62,6 +71,37 @@ def test_the_change_after_a_loss_is_not_forgotten() -> None:
     assert book.top(2) == ([(1.5, 1.0), (1.0, 1.0)], [(2.0, 1.0)])
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3).map(float)), max_size=60),
+    st.integers(1, 25),
+    st.integers(1, 4),
+)
+def test_levels_are_right_or_not_told_however_few_a_snapshot_had(
+    changes: list[tuple[int, float]], snapshot_levels: int, wanted: int
+) -> None:
+    """Prices 1 to 20 are bids, 21 to 40 asks; the snapshot has the best of each."""
+    truth = {float(price): 1.0 for price in range(1, 41)}
+
+    def best(levels: int) -> Top:
+        bids = sorted((one for one in truth.items() if one[0] <= 20), reverse=True)
+        asks = sorted(one for one in truth.items() if one[0] > 20)
+        return bids[:levels], asks[:levels]
+
+    book = OrderBook(snapshot_levels=snapshot_levels)
+    assert book.take_snapshot(0, *best(snapshot_levels))
+    for number, (price, quantity) in enumerate(changes):
+        level = (float(price), quantity)
+        bids, asks = ([level], []) if price <= 20 else ([], [level])
+        assert book.apply(Change(number, number + 1, bids, asks))
+        truth.pop(level[0], None)
+        if quantity:
+            truth[level[0]] = quantity
+        top = book.top(wanted)
+        assert top in (None, best(wanted))
+        # A snapshot that had less than it may have had has all.
+        assert top is not None or snapshot_levels <= 20
+
+
 @pytest.mark.skipif(not RECORDED.is_dir(), reason="the real frames are not on this machine")
 @pytest.mark.parametrize("name", FILES)
 def test_the_top_of_recorded_books_is_what_the_exchange_says_is_best(name: str) -> None:
@@ -82,10 +122,9 @@ def test_the_top_of_recorded_books_is_what_the_exchange_says_is_best(name: str) 
                 before = data.get("pu", data["U"] - 1)
                 assert book.apply(Change(before, data["u"], numbers(data["b"]), numbers(data["a"])))
                 seen += 1
-                # The top costs the size of the book.
-                if not book.needs_snapshot and seen % 11 == 0:
-                    bids, asks = book.top(1)
-                    changes.append((data["u"], bids[0], asks[0]))
+                # The top costs the size of the book. Bitcoin's price leaves the 1,000 levels.
+                if not book.needs_snapshot and seen % 11 == 0 and (top := book.top(1)):
+                    changes.append((data["u"], top[0][0], top[1][0]))
             elif "B" in data:
                 quote = ((float(data["b"]), float(data["B"])), (float(data["a"]), float(data["A"])))
                 best.append((data["u"], quote))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import get_args
 
 import polars as pl
@@ -19,7 +22,7 @@ from lakehouse_ray.kernels.run_history import RunHistory
 from lakehouse_ray.model.schedules import ENDED, RUN_LOG, CatchUp, Schedule, make_schedule
 from lakehouse_ray.model.timespan import MINUTE_US, parse_time, to_us
 from lakehouse_ray.pipeline.scheduling import Manner, Scheduler, request_run
-from lakehouse_ray.runtime.places import Ending
+from lakehouse_ray.runtime.places import Ending, LocalProcesses
 from lakehouse_ray.storage.event_log import Seen
 from lakehouse_ray.storage.frames import frame_schema
 from lakehouse_ray.storage.ledger import plain_rows
@@ -349,6 +352,34 @@ def test_a_start_whose_answer_was_lost_is_made_good_by_the_next_look() -> None:
     runner.look()
     runner.look()
     assert stage.place.started == ["one-20240301T120100"]
+
+
+def test_a_runner_is_told_to_end_while_an_end_could_not_be_written_down(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "pass"]
+    place = LocalProcesses(command, {}, tmp_path, logs_max=5, redaction=str)
+    stage = Stage(scheduled(), place=place)  # type: ignore[arg-type]
+    runner, _ = stage.runner()
+    runner.look()
+    stage.forward(60)
+    runner.look()
+    assert runner.running == 1
+
+    def down() -> None:
+        raise UnavailableError("the lake does not answer")
+
+    stage.log.before = down
+
+    def look_on() -> None:
+        until_s = time.monotonic() + 30
+        while time.monotonic() < until_s:
+            runner.look()
+
+    with pytest.raises(UnavailableError, match="does not answer"):
+        look_on()
+    stage.log.before = None
+    runner.stop()
+    assert stage.states()["succeeded"] == 1
+    assert runner.running == 0
 
 
 def test_what_cannot_be_started_has_failed() -> None:

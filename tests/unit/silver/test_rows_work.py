@@ -282,3 +282,23 @@ def test_a_frame_that_is_none_of_the_data_set_is_a_mistake_of_the_caller(
     frame = live_rows(KLINES, [(START_US, 7, version(1))], interval="1h")
     with pytest.raises(InvalidError, match=said):
         list(cut_rows(KLINES, change(frame)))
+
+
+def test_a_trade_is_one_row_though_one_source_tells_milliseconds_and_another_microseconds(
+    make_lake: MakeLake,
+) -> None:
+    """Spot's files are in ms until 2024, its REST and streams may be in µs; a trade's id is one."""
+    lake = make_lake(AGG_TRADES, "spot")
+    fine = live_rows(
+        AGG_TRADES, [(START_US + 250_600, 7, version(1))], source="stream", market="spot"
+    )
+    coarse = live_rows(AGG_TRADES, [(START_US + 250_000, 7, version(2))], market="spot")
+    merge(lake, coarse)
+    (built,) = merge(lake, fine)
+    assert (built.rows, built.rows_known) == (0, 1), "REST's row is the better one"
+    assert lake.frame()["source"].to_list() == ["rest"]
+    other = make_lake(AGG_TRADES, "spot")
+    merge(other, fine)
+    (built,) = merge(other, coarse)
+    assert (built.rows, built.rows_replaced) == (0, 1)
+    assert other.frame()["source"].to_list() == ["rest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -97,6 +98,33 @@ def test_before_its_listing_a_symbol_costs_few_requests() -> None:
     assert rows.absent == [span]
 
 
+@pytest.mark.parametrize("interval", ["1mo", "1w"])
+def test_long_bars_of_coin_m_are_asked_for_within_200_days(interval: str) -> None:
+    span = TimeRange(parse_time("2022-01-03"), parse_time("2026-04"))
+    if interval == "1mo":
+        span = TimeRange(parse_time("2022"), span.end_us)
+        starts = [parse_time(f"{2022 + n // 12}-{n % 12 + 1:02d}") for n in range(52)]
+    else:
+        starts = list(range(span.start_us, span.end_us + 8 * 24 * HOUR_US, 7 * 24 * HOUR_US))
+    closes = dict(itertools.pairwise(starts))
+
+    def exchange(request: Request) -> list[Any]:
+        start, end = int(dict(request.params)["startTime"]), int(dict(request.params)["endTime"])
+        assert end - start <= 200 * 86_400_000
+        return [
+            [us // 1000, *["1"] * 5, closes[us] // 1000 - 1, "1", 1, "1", "1", "0"]
+            for us in closes
+            if start <= us // 1000 <= end
+        ]
+
+    fill = Fill("cm", "klines", "BTCUSD_PERP", interval, span, NOW_US)
+    rows, asked = drive(fill, exchange)
+    found = {us for f in rows.frames for us in f["open_time"].dt.epoch("us")}
+    assert sorted(found) == [us for us in closes if us < span.end_us]
+    assert rows.absent == []
+    assert len(asked) <= 10
+
+
 def test_what_was_not_asked_for_is_refused() -> None:
     span = TimeRange(START_US, START_US + 10 * MINUTE_US)
     fill = Fill("um", "klines", "BTCUSDT", "1m", span, NOW_US)
@@ -190,6 +218,37 @@ def test_of_ids_that_are_asked_for_all_that_exist_come_and_no_others(
     assert len(asked) <= length // 500 + 4 + len(holes)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 3_000), min_size=1, max_size=30),
+    st.integers(0, 2_999),
+    st.integers(1, 3_000),
+    st.booleans(),
+)
+def test_trades_of_a_span_that_begins_and_ends_within_a_millisecond_are_all_had(
+    offsets_us: list[int], start_us: int, length_us: int, rounded_up: bool
+) -> None:
+    """Spot asked for µs: times are asked for in ms, which may count those begun or those whole."""
+    trades = [(100 + n, START_US + us) for n, us in enumerate(sorted(offsets_us))]
+    span = TimeRange(START_US + start_us, START_US + start_us + length_us)
+    fill = Fill("spot", "aggTrades", "BTCUSDT", None, span, NOW_US)
+
+    def exchange(request: Request) -> list[Any]:
+        assert request.micro
+        params = dict(request.params)
+        first = int(params.get("fromId", 0))
+        start, end = int(params.get("startTime", 0)), int(params.get("endTime", 1 << 60))
+        last_us = end * 1000 + (0 if rounded_up else 999)
+        found = [t for t in trades if t[0] >= first and start * 1000 <= t[1] <= last_us]
+        return [{**trade(*one), "T": one[1], "M": True} for one in found]
+
+    rows, _ = drive(fill, exchange)
+    found = {n for f in rows.frames for n in f["agg_trade_id"]}
+    wanted = [n for n, us in trades if span.start_us <= us < span.end_us]
+    assert sorted(found) == wanted
+    assert not rows.bad, "what comes from beside the span is no mistake"
+
+
 def test_pages_that_go_back_are_no_pages() -> None:
     span = TimeRange(START_US, START_US + HOUR_US // 2)
     fill = Fill("um", "aggTrades", "BTCUSDT", None, span, NOW_US)
@@ -269,6 +328,10 @@ def test_what_the_exchange_says_of_limits_is_heard() -> None:
     ban = hear(418, DATE, body)
     assert (ban.seen.quiet_s, ban.seen.banned, ban.again) == (601, True, True)
     assert hear(418, {}, b"").seen.quiet_s == 121
+    # What cannot be meant does not close a market for years, nor end the run as a fault of ours.
+    assert hear(429, {**DATE, "Retry-After": "9" * 400}, b"").seen.quiet_s == 3 * 86_400 + 1
+    assert hear(418, DATE, b"banned until 9999999999999").seen.quiet_s == 3 * 86_400 + 1
+    assert hear(429, {**DATE, "Retry-After": "\u00b2"}, b"").seen.quiet_s == 61
     assert hear(503, DATE, b"").again
 
 
