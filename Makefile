@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-# Renders kuberay/ in unit tests.
+# Renders kuberay/ in tests.
 $(BIN)/kubectl: tests/support/kubectl.txt | $(STAMP)
 	$(BIN)/python tests/support/kubectl.py $(BIN)
 
@@ -44,7 +44,7 @@ fix: setup ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-integration: setup ## tests on a local Ray, real HTTP, real stores
+integration: setup $(BIN)/kubectl ## tests on a local Ray, real HTTP, real stores
 	$(BIN)/python -m pytest $(TOGETHER) tests/chaos tests/integration -m "not slow"
 
 acceptance: setup ## the finished commands on real data of ../shared/data

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lakehouse_ray.query.answered import Answered
     from lakehouse_ray.query.lake import Lake
     from lakehouse_ray.query.lake_frame import LakeFrame, Meta
+    from lakehouse_ray.query.live_events import LiveBatch, LiveEvent
     from lakehouse_ray.query.statement import Result
     from lakehouse_ray.remote.asynchronous import AsyncRemoteLake
     from lakehouse_ray.remote.lake import RemoteLake
@@ -43,6 +44,8 @@ __all__ = [
     "Lake",
     "LakeFrame",
     "LakehouseError",
+    "LiveBatch",
+    "LiveEvent",
     "Meta",
     "NotFoundError",
     "RemoteLake",
@@ -59,6 +62,8 @@ _HOMES = {
     "AsyncRemoteLake": "lakehouse_ray.remote.asynchronous",
     "Lake": "lakehouse_ray.query.lake",
     "LakeFrame": "lakehouse_ray.query.lake_frame",
+    "LiveBatch": "lakehouse_ray.query.live_events",
+    "LiveEvent": "lakehouse_ray.query.live_events",
     "Meta": "lakehouse_ray.query.lake_frame",
     "RemoteLake": "lakehouse_ray.remote.lake",
     "Result": "lakehouse_ray.query.statement",

@@ -32,7 +32,7 @@ _NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 
 # A wait looks away no longer than this from a server that does not answer.
 _SILENCE_MAX_S = 120.0
-_PAUSE_S = 2.0
+_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,10 @@ class KubeRay:
                 now_s = self._clock.monotonic_s()
                 if now_s - heard_s > _SILENCE_MAX_S or now_s > until_s:
                     raise
+                self._clock.sleep(_PAUSE_S)
+                continue
+            if self._clock.monotonic_s() - heard_s < _PAUSE_S:
+                # A watch that ends at once is not asked for again at once.
                 self._clock.sleep(_PAUSE_S)
         if not job.ended:
             raise UnavailableError(

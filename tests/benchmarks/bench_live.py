@@ -298,7 +298,7 @@ async def clients(url: str, kind: str, count: int, commits: int, home: Path) -> 
     }
 
 
-def replay(home: Path, rows: int = 200_000) -> list[Any]:
+def replay(home: Path, rows: int = 50_000) -> list[Any]:
     """History of one symbol, to 1 and to 8 connections."""
     writer = Writer(load_settings({"home": str(home)}).resolved())
     now_us = time.time_ns() // 1000 - rows * 1_000_000

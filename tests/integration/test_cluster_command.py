@@ -50,7 +50,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    code, out, err = run(capsys, *arguments, "--json")
+    action, *others = arguments  # what follows `--` is not ours
+    code, out, err = run(capsys, action, "--json", *others)
     assert code == 0, err
     found: dict[str, Any] = json.loads(out)
     return found
@@ -245,14 +246,13 @@ def test_a_wait_has_an_end(api: KubernetesApi, capsys: Any) -> None:
 def test_a_wait_outlives_a_server_that_is_away_for_a_moment(
     api: KubernetesApi, capsys: Any
 ) -> None:
-    set_status(api, "rayjobs", "bulk-ingestion")
     operator = Operator(api, "first", RUNNING, DONE)
     operator.start()
-    created = threading.Event()
 
     def away() -> None:
-        while ("create", "rayjobs") not in api.requests:
-            created.wait(0.001)
+        until = threading.Event()
+        while ("rayjobs", "lakehouse", "first") not in api.objects:
+            until.wait(0.001)
         api.failing = 1
 
     threading.Thread(target=away, daemon=True).start()

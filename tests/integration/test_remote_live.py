@@ -213,7 +213,7 @@ def test_what_is_too_much_to_be_held_for_all_is_told_all_the_same(
 
 
 def test_errors_are_those_of_the_local_lake(lake: LiveLake, served: Served) -> None:
-    with RemoteLake(served.url, timeout_s=2) as remote:
+    with RemoteLake(served.url) as remote:
         with pytest.raises(InvalidError):
             remote.live("klimes", interval="1m")
         gone = "silver.klines_fine@-,silver.klines_coarse@-,silver.klines_hot@123"
@@ -270,3 +270,25 @@ def test_events_that_are_missing_or_malformed_are_an_error(lake: LiveLake, serve
                 live = remote.live("klines", "BTCUSDT", "1m", timeout_s=WAIT_S)
                 with pytest.raises(BadDataError):
                     next(live)
+
+
+def test_it_ends_when_it_is_closed_from_elsewhere(lake: LiveLake, served: Served) -> None:
+    with lh.connect(served.url) as remote, remote.live("klines", "BTCUSDT", "1m") as live:
+        timer = threading.Timer(0.3, live.close)
+        timer.start()
+        assert list(live) == []
+        timer.join()
+    assert measured(served, "lakehouse_stream_connections") == 0
+
+
+def measured(served: Served, name: str) -> float:
+    """Waits a little: the server hears of an end later."""
+    for _ in range(100):
+        text = served.get("/metrics").body.decode()
+        value = next(
+            float(one.split()[1]) for one in text.splitlines() if one.startswith(f"{name} ")
+        )
+        if not value:
+            break
+        time.sleep(0.05)
+    return value

@@ -27,6 +27,7 @@ from lakehouse_ray.query.step_gaps import step_gaps
 from lakehouse_ray.query.step_rows import CAUSE, EVENT, WAS, LastRows, Wanted, step_rows
 from lakehouse_ray.query.steps import State, Step, next_step, state_now
 from lakehouse_ray.query.wire import ndjson_bytes
+from lakehouse_ray.serve.problems import DeadlineError
 from lakehouse_ray.serve.work import StoppableEngine
 
 T = TypeVar("T")
@@ -235,7 +236,7 @@ class _Way:
                 return found
             self._kept.pop(key, None)
         every = replace(wanted, symbols=None if self._all else frozenset(self._symbols))
-        working = asyncio.ensure_future(does(lambda engine: self._read(engine, step, every)))
+        working = asyncio.ensure_future(self._within_time(step, every, does))
         self._kept[key] = working
         try:
             found = await asyncio.shield(working)
@@ -247,6 +248,14 @@ class _Way:
             raise
         self._forget(key, 0 if found is None else found.found.height)
         return found
+
+    async def _within_time(self, step: Step, wanted: Wanted, does: Does) -> Changes | None:
+        try:
+            return await does(lambda engine: self._read(engine, step, wanted))
+        except DeadlineError:
+            # Too much for one question: whoever wants it reads its own, in smaller ones.
+            _log.warning("a step is read piece by piece", table=step.moved.name)
+            return None
 
     def _forget(self, key: tuple[str, str], events: int) -> None:
         """Keep the last steps alone."""

@@ -12,6 +12,7 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.step_rows import Wanted
 from lakehouse_ray.query.steps import State
+from lakehouse_ray.serve.problems import DeadlineError
 from lakehouse_ray.serve.streams.courses import Course
 
 T = TypeVar("T")
@@ -134,6 +135,31 @@ def test_who_begins_at_the_same_time_misses_no_commit() -> None:
             assert seen[1:] == list(range(last - len(seen) + 2, last + 1))
         for event in told:
             way.leave(event.set, WANTED)
+
+    asyncio.run(follow())
+
+
+def test_what_takes_too_long_for_all_is_left_to_each() -> None:
+    asked = 0
+
+    async def too_long(work: Callable[[Any], T]) -> T:
+        nonlocal asked
+        asked += 1
+        raise DeadlineError("it took longer than it may")
+
+    async def follow() -> None:
+        table, told = Table(), asyncio.Event()
+        way = Course(table.find, METRICS, 0.01, too_long)
+        await way.listen(told.set, WANTED)
+        begin = way.state
+        table.version = 3
+        await told.wait()
+        step = way.after(begin)
+        assert step is not None
+        found = await asyncio.gather(*(way.changes(step, WANTED) for _ in range(3)))
+        assert found == [None, None, None]
+        assert asked == 1
+        way.leave(told.set, WANTED)
 
     asyncio.run(follow())
 
