@@ -140,6 +140,8 @@ def _print_report(report: UpdateReport, *, as_json: bool) -> None:
         f"  time         {report.seconds:.1f} s, of which asking and merging "
         f"{report.work_seconds:.1f} s",
     ]
+    if report.folded is not None and report.folded.rows:
+        lines.append(f"  folded       {report.folded.rows:,} live rows of hours that are over")
     if report.resumed:
         lines.append(
             f"  resumed      {report.resumed:,} fills whose answers were in bronze already"

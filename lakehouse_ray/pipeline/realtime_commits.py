@@ -55,7 +55,10 @@ def open_fill_committers(
 
 
 def left_over(writer: Writer, asked: Asked) -> list[LeftOver]:
-    """Answers in bronze of which the ledger does not say what became of them."""
+    """Answers in bronze of which the ledger does not say what became of them.
+
+    Or no longer: a repair tells the ledger once more that they were received.
+    """
     found: list[LeftOver] = []
     for market in ("spot", "um", "cm"):
         if asked.market not in (None, market):
@@ -68,8 +71,13 @@ def left_over(writer: Writer, asked: Asked) -> list[LeftOver]:
             if log.is_empty():
                 continue
             same = ["key", "version", "unit_id"]
-            ended = log.filter(pl.col("state") != "received").select(same).unique()
-            left = log.filter(state="received").join(ended, on=same, how="anti")
+            received = log.filter(state="received").group_by(same, maintain_order=True).last()
+            ended = log.filter(pl.col("state") != "received").group_by(same)
+            left = (
+                received.join(ended.agg(_ended=pl.col("seen_at").max()), on=same, how="left")
+                .filter(pl.col("_ended").is_null() | (pl.col("seen_at") > pl.col("_ended")))
+                .select(log.columns)
+            )
             for part in left.partition_by("path", "interval", maintain_order=True):
                 rows = part.rows(named=True)
                 first = rows[0]

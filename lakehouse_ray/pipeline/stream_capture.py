@@ -18,6 +18,7 @@ import structlog
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import BadDataError, DeniedError, InvalidError, UnavailableError
 from lakehouse_ray.model.venue import Market
+from lakehouse_ray.pipeline.hourly_fold import HourlyFold
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
 from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture, recover
 from lakehouse_ray.runtime.keepers import Ended, Keeper, LocalKeeper, Told
@@ -95,6 +96,8 @@ def capture_streams(
     for task in left_over(writer, tasks):
         report.recovered_segments += recover(task).segments
     with ExitStack() as stack:
+        if writer.settings.hot.fold:
+            stack.enter_context(HourlyFold(writer))
         keeper = _open_keeper(writer, stack)
         watch = _Watch(writer, keeper, tasks, report, progress)
         stack.callback(keeper.kill)
