@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Annotated
 
@@ -48,9 +47,7 @@ def fold(
 
 
 def _document(report: FoldReport, *, dry_run: bool) -> dict[str, object]:
-    told = dataclasses.asdict(report)
-    until = format_time(told.pop("until_us"))
-    return {"v": 1, "dry_run": dry_run, "until": until, **told}
+    return {"v": 1, "dry_run": dry_run, **report.as_dict()}
 
 
 def _lines(report: FoldReport, *, dry_run: bool) -> list[str]:

@@ -58,7 +58,10 @@ def maintain(
 
 
 def _lines(report: MaintenanceReport) -> list[str]:
-    lines = []
+    lines = [f"NOT DONE: {why}" for why in report.failed]
+    if report.folded is not None and report.folded.rows:
+        verb = "would be folded" if report.dry_run else "folded"
+        lines.append(f"{count(report.folded.rows, 'live row')} {verb} into the main tables")
     for table in report.tables:
         done = _done(table, report.dry_run)
         if done:

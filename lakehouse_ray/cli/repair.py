@@ -63,8 +63,6 @@ def _lines(report: RepairReport) -> list[str]:
         lines += _told(one, report.dry_run)
     if not report.repairs:
         lines.append("no data file is lost")
-    elif not report.dry_run and any(one.mended for one in report.repairs):
-        lines.append("rows that came by REST or stream are gaps now: `lakehouse gaps` finds them")
     return lines
 
 
@@ -87,6 +85,14 @@ def _told(one: Repair, dry_run: bool) -> list[str]:
         what = f"  the catalog {done} set back"
     if one.objects:
         what += f"; {count(one.objects, 'raw object')} will be merged again from bronze"
+    if one.answers:
+        verb = "will be" if dry_run else "were"
+        what += f"; {count(one.answers, 'answer')} of REST {verb} merged again from bronze"
+    if one.frames:
+        told = "" if dry_run else f", {one.live_rows:,} live rows"
+        what += f"; {count(one.frames, 'object')} of captured frames read again{told}"
     if one.units:
         what += f"; {count(one.units, 'unit')} will be built again"
+    if one.note:
+        what += f"; {one.note}"
     return [*lines, what, *(f"  then: {command}" for command in one.then)]

@@ -150,6 +150,8 @@ def _print_report(report: UpdateReport, *, as_json: bool) -> None:
     ended = ", ".join(f"{n:,} {state}" for state, n in report.stream_gaps_ended.most_common())
     if ended or report.stream_gaps_open:
         lines.append(f"  of streams   {ended or 'nothing new'}; {report.stream_gaps_open:,} open")
+    if report.folded is not None and report.folded.rows:
+        lines.append(f"  folded       {report.folded.rows:,} live rows of hours that are over")
     if report.resumed:
         lines.append(
             f"  resumed      {report.resumed:,} fills whose answers were in bronze already"

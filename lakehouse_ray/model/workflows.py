@@ -69,7 +69,7 @@ DatasetName = Annotated[str, AfterValidator(_dataset)]
 ProductName = Annotated[str, AfterValidator(_product)]
 Interval = Annotated[str, AfterValidator(parse_interval)]
 TableName = Annotated[str, Field(pattern=r"^(bronze|silver|gold)\.[a-z0-9_]{1,60}$", max_length=80)]
-MaintenanceStep = Literal["compact", "manifests", "expire", "sweep"]
+MaintenanceStep = Literal["fold", "compact", "manifests", "expire", "sweep"]
 Symbols = Annotated[list[Symbol], Field(max_length=_SYMBOLS_MAX)]
 
 _START = "First instant, ISO and UTC, such as 2024-01."
@@ -310,7 +310,30 @@ class MaintainWorkflow(_Workflow):
         return _name(*dict.fromkeys(self.tables))
 
 
-AnyWorkflow = IngestWorkflow | QualityWorkflow | BuildWorkflow | UpdateWorkflow | MaintainWorkflow
+class FoldWorkflow(_Workflow):
+    """Live rows of closed hours merged into the main tables."""
+
+    workflow: Literal["fold"]
+    until: Time | None = Field(
+        None, description="Rows before this instant. None: of the hours that are over."
+    )
+    dry_run: bool = Field(False, description="Only say what would be done.")
+
+    def arguments(self) -> list[str]:
+        return ["fold", *_options(until=self.until), *_flags({"--dry-run": self.dry_run})]
+
+    def subject(self) -> str:
+        return ""
+
+
+AnyWorkflow = (
+    IngestWorkflow
+    | QualityWorkflow
+    | BuildWorkflow
+    | UpdateWorkflow
+    | FoldWorkflow
+    | MaintainWorkflow
+)
 Workflow = Annotated[AnyWorkflow, Field(discriminator="workflow")]
 
 _WORKFLOW: TypeAdapter[AnyWorkflow] = TypeAdapter(Workflow)
@@ -327,8 +350,8 @@ def parse_workflow(values: object) -> AnyWorkflow:
             f"{where}: {first['msg']}"
             if where
             else str(first["msg"]).removeprefix("Value error, "),
-            "workflows are ingest, update, build, quality and maintain, with the parameters of their "
-            "commands",
+            "workflows are ingest, update, fold, build, quality and maintain, with the parameters of "
+            "their commands",
         ) from error
 
 

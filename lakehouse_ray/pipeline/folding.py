@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 
 import polars as pl
@@ -23,7 +23,7 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.timespan import HOUR_US
+from lakehouse_ray.model.timespan import HOUR_US, format_time
 from lakehouse_ray.pipeline.commits import Committers, open_committers
 from lakehouse_ray.pipeline.hot_rows import give_up_snapshots
 from lakehouse_ray.pipeline.row_merging import RowMerger, RowsMerged, tables_of
@@ -52,6 +52,11 @@ class FoldReport:
     unreadable: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`: stable names."""
+        told = asdict(self)
+        return {"until": format_time(told.pop("until_us")), **told}
+
 
 def closed_until_us(writer: Writer) -> int:
     """The end of the last hour whose live rows are due to be folded."""
@@ -59,10 +64,21 @@ def closed_until_us(writer: Writer) -> int:
     return (writer.clock.now_us() - settle_us) // HOUR_US * HOUR_US
 
 
-def fold(writer: Writer, until_us: int | None = None, *, dry_run: bool = False) -> FoldReport:
+def _never() -> bool:
+    return False
+
+
+def fold(
+    writer: Writer,
+    until_us: int | None = None,
+    *,
+    dry_run: bool = False,
+    stopped: Callable[[], bool] = _never,
+) -> FoldReport:
     """Fold live rows of all data sets; running it again changes nothing.
 
     until_us: None: `closed_until_us`. dry_run: Count files and rows, and write nothing.
+    stopped: Asked before each batch; what is left then is folded the next time.
 
     Raises LakehouseError where the lake cannot be written; what was folded until then stays.
     """
@@ -72,7 +88,7 @@ def fold(writer: Writer, until_us: int | None = None, *, dry_run: bool = False) 
         hot = dataset.hot_table
         found = None if hot is None else writer.catalog.find(hot.name)
         if hot is not None and found is not None:
-            _Fold(writer, dataset, hot, found, report).run(dry_run=dry_run)
+            _Fold(writer, dataset, hot, found, report, stopped).run(dry_run=dry_run)
     report.seconds = time.monotonic() - started_s
     return report
 
@@ -87,7 +103,9 @@ class _Fold:
         hot: Table,
         found: IcebergTable,
         report: FoldReport,
+        stopped: Callable[[], bool],
     ) -> None:
+        self._stopped = stopped
         self._writer = writer
         self._dataset = dataset
         self._hot = hot
@@ -108,6 +126,8 @@ class _Fold:
             with open_committers(self._writer, tables, self._run_id, local=True) as committers:
                 merger = RowMerger(self._writer, committers, self._run_id)
                 for batch in batches(closed, self._writer.settings.hot.batch_rows):
+                    if self._stopped():
+                        break
                     self._fold(batch, merger, committers)
                 self._report.merged.add(merger.report)
         give_up_snapshots(self._writer, self._hot)

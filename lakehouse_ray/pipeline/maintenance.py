@@ -21,6 +21,7 @@ from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import BadDataError, InvalidError, NotFoundError, UnavailableError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.pipeline.compacting import compact_table, plan_table
+from lakehouse_ray.pipeline.folding import fold
 from lakehouse_ray.pipeline.maintenance_report import (
     EXAMPLES_MAX,
     MaintenanceObserver,
@@ -35,7 +36,7 @@ from lakehouse_ray.storage.orphans import Guard, clock_ahead_us, find_orphans, s
 from lakehouse_ray.storage.retention import DAY_MS, Retention
 from lakehouse_ray.storage.rewriting import manifest_count, rewrite_manifests
 
-Step = Literal["compact", "manifests", "expire", "sweep"]
+Step = Literal["fold", "compact", "manifests", "expire", "sweep"]
 # In this order: what one leaves, the next may take.
 STEPS: tuple[Step, ...] = get_args(Step)
 
@@ -92,6 +93,8 @@ def maintain(
         there = set(writer.catalog.names())
         found = [shape for shape in shapes if shape.name in there]
         observer.planned(len(found))
+        if any(shape.live for shape in found):
+            run.fold()
         for shape in found:
             run.table(shape)
     run.report.seconds = time.monotonic() - started_s
@@ -131,6 +134,19 @@ class _Run:
             request.dry_run, f"{clock.now_us():x}-{uuid.uuid4().hex[:8]}"
         )
 
+    def fold(self) -> None:
+        """Live rows of closed hours into the main tables: their files are the smallest of all."""
+        if "fold" not in self._steps:
+            return
+        self._observer.table("hot tables", "fold")
+        try:
+            folded = fold(self._writer, dry_run=self._request.dry_run)
+        except UnavailableError as error:
+            self.report.failed.append(f"fold: {error}")
+            return
+        self.report.folded = folded
+        self.report.failed += [f"fold: cannot be read: {one}" for one in folded.unreadable]
+
     def table(self, shape: Table) -> None:
         told = TableReport(shape.name)
         self.report.tables.append(told)
@@ -148,7 +164,7 @@ class _Run:
             "expire": partial(self._expire, shape),
             "sweep": self._sweep,
         }
-        for step in self._steps:
+        for step in (step for step in self._steps if step in work):
             self._observer.table(shape.name, step)
             try:
                 work[step](table, told)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from lakehouse_ray.pipeline.folding import FoldReport
+
 # Files and reasons that are named, of each table.
 EXAMPLES_MAX = 20
 
@@ -42,16 +44,21 @@ class TableReport:
 
 @dataclass
 class MaintenanceReport:
-    """All tables. dry_run: Nothing was changed; figures say what would be."""
+    """All tables. dry_run: Nothing was changed; figures say what would be.
+
+    folded: What became of live rows of closed hours. failed: What could not be done of no single table.
+    """
 
     dry_run: bool = False
     run_id: str = ""
     seconds: float = 0.0
+    folded: FoldReport | None = None
+    failed: list[str] = field(default_factory=list)
     tables: list[TableReport] = field(default_factory=list)
 
     @property
     def partial(self) -> bool:
-        return any(table.failed for table in self.tables)
+        return bool(self.failed) or any(table.failed for table in self.tables)
 
     def total(self, name: str) -> int:
         return sum(getattr(table, name) for table in self.tables)
@@ -68,6 +75,8 @@ class MaintenanceReport:
             "run_id": self.run_id,
             "seconds": round(self.seconds, 3),
             **{name: self.total(name) for name in sums},
+            "folded": None if self.folded is None else self.folded.as_dict(),
+            "failed": self.failed,
             "tables": [vars(table) for table in self.tables],
         }
 

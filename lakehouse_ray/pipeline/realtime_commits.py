@@ -56,12 +56,20 @@ def open_fill_committers(
 
 
 def left_over(writer: Writer, asked: Asked) -> list[LeftOver]:
-    """Answers in bronze of which the ledger does not say what became of them."""
+    """Answers in bronze of which the ledger does not say what became of them.
+
+    Or no longer: a repair tells the ledger once more that they were received.
+    """
     dataset = asked.dataset.name if asked.dataset is not None else None
     log = read_object_log(writer.catalog, asked.market, dataset, freq="rest")
     same = ["market", "dataset", "key", "version", "unit_id"]
-    ended = log.filter(pl.col("state") != "received").select(same).unique()
-    left = log.filter(state="received").join(ended, on=same, how="anti")
+    received = log.filter(state="received").group_by(same, maintain_order=True).last()
+    ended = log.filter(pl.col("state") != "received").group_by(same)
+    left = (
+        received.join(ended.agg(_ended=pl.col("seen_at").max()), on=same, how="left")
+        .filter(pl.col("_ended").is_null() | (pl.col("seen_at") > pl.col("_ended")))
+        .select(log.columns)
+    )
     found: list[LeftOver] = []
     series = ["market", "dataset", "path", "interval"]
     for part in left.sort(series, maintain_order=True).partition_by(series, maintain_order=True):

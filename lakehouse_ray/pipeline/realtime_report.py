@@ -8,6 +8,7 @@ from typing import Protocol
 
 from lakehouse_ray.bronze.fill_plan import FillPlan
 from lakehouse_ray.model.streams import GapState
+from lakehouse_ray.pipeline.folding import FoldReport
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.report import EXAMPLES_MAX
 from lakehouse_ray.runtime.allocator import Allocation
@@ -32,7 +33,7 @@ class UpdateReport:
     absent_seconds: Time in which the exchange has no bar or sample, asked twice.
     skipped: By reason, what was not asked for. refused: Fills that the exchange refused for good.
     failed: Fills that were not ended; the next run goes on.
-    built: What became of derived tables.
+    folded: What became of live rows that waited. built: What became of derived tables.
     seconds: The whole run. work_seconds: From the first task accepted to the last commit.
     """
 
@@ -66,6 +67,7 @@ class UpdateReport:
     reasons: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, str]] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    folded: FoldReport | None = None
     built: BuildReport | None = None
 
     @property
@@ -86,7 +88,7 @@ class UpdateReport:
 
     def as_dict(self) -> dict[str, object]:
         """For `--json`: stable names."""
-        plain = {k: v for k, v in vars(self).items() if k != "built"}
+        plain = {k: v for k, v in vars(self).items() if k not in ("folded", "built")}
         return {
             **plain,
             "seconds": round(self.seconds, 3),
@@ -95,6 +97,7 @@ class UpdateReport:
             "stream_gaps_ended": dict(self.stream_gaps_ended),
             "reasons": dict(self.reasons),
             "notes": dict(self.notes),
+            "folded": None if self.folded is None else self.folded.as_dict(),
             "built": None if self.built is None else self.built.as_dict(),
         }
 

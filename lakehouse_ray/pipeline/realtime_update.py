@@ -1,5 +1,6 @@
 """Workflow 2: from the exchange's REST to bronze, silver and gold, as far as the lake lacks rows.
 
+    live rows of closed hours folded
     gaps, last rows, ledger -> plan -> units -> workers (ask page by page, within the limits)
         -> bronze -> ledger (received) -> silver, quarantine -> ledger (built) -> gold
 
@@ -18,7 +19,7 @@ from dataclasses import replace
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.bronze.fill_plan import FillPlan, make_units
-from lakehouse_ray.errors import NotFoundError
+from lakehouse_ray.errors import NotFoundError, UnavailableError
 from lakehouse_ray.gold.plan import BuildScope
 from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.pipeline import gold
@@ -29,12 +30,14 @@ from lakehouse_ray.pipeline.execution import (
     open_executor,
     store_marker,
 )
+from lakehouse_ray.pipeline.folding import fold
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.realtime_commits import FillCommits, left_over, open_fill_committers
 from lakehouse_ray.pipeline.realtime_plan import UpdateRequest, plan_update
 from lakehouse_ray.pipeline.realtime_report import SilentUpdate, UpdateObserver, UpdateReport
 from lakehouse_ray.pipeline.realtime_work import AskedUnit, Setup, UnitTask, process
 from lakehouse_ray.pipeline.stream_gaps import settle_gaps
+from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
 from lakehouse_ray.runtime.cluster import ClusterView, this_machine
 from lakehouse_ray.runtime.executor import Done, Executor, LocalExecutor
@@ -73,12 +76,35 @@ def update(
     observer = observer or SilentUpdate()
     started_s = time.monotonic()
     run = _Run(writer, request, observer, here=here, account=account)
+    if not request.stream_gaps_only:
+        _fold(writer, run.report)
     with ExitStack() as stack:
         run.execute(stack)
     if request.build:
         run.report.built = _rebuild(writer, request)
     run.report.seconds = time.monotonic() - started_s
     return run.report
+
+
+def _fold(writer: Writer, report: UpdateReport) -> None:
+    """Live rows of closed hours come first: derived tables are made of the main ones alone."""
+    try:
+        report.folded = fold(writer)
+    except UnavailableError as error:
+        report.note("NOT_FOLDED", "hot tables", str(error))
+        return
+    for path in report.folded.unreadable:
+        report.note("UNREADABLE", path, "`lakehouse repair` makes its rows anew")
+
+
+def resume_answers(writer: Writer, asked: Asked, report: UpdateReport) -> None:
+    """Make silver of answers that are in bronze alone. Asks the exchange nothing; safe to repeat."""
+    left = left_over(writer, asked)
+    if not left:
+        return
+    datasets = sorted({(one.dataset, one.interval) for one in left}, key=str)
+    with open_fill_committers(writer, datasets, report.run_id, local=True) as committers:
+        FillCommits(writer, committers, report).resume(left)
 
 
 def allocate_update(writer: Writer, plan: FillPlan, view: ClusterView) -> Allocation:
@@ -121,7 +147,7 @@ class _Run:
 
     def execute(self, stack: ExitStack) -> None:
         # What an earlier run left comes first: its rows are then no gaps any more.
-        self._resume()
+        resume_answers(self._writer, self._request.asked, self.report)
         self._settle()
         plan = dry_run(self._writer, self._request, self._given)
         self._count(plan)
@@ -183,16 +209,6 @@ class _Run:
         )  # fmt: skip
         report.stream_gaps_ended.update(settled.changed)
         report.stream_gaps_open = settled.open
-
-    def _resume(self) -> None:
-        left = left_over(self._writer, self._request.asked)
-        if not left:
-            return
-        datasets = sorted({(one.dataset, one.interval) for one in left}, key=str)
-        with open_fill_committers(
-            self._writer, datasets, self.report.run_id, local=True
-        ) as committers:
-            FillCommits(self._writer, committers, self.report).resume(left)
 
     def _count(self, plan: FillPlan) -> None:
         report = self.report

@@ -22,6 +22,7 @@ from lakehouse_ray.errors import BadDataError, DeniedError, InvalidError, Unavai
 from lakehouse_ray.model.streams import GapState
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.execution import open_account
+from lakehouse_ray.pipeline.hourly_fold import HourlyFold
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
 from lakehouse_ray.pipeline.stream_filling import FillTask, GapFiller, fill_gaps
 from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture, recover
@@ -108,6 +109,8 @@ def capture_streams(
     for task in left_over(writer, tasks):
         report.recovered_segments += recover(task).segments
     with ExitStack() as stack:
+        if writer.settings.hot.fold:
+            stack.enter_context(HourlyFold(writer))
         here = _works_here(writer, stack)
         # Processes of one machine share an account by its file; actors are handed the cluster's.
         account = None if here else stack.enter_context(open_account(writer, local=False))

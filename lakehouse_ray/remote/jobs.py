@@ -14,7 +14,7 @@ from lakehouse_ray.remote.answers import read_document
 from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.reply import Reply
 
-WorkflowName = Literal["ingest", "update", "build", "quality", "maintain"]
+WorkflowName = Literal["ingest", "update", "fold", "build", "quality", "maintain"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,120}")
 _PAGE = 1000

@@ -62,7 +62,7 @@ class LogDocument(BaseModel):
 class _JobsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    workflow: Literal["ingest", "quality", "build", "maintain"] | None = Field(
+    workflow: Literal["ingest", "update", "fold", "build", "quality", "maintain"] | None = Field(
         None, description="Only these."
     )
     state: JobState | None = Field(None, description="Only these.")

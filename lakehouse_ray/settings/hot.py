@@ -19,6 +19,10 @@ class HotSettings(Section):
     batch_rows: int = Field(
         500_000, ge=1_000, description="Live rows folded at a time, and in memory together."
     )
+    fold: bool = Field(
+        True,
+        description="A capture folds the hours that are over meanwhile, beside its workers.",
+    )
     snapshots_kept_s: float = Field(
         600.0,
         ge=60,

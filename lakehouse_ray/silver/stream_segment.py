@@ -182,6 +182,36 @@ def read_records(body: bytes) -> list[Record]:
     return records
 
 
+def rows_again(market: Market, records: Sequence[Record], version: str) -> dict[str, pl.DataFrame]:
+    """Rows that frames say by themselves, by data set, whatever came before them; none of books.
+
+    version: Of the object that has the frames. Frames that cannot be read are passed over: they were
+    refused when they came. Two connections may have brought the same: of one number the first counts.
+    """
+    reader = FrameReader(market)
+    events: dict[tuple[Kind, bool], list[Event]] = {}
+    for record in records:
+        if record.kind != FRAME:
+            continue
+        try:
+            said = reader.read(record.data)
+        except BadDataError:
+            continue
+        if not isinstance(said, Control) and said.stream.kind != "depth":
+            told = said.stream.kind, has_numbers(said.stream)
+            events.setdefault(told, []).append(said.event)
+    found: dict[str, pl.DataFrame] = {}
+    for (kind, numbered), given in events.items():
+        dataset = DATASETS[DATASET_OF[kind]]
+        frame = rows_of(kind, market, given).frame
+        names = ("symbol", "interval", dataset.time, *dataset.key)
+        key = [name for name in dict.fromkeys(names) if name in frame.columns]
+        frame = frame.unique(key if numbered else None, keep="first", maintain_order=True)
+        if frame.height:
+            found[dataset.name] = _sourced(frame, market, dataset, version)
+    return found
+
+
 def _sort_out(
     records: Sequence[Record], reader: FrameReader, work: SegmentWork, carried: int
 ) -> tuple[dict[str, list[Arrival]], dict[str, list[Snapshot]], list[tuple[int, str]]]:
@@ -272,15 +302,18 @@ def _add_rows(
 
 
 def _add_frame(work: SegmentWork, market: Market, dataset: Dataset, frame: pl.DataFrame) -> None:
-    if frame.is_empty():
-        return
+    if not frame.is_empty():
+        work.rows[dataset.name] = _sourced(frame, market, dataset, work.version)
+
+
+def _sourced(frame: pl.DataFrame, market: Market, dataset: Dataset, version: str) -> pl.DataFrame:
     parts = [pl.lit(f"stream/{market}/{dataset.name}"), pl.col("symbol")]
     if dataset.bars:
         parts.append(pl.col("interval"))
-    work.rows[dataset.name] = frame.with_columns(
+    return frame.with_columns(
         source=pl.lit("stream"),
         source_key=pl.concat_str(parts, separator="/"),
-        source_version=pl.lit(work.version),
+        source_version=pl.lit(version),
     )
 
 

@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.model.timespan import from_us
 
 TABLES = "tables"
 BRONZE = "bronze"
@@ -68,6 +69,16 @@ def probe_path(name: str) -> str:
     if not _ANSWER.fullmatch(name):
         raise InvalidError(f"not the name of a probe: {name!r}")
     return f"{marker_folder()}/clock-{name}"
+
+
+def captured_folder(market: str, day_us: int) -> str:
+    """Where frames are kept that were captured of a market on a day (UTC)."""
+    return f"{BRONZE}/binance/stream/{market}/{from_us(day_us):%Y-%m-%d}"
+
+
+def sha256_of(path: str) -> str:
+    """The hash of an object's bytes, as its path in bronze tells it."""
+    return BronzePath.parse(path).sha256
 
 
 def answer_path(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +20,9 @@ from support.live_rows import live_rows, version
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import QUARANTINE
-from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, parse_time
+from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, SECOND_US, parse_time
 from lakehouse_ray.pipeline.folding import FoldReport, fold
+from lakehouse_ray.pipeline.hourly_fold import HourlyFold
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.storage.catalog import TableCatalog
 from lakehouse_ray.storage.files import data_files
@@ -215,3 +217,51 @@ def test_old_snapshots_of_hot_tables_are_given_up_and_reads_as_of_then_see_main_
     earlier = table.snapshots()[0].timestamp_ms / 1000 - 0.001
     then = datetime.fromtimestamp(earlier, UTC)
     assert reader.sql(query, as_of=then).rows() == [{"n": 30}]
+
+
+class Moved(SystemClock):
+    """A clock that is moved by hand."""
+
+    def __init__(self, us: int) -> None:
+        self.us = us
+
+    def now_us(self) -> int:
+        return self.us
+
+
+def test_beside_a_capture_hours_are_folded_as_they_end(tmp_path: Path) -> None:
+    lake = LiveLake(tmp_path)
+    fill(lake)
+    before, every = seen(lake.connect()), files(lake, HOT)
+    writer = lake.writer()
+    clock = Moved(START_US + 90 * MINUTE_US)
+    writer.__dict__["clock"] = clock
+    with HourlyFold(writer, look_s=0.01):
+        time.sleep(0.2)
+        assert files(lake, HOT) == every, "no hour has ended yet"
+        clock.us = START_US + 2 * HOUR_US + 301 * SECOND_US
+        until_s = time.monotonic() + 60
+        while files(lake, HOT) == every and time.monotonic() < until_s:
+            time.sleep(0.05)
+    left = files(lake, HOT)
+    assert 0 < len(left) < len(every)
+    assert set(left) < set(every)
+    assert_frame_equal(seen(lake.connect()), before)
+
+
+def test_a_fold_that_is_told_to_stop_leaves_the_rest_to_the_next(tmp_path: Path) -> None:
+    lake = LiveLake(tmp_path)
+    fill(lake)
+    before, every = seen(lake.connect()), files(lake, HOT)
+    asked: list[int] = []
+
+    def stopped() -> bool:
+        asked.append(len(asked))
+        return len(asked) > 1
+
+    assert fold(lake.writer(), END_US, stopped=stopped).files > 0
+    assert 0 < len(files(lake, HOT)) < len(every)
+    assert_frame_equal(seen(lake.connect()), before)
+    folded(lake)
+    assert files(lake, HOT) == []
+    assert_frame_equal(seen(lake.connect()), before)

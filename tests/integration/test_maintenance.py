@@ -160,14 +160,21 @@ def test_live_rows_are_seen_once_before_meanwhile_and_after(tmp_path: Path) -> N
     before, files = seen(), hot()
     assert before.height == 120
     for days in (0, 3, 4):
-        report = maintain(Writer(settings), MaintenanceRequest(), clock=Later(days))
+        steps = ("compact", "manifests", "expire", "sweep")
+        report = maintain(Writer(settings), MaintenanceRequest(steps=steps), clock=Later(days))
         assert not report.partial
         assert hot() == files
         assert_frame_equal(seen(), before)
     fold(lake.writer(), start_us + 60 * MINUTE_US)
     assert 0 < len(hot()) < len(files)
     assert_frame_equal(seen(), before)
-    assert not maintain(Writer(settings), MaintenanceRequest(), clock=Later(6)).partial
+    planned = maintain(Writer(settings), MaintenanceRequest(dry_run=True))
+    report = maintain(Writer(settings), MaintenanceRequest(), clock=Later(6))
+    assert not report.partial
+    assert planned.folded is not None
+    assert report.folded is not None
+    assert planned.folded.rows == report.folded.rows == 60
+    assert hot() == set()
     assert_frame_equal(seen(), before)
 
 
@@ -178,7 +185,9 @@ def test_a_table_that_there_is_not_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "catalog.db").exists()
 
 
-def test_a_lake_in_a_bucket(tmp_path: Path) -> None:
+# The second lists more objects than come at once: a minute.
+@pytest.mark.parametrize("orphans", [2, pytest.param(1006, marks=pytest.mark.slow)])
+def test_a_lake_in_a_bucket(tmp_path: Path, orphans: int) -> None:
     with moto() as bucket:
         settings = {
             "home": tmp_path,
@@ -201,12 +210,17 @@ def test_a_lake_in_a_bucket(tmp_path: Path) -> None:
 
         lake = InBucket(tmp_path)
         frames = [put(lake, number) for number in range(3)]
-        writer.store.put("tables/silver/klines_fine/data/left.parquet", b"left")
+        left = [f"tables/silver/klines_fine/data/left-{n}.parquet" for n in range(orphans)]
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda name: writer.store.put(name, b"left"), left))
+        report = maintain(writer, MaintenanceRequest())
+        assert (report.total("young"), report.total("orphans")) == (orphans, 0)
         report = maintain(writer, MaintenanceRequest(), clock=Later(3))
-        assert (report.total("expired"), report.total("orphans")) == (2, 1)
+        assert (report.total("expired"), report.total("orphans")) == (2, orphans)
+        assert not list(writer.store.walk("tmp"))
         assert maintain(writer, MaintenanceRequest(), clock=Later(4)).total("orphans") >= 2
         assert not report.partial
-        assert not writer.store.exists("tables/silver/klines_fine/data/left.parquet")
+        assert not any(map(writer.store.exists, left[:2]))
         table = writer.catalog.find(FINE)
         assert table is not None
         rows = pl.from_arrow(table.scan().to_arrow())

@@ -18,16 +18,20 @@ import pytest
 import ray
 from pyiceberg.catalog.sql import SqlCatalog
 from support.failing import Crashed, FailingCommitter, FailingWriter, crash
+from support.live_lake import LiveLake
+from support.live_rows import live_rows
+from support.live_rows import version as live_version
 
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.timespan import parse_time
+from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, parse_time
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.realtime_plan import UpdateRequest
 from lakehouse_ray.pipeline.realtime_update import dry_run, update
+from lakehouse_ray.pipeline.repairing import repair
 from lakehouse_ray.query.asked import ask_for
 from lakehouse_ray.query.verify import verify
 from lakehouse_ray.runtime.shared import NAMESPACE
@@ -307,6 +311,56 @@ def test_a_ban_that_one_run_was_told_keeps_the_next_from_asking(
         assert caught.value.retry_after_s is not None
         assert exchange.told_limits()["um"]["requests"] == asked
         assert exchange.told_limits()["um"]["while_banned"] == 0
+
+
+def test_live_rows_of_hours_that_are_over_are_folded_first(
+    exchange: ReplicaExchange, tmp_path: Path
+) -> None:
+    live, klines = LiveLake(tmp_path / "home"), DATASETS["klines"]
+    start_us = parse_time("2026-04-09")
+    rows = [(start_us + n * MINUTE_US, 1.0, live_version(1)) for n in range(60)]
+    frame = live_rows(klines, rows, source="stream", symbol="BSVUSDT", interval="1m")
+    live.append(klines, frame)
+    lake = writer(exchange.url, tmp_path / "home")
+    asked = ask_for(market="um", dataset="klines", end_us=start_us + HOUR_US)
+    report = update(lake, UpdateRequest(asked, build=False))
+    assert report.folded is not None
+    assert (report.folded.rows, report.folded.merged.rows, report.rows) == (60, 60, 0)
+    assert table(lake, "silver.klines_fine").height == 60
+    assert update(lake, UpdateRequest(asked, build=False)).folded.rows == 0  # type: ignore[union-attr]
+
+
+def test_lost_rows_of_rest_come_back_from_bronze_and_nobody_is_asked(
+    exchange: ReplicaExchange, truth: Writer, tmp_path: Path
+) -> None:
+    lake = writer(exchange.url, tmp_path / "home")
+    bring(lake)
+    assert update(lake, everything()).rows > 0
+    before = {name: table(lake, name) for name in TABLES}
+    gone = [
+        path
+        for name in TABLES
+        for path in (tmp_path / "home/data/tables" / name.replace(".", "/")).rglob("*.parquet")
+    ]
+    for path in gone:
+        path.unlink()
+    told = {market: dict(limits) for market, limits in exchange.told_limits().items()}
+    crashing = FailingWriter(lake.settings)
+    hook = {"silver.agg_trades": lambda c: FailingCommitter(c, 1, after=crash)}
+    object.__setattr__(crashing, "around", hook)
+    with pytest.raises(Crashed):
+        repair(crashing)
+    report = repair(lake)
+    assert not any(one.refused for one in report.repairs)
+    assert sum(one.answers for one in report.repairs) > 0
+    assert exchange.told_limits() == told
+    # What was told to the ledger by the one that was killed is an update's to end.
+    update(lake, everything())
+    bring(lake)
+    for name in TABLES:
+        assert table(lake, name).equals(before[name]), name
+    assert_as(lake, truth)
+    assert not repair(lake).repairs
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -21,16 +21,22 @@ from support.in_process import run_here
 from support.lakes import Contents, metadata_locations, read_lake
 from support.stage import write
 
+from lakehouse_ray.testing.exchange import SyntheticArchive, write_archive
+
 pytestmark = pytest.mark.integration
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT"]
-FINE = "silver.klines_fine"
+FINE, COARSE = "silver.klines_fine", "silver.klines_coarse"
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("archive")
-    write(folder / "archive", SYMBOLS, date(2025, 1, 29), date(2025, 2, 3))
+    start, end = date(2025, 1, 29), date(2025, 2, 3)
+    write(folder / "archive", SYMBOLS, start, end)
+    hours = SyntheticArchive(7, SYMBOLS, ["spot"], start, end, trades_per_minute=1)
+    for freq in ("monthly", "daily"):
+        write_archive(hours, folder / "archive", f"data/spot/{freq}/klines/", "*-1h-*")
     with serve(folder / "archive") as served:
         yield served
 
@@ -83,6 +89,23 @@ def test_lost_files_of_silver_are_made_anew_from_bronze(
     assert run_here("repair", "--json", env=env).returncode == 0
     again = json.loads(run_here("ingest", *KLINES_1M, "--json", env=env).stdout)
     assert (again["files"], again["rows"]) == (0, 0)
+
+
+def test_lost_files_of_several_tables_are_mended_in_one_run(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    ingested(env, tmp_path)
+    hours = [*KLINES_1M[:-1], "1h"]
+    assert run_here("ingest", *hours, "--quiet", env=env).returncode == 0
+    before = read_lake(tmp_path)
+    for table in (FINE, COARSE):
+        data_files(tmp_path, table)[0].unlink()
+    told = json.loads(run_here("repair", "--json", env=env).stdout)
+    assert sorted(one["table"] for one in told["repairs"]) == [COARSE, FINE]
+    assert all(one["objects"] > 0 for one in told["repairs"])
+    for table in (FINE, COARSE):
+        same_rows(read_lake(tmp_path), before, table)
+    assert checks(env) <= {"old_file_missing", "file_size", "orphan_file"}
 
 
 def test_a_flipped_bit_is_found_by_reading_and_its_rows_come_back(

@@ -23,11 +23,14 @@ from websockets.sync.client import connect as connect_here
 from websockets.typing import Origin, Subprotocol
 
 from lakehouse_ray.access.keys import KeyFile, KeyRing
+from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import SystemClock
+from lakehouse_ray.pipeline.maintenance import MaintenanceRequest, maintain
 from lakehouse_ray.serve.app import create_app
 from lakehouse_ray.serve.streams import feed as feed_module
 from lakehouse_ray.serve.streams.hub import StreamLimits
 from lakehouse_ray.serve.streams.tokens import Token
+from lakehouse_ray.settings import load_settings
 
 pytestmark = pytest.mark.integration
 
@@ -257,6 +260,15 @@ def test_what_is_new_is_told_from_what_was_corrected(lake: BarLake, served: Serv
         changed = (pl.col("symbol") == "BTCUSDT") & (pl.col("open_time") == other)
         return rows.with_columns(close=pl.when(changed).then(1.5).otherwise("close"))
 
+    def compact() -> None:
+        # Files written together are no news.
+        small = {"small_files_min": 2}
+        writer = Writer(load_settings({"home": lake.home, "maintain": small}).resolved())
+        written.append(
+            maintain(writer, MaintenanceRequest((COARSE,), ("compact",))).total("written")
+        )
+
+    written: list[int] = []
     times = lake.rows(COARSE).filter(symbol="BTCUSDT")["open_time"].sort()
     gone, other = times[3], times[8]
 
@@ -270,7 +282,9 @@ def test_what_is_new_is_told_from_what_was_corrected(lake: BarLake, served: Serv
                 lambda: lake.rewrite(COARSE, lambda rows: rows),
                 lambda: lake.rewrite(COARSE, change),
                 lambda: lake.put(bars("BTCUSDT", "2023-12-31", 0.1, holes=0)),
+                compact,
                 lambda: lake.put(bars("BTCUSDT", "2024-01-06", 0.1, holes=0)),
+                compact,
             ):
                 await asyncio.to_thread(write)
                 await asyncio.sleep(0.4)  # seen one by one
@@ -279,6 +293,7 @@ def test_what_is_new_is_told_from_what_was_corrected(lake: BarLake, served: Serv
             return found, [json.loads(await exchange.recv()) for _ in range(2)]
 
     found, plain = told(follow)
+    assert sum(written) > 0
     kinds = [(one["data"]["e"], one["data"].get("cause")) for one in found]
     assert kinds == [
         ("live", None),

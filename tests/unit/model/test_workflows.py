@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from lakehouse_ray.cli import build as build_command
+from lakehouse_ray.cli import fold as fold_command
 from lakehouse_ray.cli import ingest as ingest_command
 from lakehouse_ray.cli import maintain as maintain_command
 from lakehouse_ray.cli import quality as quality_command
@@ -194,7 +195,7 @@ def test_an_update_is_the_commands_own(values: dict[str, Any]) -> None:
     st.lists(
         st.sampled_from(["silver.klines_fine", "bronze.object_log", "gold.daily"]), max_size=9
     ),
-    st.lists(st.sampled_from(["compact", "manifests", "expire", "sweep"]), max_size=10),
+    st.lists(st.sampled_from(["fold", "compact", "manifests", "expire", "sweep"]), max_size=10),
     st.booleans(),
 )
 def test_a_maintenance_is_the_commands_own(tables: list[str], steps: list[str], dry: bool) -> None:
@@ -204,6 +205,14 @@ def test_a_maintenance_is_the_commands_own(tables: list[str], steps: list[str], 
     assert told["steps"] == ",".join(unique(steps))
     assert told["dry_run"] is dry
     assert not any(told[name] for name in ("home", "json_", "debug"))
+
+
+@pytest.mark.parametrize("until", [None, "2024-06-01", "2024-06-01T12:00"])
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_fold_is_the_commands_own(until: str | None, dry: bool) -> None:
+    told = parsed(fold_command.fold, {"workflow": "fold", "until": until, "dry_run": dry})
+    assert (told["until"] or None, told["dry_run"]) == (until, dry)
+    assert not any(told[name] for name in ("home", "json_", "quiet", "debug"))
 
 
 GOOD: dict[str, Any] = {
@@ -228,6 +237,7 @@ def test_no_hostile_word_is_accepted_anywhere(text: str) -> None:
     refused({"workflow": "quality", "threshold": text})
     refused({"workflow": "maintain", "tables": [text]})
     refused({"workflow": "maintain", "steps": [text]})
+    refused({"workflow": "fold", "until": text})
     refused({**GOOD, "workflow": text})
 
 
