@@ -206,3 +206,14 @@ def test_a_lake_that_is_away_keeps_no_process_of_the_machine_from_asking(
     assert spend(away, 1000) == CAP - 10
     with pytest.raises(UnavailableError):
         KeptBudget(LIMITS, Away(tmp_path), clock, exchange="aaaaaaaa", share=0.8)
+
+
+def test_without_a_home_to_write_to_a_process_keeps_its_own_account(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    (tmp_path / "home").write_text("a file where a folder is wanted")
+    alone = KeptBudget(
+        LIMITS, LocalStore(tmp_path / "lake"), clock, exchange="aaaaaaaa", share=0.8,
+        machine=tmp_path / "home" / "limits" / "aaaaaaaa.json",
+    )  # fmt: skip
+    assert spend(alone, 1000) == CAP
