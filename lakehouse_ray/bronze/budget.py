@@ -80,7 +80,7 @@ class KeptBudget:
         self._told_s = -math.inf
         self._listened_s = clock.monotonic_s()
         self._away_until_s = -math.inf
-        self._machine = None if machine is None else _MachineFile(machine)
+        self._machine = None if machine is None else _open_machine(machine)
         self._taken_over = False
         with self._held():
             pass
@@ -261,6 +261,19 @@ class KeptBudget:
                 except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
                     log.warning("no account of an exchange", path=path, error=str(error))
         return found
+
+
+def _open_machine(path: Path) -> _MachineFile | None:
+    """The file, or None where there can be none: a cluster's node need not have a home."""
+    try:
+        file = _MachineFile(path)
+        with file.held():
+            return file
+    except OSError as error:
+        log.warning(
+            "processes here share no account of an exchange", path=str(path), why=str(error)
+        )
+        return None
 
 
 class _MachineFile:

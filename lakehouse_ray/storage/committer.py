@@ -46,6 +46,8 @@ from lakehouse_ray.storage.objects import explain
 
 ATTEMPTS_MAX = 20
 UNIT_IDS_PROPERTY = "lakehouse.units"
+# Ids of requests that are remembered of a table that is appended to without end: those of hours.
+_DONE_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class Committer:
         self._catalog = TableCatalog(access)
         self._table: IcebergTable = self._catalog.open(table)
         self._index = FileIndex()
+        # A table that is appended to every second has thousands of files, of which few are removed:
+        # what Iceberg knows of each (10 KB) is looked up for those.
+        self._appended = table.live or not table.key
         self._files: dict[str, DataFile] = {}
         self._indexed: int | None = None
         self._swept = self._table.properties.get(SWEPT_PROPERTY)
@@ -233,20 +238,28 @@ class Committer:
             # (the table's property commit.retry.num-retries is 0): there is no blind rebase.
             producer = _thread_safe(update.overwrite()) if removed else update.merge_append()
             with producer:
-                for path in removed:
-                    producer.delete_data_file(self._files[path])
+                for file in self._data_files(removed):
+                    producer.delete_data_file(file)
                 for file in added:
                     producer.append_data_file(file)
         self._apply(added, removed)
         assert self._indexed is not None
         self._done.update({request.id: self._indexed for request in requests})
+        while self._appended and len(self._done) > _DONE_MAX:
+            del self._done[next(iter(self._done))]
         return self._indexed
+
+    def _data_files(self, paths: Sequence[str]) -> list[DataFile]:
+        if not self._appended or not paths:
+            return [self._files[path] for path in paths]
+        wanted = set(paths)
+        return [file for file in data_files(self._table) if file.file_path in wanted]
 
     def _apply(self, added: list[DataFile], removed: list[str]) -> None:
         schema = self._table.schema()
         for path in removed:
             self._index.remove(path)
-            del self._files[path]
+            self._files.pop(path, None)
         for file in added:
             self._remember(file, file_entry(self._shape, schema, file))
         snapshot = self._table.current_snapshot()
@@ -290,7 +303,8 @@ class Committer:
         if getattr(file, "_spec_id", None) is None:
             file.spec_id = self._table.spec().spec_id
         self._index.add(entry)
-        self._files[entry.path] = file
+        if not self._appended:
+            self._files[entry.path] = file
 
 
 def _dated_us(io: FileIO, path: str) -> int:

@@ -48,6 +48,7 @@ class Played:
             "LAKEHOUSE_BINANCE__UM_URL": self.exchange.url,
             "LAKEHOUSE_STREAM__COMMIT_INTERVAL_S": "0.3",
             "LAKEHOUSE_STREAM__CONNECT_SPACING_S": "0.1",
+            "LAKEHOUSE_STREAM__FILL_GAPS": "false",
             **self.settings,
         }
 

@@ -226,3 +226,14 @@ def test_what_a_killed_process_had_granted_counts_from_its_answer_on(
     assert spend(second, 1000) <= CAP - 6 * 300
     clock.sleep(61.0)
     assert spend(second, 1000) > CAP - 6 * 300
+
+
+def test_without_a_home_to_write_to_a_process_keeps_its_own_account(
+    tmp_path: Path, clock: TickingClock
+) -> None:
+    (tmp_path / "home").write_text("a file where a folder is wanted")
+    alone = KeptBudget(
+        LIMITS, LocalStore(tmp_path / "lake"), clock, exchange="aaaaaaaa", share=0.8,
+        machine=tmp_path / "home" / "limits" / "aaaaaaaa.json",
+    )  # fmt: skip
+    assert spend(alone, 1000) == CAP
