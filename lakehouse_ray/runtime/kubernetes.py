@@ -81,7 +81,11 @@ class KubernetesObjects:
         }
         with _told(kind, "patch", self.namespace, metadata["name"]):
             changed = self._api.patch_namespaced_custom_object(
-                *self._place(kind), metadata["name"], [unchanged, *changes], **_TIMEOUT
+                *self._place(kind),
+                metadata["name"],
+                [unchanged, *changes],
+                _content_type="application/json-patch+json",
+                **_TIMEOUT,
             )
         return dict(changed)
 
