@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from pyiceberg.table import Table as IcebergTable
 
@@ -15,15 +15,18 @@ from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.statement import Engine
 from lakehouse_ray.query.witnesses import Bytes
-from lakehouse_ray.remote.asynchronous import AsyncRemoteLake
-from lakehouse_ray.remote.lake import RemoteLake
-from lakehouse_ray.remote.transport import TIMEOUT_S
+from lakehouse_ray.remote import TIMEOUT_S
 from lakehouse_ray.settings import Settings, load_settings
 from lakehouse_ray.sources.binance.decode import BinanceDecoder
 from lakehouse_ray.sources.binance.lines import find_lines
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore, open_store
+
+# An HTTP client is a tenth of the time that a command takes to start, and a lake here needs none.
+if TYPE_CHECKING:
+    from lakehouse_ray.remote.asynchronous import AsyncRemoteLake
+    from lakehouse_ray.remote.lake import RemoteLake
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def connect(
     asked before the first question.
     """
     if isinstance(home, str) and home.startswith(("http://", "https://")):
+        from lakehouse_ray.remote.lake import RemoteLake
+
         return RemoteLake(home, api_key=api_key, timeout_s=timeout_s)
     if home is not None and "://" in str(home):
         raise InvalidError(
@@ -113,4 +118,6 @@ async def connect_async(
     url: str, *, api_key: str | None = None, timeout_s: float = TIMEOUT_S
 ) -> AsyncRemoteLake:
     """The same as `connect` of a query service, with methods to be awaited."""
+    from lakehouse_ray.remote.asynchronous import AsyncRemoteLake
+
     return AsyncRemoteLake(url, api_key=api_key, timeout_s=timeout_s)

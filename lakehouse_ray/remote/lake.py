@@ -16,7 +16,7 @@ from lakehouse_ray.query.lake_datasets import LakeDatasets
 from lakehouse_ray.query.lake_frame import LakeFrame
 from lakehouse_ray.query.moments import When
 from lakehouse_ray.query.pins import AsOf
-from lakehouse_ray.remote import questions
+from lakehouse_ray.remote import TIMEOUT_S, questions
 from lakehouse_ray.remote.answers import PAGE_ROWS, Probed, RemoteResult, Walk, chosen, probe
 from lakehouse_ray.remote.background import BACKGROUND
 from lakehouse_ray.remote.facts import RemoteFacts
@@ -24,7 +24,7 @@ from lakehouse_ray.remote.jobs import AsyncRemoteJobs, RemoteJobs
 from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.reply import Reply
 from lakehouse_ray.remote.shapes import Asked, computed, of_rows, with_indicators
-from lakehouse_ray.remote.transport import TIMEOUT_S, Transport, parse_address
+from lakehouse_ray.remote.transport import Transport, parse_address
 
 T = TypeVar("T")
 

@@ -18,7 +18,6 @@ from lakehouse_ray.remote.questions import Question
 from lakehouse_ray.remote.refusals import error_of
 from lakehouse_ray.remote.reply import ARROW, JSON, Body, Reply
 
-TIMEOUT_S = 60.0
 _CHUNK_BYTES = 256 << 10
 # Of an error. Problems are some hundred bytes; what a proxy says instead may be a page.
 _ERROR_BYTES_MAX = 64 << 10
