@@ -1,7 +1,7 @@
 """Capture workers that are killed without a word: what they missed is filled, nothing is twice.
 
-python -m pytest tests/chaos/test_capture_kills.py -s            both: eleven minutes
-python -m pytest tests/chaos/test_capture_kills.py -m "not slow" a few kills
+python -m pytest tests/chaos/test_capture_kills.py -s -o faulthandler_timeout=900   both: twelve minutes
+python -m pytest tests/chaos/test_capture_kills.py -m "not slow"   a few kills
 """
 
 from __future__ import annotations
