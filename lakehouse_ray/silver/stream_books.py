@@ -57,6 +57,9 @@ class Books:
         """
         book = self._books.setdefault(symbol, OrderBook())
         rows: list[tuple[object, ...]] = []
+        if work.anew:
+            book.lose()
+            self.lost += 1
         # A change that came late is in no book: the one that was joined without it is gone.
         changes = work.arrivals[: len(work.arrivals) - work.late]
         before: Depth | None = None

@@ -19,7 +19,7 @@ from isal import igzip
 from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.timespan import format_time
+from lakehouse_ray.model.timespan import DAY_US, format_time
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.model.work import version_of
 from lakehouse_ray.silver.stream_books import Books
@@ -29,6 +29,7 @@ from lakehouse_ray.silver.stream_series import (
     SeriesState,
     continue_series,
     has_numbers,
+    time_of,
 )
 from lakehouse_ray.sources.binance.streams.decode import Control, FrameReader
 from lakehouse_ray.sources.binance.streams.events import Event, Snapshot
@@ -42,6 +43,8 @@ _RAW_CHARACTERS_MAX = 1_000
 # Of one segment; the rest is counted in the last one's detail.
 _REFUSALS_MAX = 1_000
 _GZIP_LEVEL = 1
+# What happens later than this behind its receipt has a wrong time: no clock is that wrong.
+_AHEAD_MAX_US = DAY_US
 
 
 @dataclass
@@ -241,7 +244,8 @@ def _sort_out(
             _take_snapshot(record, place, snapshots, work)
     for stream, places in known.values():
         events = reader.read_many(stream, [records[place].data for place in places])
-        if events is None:
+        latest_us = records[places[0]].received_us + _AHEAD_MAX_US
+        if events is None or max(map(time_of, events)) > latest_us:
             others += places
             continue
         arrivals[stream.name] = [
@@ -255,7 +259,14 @@ def _sort_out(
         except BadDataError as error:
             _refuse(work, record, place, error.reason, error.detail)
             continue
-        if not isinstance(said, Control):
+        if isinstance(said, Control):
+            continue
+        if time_of(said.event) > record.received_us + _AHEAD_MAX_US:
+            detail = (
+                f"it says {format_time(time_of(said.event))}: more than a day after its receipt"
+            )
+            _refuse(work, record, place, "OUTSIDE_PERIOD", detail)
+        else:
             single = Arrival(said.event, record.received_us, place)
             arrivals.setdefault(said.stream.name, []).append(single)
     work.frames = sum(record.kind == FRAME for record in records[carried:]) - work.refused

@@ -27,6 +27,8 @@ from lakehouse_ray.sources.binance.streams.names import Stream
 # Keys of streams without numbers that are remembered from segment to segment: those of some seconds,
 # while two connections overlap.
 RECENT_KEYS_MAX = 2_000
+# A number that was seen comes again so long after only if the exchange counts anew.
+ANEW_AFTER_US = 10_000_000
 _MICROSECONDS_FROM = 10**15
 
 
@@ -69,7 +71,7 @@ class SeriesWork:
     """What a segment says of a stream.
 
     arrivals: What is given out: in order, then what came late. waiting: Of the segment's records,
-        those that have to be looked at again with the next.
+        those that have to be looked at again with the next. anew: The numbers have begun anew.
     """
 
     state: SeriesState
@@ -78,6 +80,7 @@ class SeriesWork:
     gaps: list[SeriesGap] = field(default_factory=list)
     duplicates: int = 0
     waiting: list[Arrival] = field(default_factory=list)
+    anew: bool = False
 
 
 def continue_series(
@@ -96,13 +99,16 @@ def continue_series(
         return _without_numbers(arrivals, state)
     if stream.kind == "kline":
         arrivals = [a for a in arrivals if isinstance(a.event, Kline) and a.event.k.x]
+    ranges = [_range(arrival.event) for arrival in arrivals] if stream.kind == "depth" else []
+    numbers = [last for _, last in ranges] if ranges else _numbers(stream, arrivals)
+    start = _begins_anew(arrivals, numbers, state)
+    if start is not None:
+        return _anew(stream, arrivals, start, state, wait_us=wait_us, now_us=now_us)
     series: Continuity[Arrival] = Continuity(state.last, wait_us=wait_us, gaps=state.gaps)
     times = [arrival.received_us for arrival in arrivals]
-    if stream.kind == "depth":
-        ranges = [_range(arrival.event) for arrival in arrivals]
+    if ranges:
         released = series.feed(ranges, arrivals, times)
     else:
-        numbers = _numbers(stream, arrivals)
         released = series.feed_singles(numbers, list(arrivals), times)
     end = series.pass_time(now_us)
     whole = Released(
@@ -120,6 +126,45 @@ def continue_series(
     if whole.items:
         work.state.last_time_us = time_of(whole.items[-1].event)
     return work
+
+
+def _begins_anew(
+    arrivals: Sequence[Arrival], numbers: Sequence[int], state: SeriesState
+) -> int | None:
+    """The first event that is behind the series by its number, and well ahead by its time."""
+    if state.last is None or not numbers or min(numbers) > state.last:
+        return None
+    ahead_us = state.last_time_us + ANEW_AFTER_US
+    for place, (arrival, number) in enumerate(zip(arrivals, numbers, strict=True)):
+        if number <= state.last and time_of(arrival.event) > ahead_us:
+            return place
+    return None
+
+
+def _anew(
+    stream: Stream,
+    arrivals: Sequence[Arrival],
+    start: int,
+    state: SeriesState,
+    *,
+    wait_us: int,
+    now_us: int,
+) -> SeriesWork:
+    """End a series whose numbers begin anew, as those of a ticker that is listed again, and begin
+    another. The old one waits for nothing any more."""
+    old = continue_series(stream, arrivals[:start], state, wait_us=0, now_us=now_us)
+    unknown = SeriesState(None, old.state.last_time_us)
+    new = continue_series(stream, arrivals[start:], unknown, wait_us=wait_us, now_us=now_us)
+    begins_us = time_of(arrivals[start].event)
+    between = SeriesGap(None, None, old.state.last_time_us, begins_us, None, now_us)
+    new.gaps = [*old.gaps, between, *new.gaps]
+    new.duplicates += old.duplicates
+    new.anew = True
+    # No book is made of changes on both sides.
+    if stream.kind != "depth":
+        new.arrivals = [*old.arrivals, *new.arrivals]
+        new.late += old.late
+    return new
 
 
 def _numbers(stream: Stream, arrivals: Sequence[Arrival]) -> list[int]:

@@ -263,3 +263,64 @@ def test_a_stream_without_numbers_says_when_nobody_heard_it() -> None:
     assert (stream.name, gap.missing, gap.first) == (name, None, None)
     assert (gap.start_us, gap.end_us) == (1_723_161_256_310_000, start + 9_000_000)
     assert "no connection since 2024-08-08T23:54:18.32" in why
+
+
+def traded(number: int, time_ms: int) -> Record:
+    frame = (
+        f'{{"stream":"litusdt@trade","data":{{"e":"trade","E":{time_ms},"T":{time_ms},"s":"LITUSDT",'
+        f'"t":{number},"p":"1.0","q":"2.0","X":"MARKET","m":true}}}}'
+    )
+    return Record(time_ms * 1000, 0, FRAME, frame.encode())
+
+
+def changed(first: int, before: int, last: int, time_ms: int) -> Record:
+    frame = (
+        f'{{"stream":"litusdt@depth","data":{{"e":"depthUpdate","E":{time_ms},"T":{time_ms},'
+        f'"s":"LITUSDT","U":{first},"u":{last},"pu":{before},"b":[["1.0","{last}"]],"a":[]}}}}'
+    )
+    return Record(time_ms * 1000, 0, FRAME, frame.encode())
+
+
+START_MS = 1_700_000_000_000
+MONTH_MS = 30 * 86_400_000
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_numbers_that_begin_anew_are_another_series_behind_a_gap(together: bool) -> None:
+    """A ticker that is listed again counts its trades from 1."""
+    known = [traded(1_000_000 + n, START_MS + n) for n in range(100)]
+    before = [traded(1_000_100 + n, START_MS + 100 + n) for n in range(10)]
+    behind = [traded(1 + n, START_MS + MONTH_MS + n) for n in range(50)]
+    segments = [before + behind] if together else [before, behind]
+    works, state = capture("um", ["litusdt@trade"], [ending(known), *segments, ending(behind[:1])])
+    ids = rows(works, "trades")["id"].to_list()
+    assert sorted(ids) == [*range(1, 51), *range(1_000_000, 1_000_110)]
+    gaps = [gap for work in works for _, gap, _ in work.gaps]
+    (gap,) = gaps
+    assert (gap.first, gap.last, gap.missing) == (None, None, None), "how many is not known"
+    assert (gap.start_us, gap.end_us) == ((START_MS + 109) * 1000, (START_MS + MONTH_MS) * 1000)
+    assert state.series["litusdt@trade"].last == 50
+    assert works[-1].duplicates == 1, "the same again is the same again"
+
+
+def test_a_book_whose_numbers_begin_anew_waits_for_a_snapshot() -> None:
+    answer = b'{"lastUpdateId":1000,"bids":[["1.0","5"]],"asks":[["2.0","5"]]}'
+    first = [
+        Record(START_MS * 1000, 0, SNAPSHOT, b"LITUSDT\n" + answer),
+        changed(1001, 1000, 1002, START_MS + 1),
+    ]
+    anew = [changed(3, 2, 4, START_MS + MONTH_MS), changed(5, 4, 6, START_MS + MONTH_MS + 200)]
+    works, _ = capture("um", ["litusdt@depth"], [ending(first), anew])
+    assert works[0].snapshots_wanted == []
+    assert rows(works[:1], "bookLevels")["update_id"].unique().to_list() == [1002]
+    assert works[1].snapshots_wanted == ["LITUSDT"]
+    assert "bookLevels" not in works[1].rows
+
+
+def test_what_says_that_it_happens_in_years_is_refused_and_the_rest_flows_on() -> None:
+    records = [traded(1, START_MS), traded(2, 4_000_000_000_000), traded(2, START_MS + 5)]
+    records[1] = records[1]._replace(received_us=START_MS * 1000 + 1)
+    (work,), _ = capture("um", ["litusdt@trade"], [ending(records)])
+    assert work.rows["trades"]["id"].to_list() == [1, 2]
+    assert work.rows["trades"]["time"].dt.year().unique().to_list() == [2023]
+    assert [(r.line, r.reason) for r in work.refusals] == [(2, "OUTSIDE_PERIOD")]
