@@ -24,6 +24,7 @@ import structlog
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
+from lakehouse_ray.clock import Onward
 from lakehouse_ray.errors import BadDataError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.model.venue import Market, parse_market
 from lakehouse_ray.pipeline.commits import open_committers
@@ -333,7 +334,8 @@ class _Capturing:
         )
         self._interval_s = settings.commit_interval_s
         self._sealed_s = self._told_s = self._snapshot_s = self._clock.monotonic_s()
-        self._monotonic_us = 0
+        # The machine's clock may be set back; the order of what came may not.
+        self._received = Onward(self._clock)
         self._stopping = asyncio.Event()
         rng = random.Random()
         self._account = task.account or task.writer.budget()
@@ -374,15 +376,15 @@ class _Capturing:
             raise self._committing.failure
 
     def frame(self, received_us: int, connection: int, data: bytes) -> None:
-        self._spool.append(self._never_back(received_us), connection, data)
+        self._spool.append(self._received.us(received_us), connection, data)
 
     def mark(self, received_us: int, connection: int, what: str) -> None:
         text = f"connection {connection} {what}"
-        self._spool.append(self._never_back(received_us), connection, text.encode(), MARK)
+        self._spool.append(self._received.us(received_us), connection, text.encode(), MARK)
 
     def unheard(self, received_us: int, connection: int, since_us: int, names: list[str]) -> None:
         text = spell_unheard(since_us, names)
-        self._spool.append(self._never_back(received_us), connection, text.encode(), MARK)
+        self._spool.append(self._received.us(received_us), connection, text.encode(), MARK)
 
     def tick(self) -> None:
         if self._stop.is_set():
@@ -412,11 +414,6 @@ class _Capturing:
             self._connections.groups, tally.opened, tally.failed, self._spool.bytes_kept,
             self._spool.lost_total, self._committing.commit_error,
         )  # fmt: skip
-
-    def _never_back(self, received_us: int) -> int:
-        """The machine's clock may be set back; the order of what came may not."""
-        self._monotonic_us = max(self._monotonic_us, received_us)
-        return self._monotonic_us
 
     def _drop_committed(self) -> None:
         while self._committing.acknowledged:
@@ -457,7 +454,7 @@ class _Capturing:
         finally:
             await client.close()
         data = symbol.encode() + b"\n" + body
-        self._spool.append(self._never_back(self._clock.now_us()), 0, data, SNAPSHOT)
+        self._spool.append(self._received.us(self._clock.now_us()), 0, data, SNAPSHOT)
 
 
 def _stream_base(task: CaptureTask) -> str:
