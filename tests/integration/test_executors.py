@@ -69,18 +69,18 @@ def test_a_worker_that_no_node_can_hold_is_refused_at_once(ray_executor: RayExec
 
 
 def test_workers_start_on_nodes_with_the_label_alone(ray_session: RaySession) -> None:
-    def pool_on(node_id: str) -> list[int | None]:
+    def pool_on(labels: dict[str, str], start_timeout_s: float) -> list[int | None]:
         executor = RayExecutor(
             inherited_env=ray_session.inherited_env,
-            start_timeout_s=1,
-            node_labels={"ray.io/node-id": node_id},
+            start_timeout_s=start_timeout_s,
+            node_labels=labels,
         )
         with executor.pool(no_component, double, PoolSpec(1, 1, 0)) as pool:
             return [done.result for done in pool.map_unordered([21])]
 
-    assert pool_on(ray_session.node_id) == [42]
+    assert pool_on({"ray.io/node-id": ray_session.node_id}, 60) == [42]
     with pytest.raises(UnavailableError, match=r"no worker of 1 CPUs .* came up"):
-        pool_on("0" * 56)
+        pool_on({"lakehouse-ray/profile": "of-no-node"}, 1)
 
 
 def test_more_memory_than_a_node_has_is_no_reason_to_wait(ray_executor: RayExecutor) -> None:
