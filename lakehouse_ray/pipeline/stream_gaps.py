@@ -80,7 +80,7 @@ def judge(gap: StreamGap, rows: int, sources: str, told: Told) -> StreamGap:
     """Return the gap in the state that it has, given the rows that are there. Pure."""
     missing = gap.missing or 0
     left = max(0, missing - rows)
-    if not left:
+    if gap.missing is not None and not left:
         return replace(gap, state="filled", missing_left=0, detail=f"by {sources}")
     since_us = gap.found_us + ABSENT_AFTER_US
     spans = [span for at_us, span, _ in told.asked if span is not None and at_us >= since_us]
@@ -89,6 +89,9 @@ def judge(gap: StreamGap, rows: int, sources: str, told: Told) -> StreamGap:
     if gap.first_id is not None and gap.last_id is not None and ids:
         wanted = TimeRange(gap.first_id, gap.last_id + 1)
         covered |= not list(minus(wanted, (TimeRange(a, b + 1) for a, b in ids)))
+    if covered and gap.missing is None:
+        detail = "REST was asked for all of it; how many were missing is not known"
+        return replace(gap, state="filled", missing_left=None, detail=detail)
     if covered:
         detail = f"REST was asked for all of it and lacks {left:,} of {missing:,}"
         return replace(gap, state="absent", missing_left=left, detail=detail)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 DAY_MS = 86_400_000
 
@@ -81,7 +82,7 @@ def still_read(
     """
     gone, added = set(going), set(additions)
     found: list[int] = []
-    for era, following in zip(eras, [*eras[1:], None], strict=True):
+    for era, following in zip_longest(eras, eras[1:]):
         if era.snapshot_id not in gone or era.end_ms is None or era.end_ms < now_ms - reader_ms:
             continue
         if not found or following is None or following.snapshot_id not in added:

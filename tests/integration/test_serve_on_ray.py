@@ -101,6 +101,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         line = process.stdout.readline()
         assert line, (folder / "stderr").read_text()
         said = json.loads(line)
+        assert "url" in said, said
         yield Running(home, process, Served(said["url"]), said["dashboard_url"])
         if process.poll() is None:
             process.terminate()

@@ -171,16 +171,19 @@ def test_statements_at_once_wait_for_each_other(served: Served) -> None:
     assert sorted(reply.json["rows"][0]["n"] for reply in replies) == list(range(6))
 
 
+def _is_mother(process: psutil.Process) -> bool:
+    try:
+        return any("sandbox_child" in part for part in process.cmdline())
+    except psutil.ZombieProcess:
+        return False
+
+
 def statement_processes() -> tuple[psutil.Process, list[psutil.Process]]:
     """The one that is copied, of the service that began last, and its copies that wait: two of them,
     when the one that took the last statement is replaced."""
     children: list[psutil.Process] = []
     for _ in range(100):
-        *_, mother = (
-            child
-            for child in psutil.Process().children()
-            if any("sandbox_child" in part for part in child.cmdline())
-        )
+        *_, mother = (child for child in psutil.Process().children() if _is_mother(child))
         children = mother.children()
         if len(children) == 2:
             break

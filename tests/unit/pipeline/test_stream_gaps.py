@@ -124,3 +124,14 @@ def test_rest_is_asked_soon_after_a_gap_and_again_for_what_it_did_not_have(tmp_p
     assert step(119.0, 3) == 0
     assert step(2.0, 3) == 1
     assert (filler.ended["filled"], filler.rows, filler.open) == (4, 10, 1)
+
+
+def test_a_gap_of_which_nobody_knows_how_many_it_lacks_is_filled_when_all_of_it_was_asked_for() -> (
+    None
+):
+    """Between the numbers of a ticker and those of its next listing."""
+    gap = replace(IDS, first_id=None, last_id=None, missing=None)
+    assert judge(gap, 0, "", Told()) == gap
+    assert judge(gap, 7, "rest", Told()) == gap
+    whole = Told(asked=((LATER_US, gap.span, None),))
+    assert judge(gap, 7, "rest", whole).state == "filled"

@@ -139,3 +139,6 @@ def test_which_snapshots_readers_may_still_need() -> None:
     assert still_read(eras, going, additions, reader_ms=8_000, now_ms=10_000) == [1, 4]
     assert still_read(eras, going, set(), reader_ms=8_000, now_ms=10_000) == [1, 2, 3, 4, 5]
     assert still_read(eras, going, additions, reader_ms=3_000, now_ms=10_000) == []
+    assert still_read([], [], set(), reader_ms=3_000, now_ms=10_000) == [], (
+        "nothing was committed yet"
+    )
