@@ -42,6 +42,9 @@ _UP_AFTER_S, _DOWN_AFTER_S = 5.0, 60.0
 _METRICS_EVERY_S, _LOOK_BACK_S = 2.0, 10.0
 _HEALTH_EVERY_S, _HEALTH_TIMEOUT_S = 5.0, 30.0
 _POLL_S = 0.5
+# Ray kills a proxy that is not ready after 5 s, and the start fails with it: on a busy machine it takes
+# longer to come up.
+_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
 
 # HAProxy binds its page of statistics, with every backend on it, to all interfaces, and Ray (2.60)
 # has no setting for it; nor for sending what starts a job to one replica alone. This stands in for the
@@ -134,7 +137,7 @@ def run_on_ray(settings: Settings, port: int, ready: Callable[[str, str], None])
         told: dict[str, str] = {}
         inherited = default_worker_env(1)
         if not settings.ray.address:
-            told = ingress_environment(folder, settings.serve.host, port)
+            told = _PATIENCE | ingress_environment(folder, settings.serve.host, port)
             if settings.serve.jobs:
                 # What Ray's dashboard must not show, jobs have from birth.
                 inherited |= spell_environment(settings, secrets=True)
