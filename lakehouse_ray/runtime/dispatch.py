@@ -70,6 +70,11 @@ class Dispatch(Generic[W, T]):
         return sum(len(load) for load in self._loads.values())
 
     @property
+    def queued(self) -> int:
+        """Tasks that wait for a worker, since theirs was lost."""
+        return len(self._retries) + len(self._last_chances)
+
+    @property
     def busy(self) -> bool:
         """Whether somebody waits for a task in flight or in the queue of retries."""
         if self._retries or self._last_chances:

@@ -28,7 +28,16 @@ from lakehouse_ray.runtime.cluster import ClusterView, memory_that_fits
 from lakehouse_ray.runtime.dispatch import Dispatch, GivenUp, Ticket
 from lakehouse_ray.runtime.executor import Done, PoolSpec, PoolStats
 from lakehouse_ray.runtime.outcome import Failure, attempt, portable
+from lakehouse_ray.runtime.ray_metrics import measure_on_ray
 from lakehouse_ray.runtime.session import view_cluster
+from lakehouse_ray.telemetry.meter import add, observe, set_to
+from lakehouse_ray.telemetry.metrics import (
+    POOL_IN_FLIGHT,
+    POOL_LOST,
+    POOL_QUEUED,
+    POOL_WORKERS,
+    TASK_SECONDS,
+)
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -156,6 +165,7 @@ class RayPool(Generic[T, R]):
         self._start_failures = 0
         self._start_error: Exception | None = None
         self._none_up_since_s = time.monotonic()
+        self._wanted = spec.actors
 
     def begin(self) -> None:
         """Ask for all workers and wait for the first, and a little for those right behind it.
@@ -180,6 +190,8 @@ class RayPool(Generic[T, R]):
         self._places.clear()
         self._starting.clear()
         self._flying.clear()
+        self._wanted = 0
+        self._measure()
 
     def map_unordered(self, tasks: Iterable[T]) -> Iterator[Done[T, R]]:
         waiting = iter(tasks)
@@ -233,6 +245,14 @@ class RayPool(Generic[T, R]):
             else:
                 self._settle_call(ref)
         self._end_late_workers()
+        self._measure()
+
+    def _measure(self) -> None:
+        set_to(POOL_WORKERS, len(self._places), "up")
+        set_to(POOL_WORKERS, len(self._starting), "starting")
+        set_to(POOL_WORKERS, self._wanted, "wanted")
+        set_to(POOL_IN_FLIGHT, len(self._flying))
+        set_to(POOL_QUEUED, self._dispatch.queued)
 
     def _check_alive(self) -> None:
         if self._places:
@@ -286,6 +306,7 @@ class RayPool(Generic[T, R]):
             self._lose(ticket.worker, f"{self._places[ticket.worker]} was lost ({_short(error)})")
             return
         self._flying.pop(ref)
+        observe(TASK_SECONDS, time.monotonic() - ticket.started_s)
         self._dispatch.finish(ticket)
         if not ticket.dropped:
             self._outbox.append(done)
@@ -329,6 +350,7 @@ class RayPool(Generic[T, R]):
         _kill(self._actors.pop(worker))
         self._places.pop(worker)
         self._lost += 1
+        add(POOL_LOST)
         if not self._places:
             self._none_up_since_s = time.monotonic()
         for given_up in self._dispatch.lose(worker, reason, blamed):
@@ -345,6 +367,7 @@ class PoolWorker:
     """
 
     def __init__(self, setup: Callable[[], Any], work: Callable[[Any, Any], Any]) -> None:
+        measure_on_ray()
         self._setup = setup
         self._work = work
         self._component: Any = None

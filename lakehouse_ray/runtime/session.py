@@ -31,6 +31,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 
 from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
 from lakehouse_ray.runtime.cluster import ClusterView, NodeView
+from lakehouse_ray.runtime.ray_metrics import measured_on_ray
 
 # Ray's smallest is 75 MiB. Results of work are small manifests; data goes to the store.
 OBJECT_STORE_BYTES = 128 << 20
@@ -162,6 +163,7 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
         # As `ray start` does (2.60). What runs a job asks this file which cluster is its own; without
         # it, any Ray of this machine may be taken.
         write_ray_address(session.address, str(temp_dir))
+        stack.enter_context(measured_on_ray())
         yield session
 
 
@@ -180,6 +182,7 @@ def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[Ray
                 f"the Ray cluster at {address} could not be joined: {error}. A driver runs on a "
                 "machine of the cluster; from elsewhere submit a job"
             ) from error
+        stack.enter_context(measured_on_ray())
         yield _describe(own=False, inherited_env={})
 
 

@@ -220,6 +220,13 @@ class TelemetrySettings(Section):
     pushgateway_url: str = Field(
         "", repr=False, description="A Prometheus Pushgateway. Empty: none."
     )
+    port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Port of 127.0.0.1 at which a command shows what it counts while it runs. 0: none; "
+        "on Ray its exporter does that.",
+    )
 
     @model_validator(mode="after")
     def _can_be_read(self) -> TelemetrySettings:
