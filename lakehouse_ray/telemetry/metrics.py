@@ -37,6 +37,22 @@ class MetricShape:
         return f"{self.name}_total" if self.kind == "counter" else self.name
 
 
+# What the resource allocator decides while a pool works (docs/autoscaling.md). Exported by Ray, which
+# puts `ray_` before the names.
+POOL_WORKERS = MetricShape(
+    "lakehouse_pool_workers", "gauge", "Workers of a pool, by state: up, pending.",
+    ("workload", "state"),
+)  # fmt: skip
+POOL_UNITS_WAITING = MetricShape(
+    "lakehouse_pool_units_waiting", "gauge", "Units of work that no worker has begun.",
+    ("workload",),
+)  # fmt: skip
+POOL_DECISIONS = MetricShape(
+    "lakehouse_pool_decisions", "counter",
+    "Times a pool was grown, shrunk, or workers that waited for a node cancelled, and by which rule.",
+    ("workload", "action", "rule"),
+)  # fmt: skip
+
 # By the values of the shape's labels.
 Samples = Mapping[tuple[str, ...], float]
 
