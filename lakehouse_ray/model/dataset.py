@@ -54,7 +54,9 @@ class Cost:
     """What a compressed byte of the archive takes of a worker, from its download to its files.
 
     cpu_s_per_mib: CPU seconds of a mebibyte. memory_per_byte: Bytes of memory while it is worked on.
-    Measured by tests/benchmarks/bench_costs.py; rounded up.
+
+    The usual one is of monthly 1m klines on a quiet core; others are its multiples, as measured on daily
+    files by tests/benchmarks/bench_costs.py, rounded up.
     """
 
     cpu_s_per_mib: float

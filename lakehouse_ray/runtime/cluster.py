@@ -87,7 +87,8 @@ class ClusterView:
             return "no nodes"
         nodes = "; ".join(_node_text(node) for node in _largest(self.alive)[:5])
         more = f"; and {len(self.alive) - 5} more" if len(self.alive) > 5 else ""
-        return f"{len(self.alive)} nodes with {self.cpus:g} CPUs in all ({nodes}{more})"
+        count = "1 node" if len(self.alive) == 1 else f"{len(self.alive)} nodes"
+        return f"{count} with {self.cpus:g} CPUs in all ({nodes}{more})"
 
 
 def this_machine(cpus: int | None = None) -> ClusterView:

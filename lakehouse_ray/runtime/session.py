@@ -230,7 +230,8 @@ def check_answers(address: str, timeout_s: float) -> None:
                     f"{_AUTH_TOKEN_PATH} to a file that holds the cluster's token"
                 ) from error
             raise UnavailableError(
-                f"no Ray cluster answers at {address}: {error.details()}"
+                f"no Ray cluster answers at {address}: {error.details()}. `ray status` on a machine "
+                "of the cluster shows where its head is; ray.address must name it"
             ) from error
 
 

@@ -254,6 +254,16 @@ class ComputeSettings(Section):
         "",
         description="Label of a cluster's nodes that names the profile they are for: workers then start on those alone, else a large node takes many small workers. Empty: on any node.",
     )
+    worker_timeout_s: float = Field(
+        60,
+        gt=0,
+        description="How long a run waits for its first worker, or for another when all are lost, on nodes that are there; as long, where the autoscaler says that it has none.",
+    )
+    node_timeout_s: float = Field(
+        900,
+        gt=0,
+        description="The same where an autoscaler may bring a node: a machine boots, and pulls an image of a gigabyte.",
+    )
     elastic: bool = Field(
         True,
         description="On a cluster that others use too, a pool grows and shrinks while it works (docs/autoscaling.md).",
