@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import re
@@ -83,6 +84,15 @@ class RaySession:
 def inside_job() -> bool:
     """Whether this process is the entrypoint of a Ray job (`ray job submit`)."""
     return _JOB_MARK in os.environ
+
+
+def job_id() -> str:
+    """Of the job whose entrypoint this process is; empty where it is none's."""
+    try:
+        told = json.loads(os.environ.get(_JOB_MARK, "{}"))
+        return str(told["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 @contextmanager
@@ -293,6 +303,19 @@ def _node_view(node: Mapping[str, Any], left: Mapping[str, float] | None) -> Nod
         cpus_free=None if left is None else float(left.get("CPU", 0)),
         memory_free_bytes=None if left is None else int(left.get("memory", 0)),
     )
+
+
+def authenticated() -> AbstractContextManager[None]:
+    """Let Ray's clients use the token that the environment names, and no other."""
+    return _authenticated_by(_auth_of_environment())
+
+
+def dashboard_of_environment() -> str:
+    """The url of a dashboard, where Ray's own variables say one."""
+    for name in (_API_SERVER_ADDRESS, _ADDRESS):
+        if os.environ.get(name, "").startswith(("http://", "https://")):
+            return os.environ[name]
+    return ""
 
 
 def without_address() -> AbstractContextManager[None]:

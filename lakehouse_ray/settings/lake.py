@@ -324,6 +324,15 @@ class RaySettings(Section):
         "",
         description="A cluster to join: host:port of its GCS, or auto for the one on this machine. Empty: an own local Ray.",
     )
+    dashboard_url: str = Field(
+        "",
+        description="Where `lakehouse jobs` finds the cluster's jobs: the address of its dashboard, such as http://127.0.0.1:8265. Empty: what RAY_API_SERVER_ADDRESS or RAY_ADDRESS say, else that of this machine.",
+    )
+    silence_s_max: float = Field(
+        30,
+        gt=0,
+        description="How long `lakehouse jobs` goes on waiting for a head that does not answer.",
+    )
 
 
 class LogSettings(Section):
