@@ -30,6 +30,7 @@ from lakehouse_ray.model.work import ObjectResult, Unit
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
 from lakehouse_ray.pipeline.execution import (
     CONFLICT_ROUNDS_MAX,
+    allocation_for,
     check_store,
     concerns_all,
     open_executor,
@@ -38,7 +39,7 @@ from lakehouse_ray.pipeline.execution import (
 from lakehouse_ray.pipeline.ingest_commits import IngestCommits
 from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.pipeline.report import IngestReport, Observer, Silent
-from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Executor
 from lakehouse_ray.silver.build import SilverBuilder
@@ -164,21 +165,17 @@ def plan_ingestion(
 
 def allocate_ingestion(writer: Writer, plan: Plan, view: ClusterView) -> Allocation:
     """Choose executor, workers and unit size for a plan."""
-    compute = writer.settings.compute
-    return allocate(
+    return allocation_for(
+        writer,
         Workload(
             kind="ingest",
             files=plan.todo.height,
             compressed_bytes=plan.compressed_bytes,
             units=plan.todo.select(pl.struct("symbol", "_month").n_unique()).item() or 1,
             unit_bytes_max=writer.settings.ingest.unit_bytes_max,
+            cost=plan.dataset.cost,
         ),
         view,
-        compute.profiles(),
-        profile=compute.profile,
-        actors=compute.actors,
-        cpus_max=compute.cpus_max,
-        local_bytes_max=compute.local_bytes_max,
     )
 
 
@@ -196,7 +193,7 @@ def ingest(
     run = _Run(writer, plan, observer)
     with ExitStack() as stack:
         executor, allocation = open_executor(
-            writer, lambda view: allocate_ingestion(writer, plan, view), stack
+            writer, lambda view: allocate_ingestion(writer, plan, view), stack, "ingest"
         )
         observer.planned(plan, allocation)
         run.execute(executor, allocation, local=allocation.executor == "local")
@@ -265,6 +262,9 @@ class _Run:
                     break
             for unit in units:
                 self._give_up(unit, "CONFLICT", "other writers kept coming first")
+            stats = pool.stats()
+            report.workers_lost, report.requeued = stats.workers_lost, stats.requeued
+            report.decisions = stats.decisions
             report.work_seconds = time.monotonic() - work_started_s
             report.work_cpu_seconds = cpu_seconds() - cpu_before_s
             report.driver_rss_bytes_max = rss_bytes_max()

@@ -34,6 +34,7 @@ from lakehouse_ray.pipeline.assessment_report import (
 from lakehouse_ray.pipeline.assessor import Assessed, Assessor
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
 from lakehouse_ray.pipeline.execution import (
+    allocation_for,
     check_store,
     concerns_all,
     open_executor,
@@ -47,7 +48,7 @@ from lakehouse_ray.query.pinned import Kind, Pinned, in_groups
 from lakehouse_ray.query.scan import Where
 from lakehouse_ray.query.survivors import Survivors, survivors
 from lakehouse_ray.query.views import VIEWS
-from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Executor, Pool
 from lakehouse_ray.telemetry.logs import configure
@@ -225,7 +226,7 @@ class _Run:
         size_bytes = seen.size_bytes(tasks)
         before_s = time.monotonic()
         executor, allocation = open_executor(
-            self._writer, lambda view: self._allocate(tasks, size_bytes, view), stack
+            self._writer, lambda view: self._allocate(tasks, size_bytes, view), stack, "assess"
         )
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
         self._observer.allocated(todo, allocation)
@@ -246,7 +247,8 @@ class _Run:
 
     def _allocate(self, tasks: list[AssessTask], size_bytes: int, view: ClusterView) -> Allocation:
         settings = self._writer.settings
-        return allocate(
+        return allocation_for(
+            self._writer,
             Workload(
                 kind="process",
                 files=len(tasks),
@@ -256,11 +258,6 @@ class _Run:
                 in_parts=True,
             ),
             view,
-            settings.compute.profiles(),
-            profile=settings.compute.profile,
-            actors=settings.compute.actors,
-            cpus_max=settings.compute.cpus_max,
-            local_bytes_max=settings.compute.local_bytes_max,
         )
 
     def _pool(

@@ -25,6 +25,7 @@ from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.pipeline import gold
 from lakehouse_ray.pipeline.commits import CommitQueue
 from lakehouse_ray.pipeline.execution import (
+    allocation_for,
     concerns_all,
     open_account,
     open_executor,
@@ -39,7 +40,7 @@ from lakehouse_ray.pipeline.realtime_report import SilentUpdate, UpdateObserver,
 from lakehouse_ray.pipeline.realtime_work import AskedUnit, Setup, UnitTask, process
 from lakehouse_ray.pipeline.stream_gaps import settle_gaps
 from lakehouse_ray.query.asked import Asked
-from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView, this_machine
 from lakehouse_ray.runtime.executor import Done, Executor, LocalExecutor
 
@@ -110,8 +111,8 @@ def resume_answers(writer: Writer, asked: Asked, report: UpdateReport) -> None:
 
 def allocate_update(writer: Writer, plan: FillPlan, view: ClusterView) -> Allocation:
     """Choose executor and workers for a plan. They wait more than they work: few will do."""
-    compute = writer.settings.compute
-    return allocate(
+    return allocation_for(
+        writer,
         Workload(
             kind="other",
             files=max(1, plan.requests),
@@ -119,11 +120,6 @@ def allocate_update(writer: Writer, plan: FillPlan, view: ClusterView) -> Alloca
             units=max(1, plan.requests // writer.settings.update.unit_requests_max),
         ),
         view,
-        compute.profiles(),
-        profile=compute.profile,
-        actors=compute.actors,
-        cpus_max=compute.cpus_max,
-        local_bytes_max=compute.local_bytes_max,
     )
 
 
@@ -165,7 +161,7 @@ class _Run:
             executor: Executor = LocalExecutor()
         else:
             executor, allocation = open_executor(
-                writer, lambda view: allocate_update(writer, plan, view), stack
+                writer, lambda view: allocate_update(writer, plan, view), stack, "update"
             )
         report, settings = self.report, self._writer.settings
         report.executor, report.actors = allocation.executor, allocation.actors

@@ -70,16 +70,20 @@ class Dispatch(Generic[W, T]):
         return sum(len(load) for load in self._loads.values())
 
     @property
-    def queued(self) -> int:
-        """Tasks that wait for a worker, since theirs was lost."""
-        return len(self._retries) + len(self._last_chances)
-
-    @property
     def busy(self) -> bool:
         """Whether somebody waits for a task in flight or in the queue of retries."""
         if self._retries or self._last_chances:
             return True
         return any(not ticket.dropped for load in self._loads.values() for ticket in load)
+
+    @property
+    def retries(self) -> int:
+        """Tasks of lost workers that wait to be started again."""
+        return len(self._retries) + len(self._last_chances)
+
+    def idle(self) -> list[W]:
+        """Workers that have nothing to do and are kept free for nothing."""
+        return [w for w, load in self._loads.items() if not load and w != self._reserved]
 
     def add(self, worker: W) -> None:
         assert worker not in self._loads, "a worker comes up once"

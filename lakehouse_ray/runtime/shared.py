@@ -118,7 +118,7 @@ def unshared(factory: Callable[[], C], name: str) -> Iterator[C]:
 
 
 class SharedInstance:
-    """The actor around one instance. No method may be a coroutine, see `pool.PoolWorker`."""
+    """The actor around one instance. No method may be a coroutine, see `workers.PoolWorker`."""
 
     def __init__(self, factory: Callable[[], Any], name: str) -> None:
         measure_on_ray()

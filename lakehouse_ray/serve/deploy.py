@@ -261,7 +261,7 @@ def _bound(settings: Settings, *, own: bool) -> Any:
             look_back_period_s=_LOOK_BACK_S,
             policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
                 policy_function="lakehouse_ray.serve.scaling:ScalingPolicy",
-                policy_kwargs={"statements": serving.statements},
+                policy_kwargs={"statements": serving.statements, **settings.scaling.model_dump()},
             ),
         ),
     )(replica_of(settings))

@@ -97,12 +97,19 @@ ROWS_REFUSED = MetricShape(
 
 # Pools of workers, and commits.
 POOL_WORKERS = MetricShape(
-    "lakehouse_pool_workers", "gauge", "Workers of the pool: up, starting, wanted", ("state",)
-)
+    "lakehouse_pool_workers", "gauge", "Workers of the pool: up, starting, wanted",
+    ("workload", "state"),
+)  # fmt: skip
 POOL_IN_FLIGHT = MetricShape("lakehouse_pool_in_flight", "gauge", "Tasks that workers are at")
 POOL_QUEUED = MetricShape(
-    "lakehouse_pool_queued", "gauge", "Tasks that wait for a worker after theirs was lost"
+    "lakehouse_pool_queued", "gauge", "Tasks that no worker is at, those of lost workers included"
 )
+POOL_DECISIONS = MetricShape(
+    "lakehouse_pool_decisions", "counter",
+    "Times a pool was grown, shrunk, or workers that waited for a node cancelled, and by which rule "
+    "(docs/autoscaling.md)",
+    ("workload", "action", "rule"),
+)  # fmt: skip
 POOL_LOST = MetricShape("lakehouse_pool_workers_lost", "counter", "Workers that died or were late")
 TASK_SECONDS = MetricShape(
     "lakehouse_task_seconds", "histogram", "What a task took, its way to the worker included",
@@ -312,7 +319,7 @@ QUALITY_THRESHOLD = MetricShape(
 
 WORK = (
     RUNS, RUN_SECONDS, RUNS_ACTIVE, RUN_PROGRESS_AT, UNITS, ERRORS, SOURCE_BYTES, DECODED_BYTES, ROWS,
-    ROWS_REFUSED, POOL_WORKERS, POOL_IN_FLIGHT, POOL_QUEUED, POOL_LOST, TASK_SECONDS, COMMITS,
+    ROWS_REFUSED, POOL_WORKERS, POOL_IN_FLIGHT, POOL_QUEUED, POOL_LOST, POOL_DECISIONS, TASK_SECONDS, COMMITS,
     COMMIT_SECONDS, COMMIT_QUEUE,
 )  # fmt: skip
 EXCHANGE = (EXCHANGE_REQUESTS, EXCHANGE_SECONDS, WEIGHT_USED, WEIGHT_MAX, QUIET_UNTIL)
