@@ -77,7 +77,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, ray_session: RaySession) -
         config = configuration(folder, ray_port=port, serve_port=service, alertmanager_port=warner)
         watcher = stack.enter_context(prometheus(folder / "prometheus", {}, config))
         # A job comes to a cluster that is watched already.
-        selection = Selection("spot", DATASETS["klines"], "1h", ("AAAUSDT", "BBBUSDT"))
+        selection = Selection(DATASETS["klines"], "spot", "1h", ("AAAUSDT", "BBBUSDT"))
         report = ingest(writer, IngestRequest(selection, "daily"))
         assert (report.files, report.quarantined) == (4, 2), report
         assess(writer, AssessmentRequest())
