@@ -9,7 +9,7 @@ LAKEHOUSE_CATALOG__URI, must be set in the job's environment.
 
 import sys
 
-from lakehouse_ray.cli.app import dispatch
+from lakehouse_ray.cli.app import main
 
 if __name__ == "__main__":
-    sys.exit(dispatch(["ingest", *sys.argv[1:]]))
+    main("ingest", *sys.argv[1:])

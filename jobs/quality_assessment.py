@@ -8,7 +8,7 @@ LAKEHOUSE_CATALOG__URI, must be set in the job's environment.
 
 import sys
 
-from lakehouse_ray.cli.app import dispatch
+from lakehouse_ray.cli.app import main
 
 if __name__ == "__main__":
-    sys.exit(dispatch(["quality", *sys.argv[1:]]))
+    main("quality", *sys.argv[1:])

@@ -9,7 +9,7 @@ folder has a lakehouse.toml. Of several such jobs one keeps to the schedules.
 
 import sys
 
-from lakehouse_ray.cli.app import dispatch
+from lakehouse_ray.cli.app import main
 
 if __name__ == "__main__":
-    sys.exit(dispatch(["schedule", "run", *sys.argv[1:]]))
+    main("schedule", "run", *sys.argv[1:])

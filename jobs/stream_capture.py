@@ -13,5 +13,4 @@ import sys
 from lakehouse_ray.cli.app import main
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "stream")
-    main()
+    main("stream", *sys.argv[1:])

@@ -81,20 +81,24 @@ def usage() -> str:
     return _USAGE.format(commands="\n".join(lines))
 
 
-def main() -> NoReturn:
-    """Run the command line; every end has an exit code and every error a message."""
+def main(*arguments: str) -> NoReturn:
+    """Run the command line; every end has an exit code and every error a message.
+
+    arguments: Those of the process where none are given.
+    """
+    ending = stopping.Ending()
     stopping.listen()
     try:
-        code = dispatch(sys.argv[1:])
+        code = dispatch(list(arguments) or sys.argv[1:])
         sys.stdout.flush()
     except (SystemExit, BrokenPipeError) as ended:
         if is_broken(ended):
-            sys.exit(hush())
+            ending.with_code(hush())
         if not isinstance(ended, SystemExit):
             raise
         told = stopping.told()
-        raise SystemExit(ended.code if told is None else told) from None
-    sys.exit(code)
+        ending.with_code(stopping.code_of(ended) if told is None else told)
+    ending.with_code(code)
 
 
 def dispatch(arguments: list[str]) -> int:

@@ -38,7 +38,6 @@ from pyiceberg.transforms import (
     Transform,
     YearTransform,
 )
-from pyiceberg.typedef import Identifier
 from pyiceberg.types import (
     BooleanType,
     DoubleType,
@@ -49,8 +48,8 @@ from pyiceberg.types import (
     StringType,
     TimestamptzType,
 )
-from sqlalchemy import ColumnElement, bindparam, select, update
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from lakehouse_ray.errors import (
     BadDataError,
@@ -64,6 +63,7 @@ from lakehouse_ray.errors import (
 from lakehouse_ray.model.table import Partition, Table
 from lakehouse_ray.storage.objects import explain
 from lakehouse_ray.storage.paths import TABLES
+from lakehouse_ray.storage.sql_catalog import open_catalog
 
 BUCKETS = 16
 # Of a snapshot: the run that committed it.
@@ -77,8 +77,6 @@ MAINTENANCE_PROPERTY = "lakehouse.maintenance"
 SQLITE_TIMEOUT_S = 60
 # Attempts to add columns to a table that others change meanwhile.
 EXTENSIONS_MAX = 20
-# Tables that an SQL catalog keeps in its own database.
-CATALOG_TABLES = 2
 
 _TYPES: Mapping[str, IcebergType] = {
     "string": StringType(),
@@ -208,66 +206,6 @@ def _without_password(uri: str) -> str:
     return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", uri)
 
 
-class _Catalog(SqlCatalog):
-    """Asks its database each time where a table's metadata is, and reads it when that is news.
-
-    A metadata file is never changed under its name, and most questions come between two commits:
-    reading it again would take more time than the rest of a look.
-    """
-
-    def __init__(self, name: str, **properties: str) -> None:
-        super().__init__(name, **properties)
-        # The last one of each table: its location, and the table as it was read.
-        self._last: dict[tuple[str, str], tuple[str, IcebergTable]] = {}
-        kind = self._iceberg_type_filter()
-        self._location = select(IcebergTables.metadata_location).where(
-            IcebergTables.catalog_name == name,
-            IcebergTables.table_namespace == bindparam("namespace"),
-            IcebergTables.table_name == bindparam("table"),
-            *(() if kind is None else (kind,)),
-        )
-
-    def load_table(self, identifier: str | Identifier) -> IcebergTable:
-        namespace = self.namespace_to_string(self.namespace_from(identifier))
-        table = self.table_name_from(identifier)
-        # A row of its database as an object takes several times as long as its one column.
-        with self.engine.connect() as connection:
-            location = connection.scalar(self._location, {"namespace": namespace, "table": table})
-        if location is None:
-            raise NoSuchTableError(f"there is no table {namespace}.{table}")
-        known = self._last.get((namespace, table))
-        if known is not None and known[0] == location:
-            return self._own(known[1])
-        return super().load_table(identifier)
-
-    def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> IcebergTable:
-        location = orm_table.metadata_location
-        key = orm_table.table_namespace, orm_table.table_name
-        known = self._last.get(key)
-        if known is not None and known[0] == location:
-            table = known[1]
-        else:
-            table = super()._convert_orm_to_iceberg(orm_table)
-            self._last[key] = table.metadata_location, table
-        return self._own(table)
-
-    def _own(self, table: IcebergTable) -> IcebergTable:
-        # A commit changes the table through which it is made.
-        return IcebergTable(table.name(), table.metadata, table.metadata_location, table.io, self)
-
-
-def _open_catalog(properties: Mapping[str, str]) -> Catalog:
-    """Open the catalog; makes its own tables where they are missing."""
-    for _ in range(CATALOG_TABLES):
-        try:
-            return _Catalog("lakehouse", **properties)
-        except DBAPIError as error:
-            # Another run made one of them between our look and our attempt.
-            if "already exists" not in str(error):
-                raise
-    return _Catalog("lakehouse", **properties)
-
-
 def _younger(found: IcebergTable, table: Table) -> list[NestedField]:
     """Declared columns that were never in the table. One that another engine dropped stays so.
 
@@ -312,7 +250,7 @@ class TableCatalog:
         warehouse = f"{root}/{TABLES}" if "://" in root else f"file://{root}/{TABLES}"
         properties = {"uri": uri, "warehouse": warehouse, **access.properties}
         try:
-            self._catalog: Catalog = _open_catalog(properties)
+            self._catalog: Catalog = open_catalog(properties)
         except (ValueError, ArgumentError) as error:
             raise InvalidError(f"catalog.uri {_without_password(access.uri)}: {error}") from error
         except ModuleNotFoundError as error:
