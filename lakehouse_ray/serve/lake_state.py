@@ -1,7 +1,6 @@
 """What the service says of the lake to Prometheus: its tables, its quality, its jobs.
 
-All of its processes say the same, as it is in the tables. It is looked up at most every half minute,
-beside what is asked of the service, and shown as it was last found; a lake that does not answer shows
+All of its processes say the same, as it is in the tables. It is looked up now and then, beside what is asked of the service, and shown as it was last found; a lake that does not answer shows
 in how old that is.
 """
 
@@ -34,7 +33,6 @@ from lakehouse_ray.telemetry.metrics import (
 
 _log = structlog.get_logger()
 
-_EVERY_S = 30.0
 # How long who asks first waits; later ones are shown what there is.
 _FIRST_S = 8.0
 # An assessment adds to the first at its end; alerts may be delivered later.
@@ -46,7 +44,7 @@ Families = list[tuple[MetricShape, Samples]]
 class LakeState:
     """lake: Makes a lake to ask. jobs: Of this lake; None: there are none. threshold: Of scores.
 
-    name: Of the lake, its label.
+    name: Of the lake, its label. every_s: Between two looks.
     """
 
     def __init__(
@@ -57,6 +55,7 @@ class LakeState:
         *,
         name: str,
         threshold: float,
+        every_s: float = 30.0,
         jobs: Callable[[], list[Job]] | None = None,
     ) -> None:
         self._tables = TableMetrics(find)
@@ -64,6 +63,7 @@ class LakeState:
         self._clock = clock
         self._labels = {"lake": name}
         self._threshold = threshold
+        self._every_s = every_s
         self._jobs = jobs
         self._quality: Families = []
         self._quality_of: Mapping[str, float] = {}
@@ -73,7 +73,7 @@ class LakeState:
 
     async def text(self) -> str:
         """In Prometheus' format 0.0.4."""
-        if self._looking is None and self._clock.monotonic_s() - self._looked_s > _EVERY_S:
+        if self._looking is None and self._clock.monotonic_s() - self._looked_s > self._every_s:
             self._looking = asyncio.create_task(self._look_again())
         if self._looking is not None and self._looked_s == float("-inf"):
             await asyncio.wait([self._looking], timeout=_FIRST_S)

@@ -111,6 +111,7 @@ def app_of(settings: Settings, *, tells_id: bool = True, jobs: SharedJobs | None
             reader.clock,
             name=settings.telemetry.lake,
             threshold=settings.quality.threshold,
+            every_s=settings.telemetry.state_every_s,
             jobs=desk.all if isinstance(desk, JobDesk) else None,
         ),
     )

@@ -220,6 +220,9 @@ class TelemetrySettings(Section):
     pushgateway_url: str = Field(
         "", repr=False, description="A Prometheus Pushgateway. Empty: none."
     )
+    state_every_s: float = Field(
+        30.0, gt=0, description="How often the service looks what it says of the lake at /metrics."
+    )
     port: int = Field(
         0,
         ge=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -33,11 +34,12 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.quality_assessment import AssessmentRequest, assess
 from lakehouse_ray.runtime.session import RaySession
+from lakehouse_ray.runtime.shared import shared
 from lakehouse_ray.serve.server import app_of
 from lakehouse_ray.settings import load_settings
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.telemetry.meter import METERS
-from lakehouse_ray.telemetry.metrics import ALL, CAPTURE, EXCHANGE, SERVICE, WORK
+from lakehouse_ray.telemetry.metrics import ALL, CAPTURE, EXCHANGE, RUNS_ACTIVE, SERVICE, WORK
 from lakehouse_ray.testing.exchange import Faults, ReplicaExchange, Rule, SyntheticArchive
 
 pytestmark = pytest.mark.integration
@@ -66,7 +68,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory, ray_session: RaySession) -
     with ExitStack() as stack:
         exchange = stack.enter_context(ReplicaExchange(ARCHIVE, FAULTS))
         settings = load_settings(
-            {"home": folder / "home", "binance": {"archive_url": exchange.url}}
+            {
+                "home": folder / "home",
+                "binance": {"archive_url": exchange.url},
+                "telemetry": {"state_every_s": 1.0},
+            }
         ).resolved()
         writer = Writer(settings)
         hook = stack.enter_context(receiver())
@@ -140,7 +146,7 @@ def test_the_service_tells_of_tables_and_ray_of_the_rest(watched: Watched) -> No
     eventually(lambda: value(rows) == 4 * 24)
     newest = 'lakehouse_newest_row_timestamp_seconds{market="spot",dataset="klines",interval="1h"}'
     assert value(newest) is not None
-    assert value('count(lakehouse_quality_score_mean{job="serve"})') == 1
+    eventually(lambda: value('count(lakehouse_quality_score_mean{job="serve"})') == 1)
     # What each process of the service counts is not taken from a random one of them.
     assert value('count(lakehouse_requests_total{job="serve"})') is None
 
@@ -161,17 +167,25 @@ def test_every_metric_goes_through_rays_exporter_as_it_is_declared(watched: Watc
         return found
 
     wanted = {f"ray_{series}" for shape in live for series in shape.series} | set(OF_RAY)
-    eventually(lambda: wanted <= set(shown()), lambda: str(wanted - set(shown())))
-    metrics = shown()
+    # Ray tells of tasks and actors once there are some.
+    with shared(list, "idle", methods=("copy",)) as idle:
+        assert idle.copy() == []
+        eventually(lambda: wanted <= set(shown()), lambda: str(wanted - set(shown())))
+        metrics = shown()
     for shape in live:
         for series in shape.series:
             assert set(shape.labels) <= metrics[f"ray_{series}"], series
     for name, labels in OF_RAY.items():
         assert labels <= metrics[name], name
+    # Ray forgets a gauge that is not set again.
+    time.sleep(5)
+    assert {f"ray_{shape.name}" for shape in live if shape.kind == "gauge"} <= set(shown())
 
 
 def test_every_panel_is_answered(watched: Watched) -> None:
     """Each question is one to a real Prometheus; those about what happened here have an answer."""
+    METERS.set(RUNS_ACTIVE, 0, ("ingest",))
+    eventually(lambda: watched.prometheus.series("lakehouse_runs_active"))
     empty = []
     for where, expr, _ in panel_queries():
         if not watched.prometheus.series(expr):
