@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import sys
@@ -75,16 +76,17 @@ def panel_queries() -> Iterator[tuple[str, str, str]]:
                 yield f"{name}: {panel['title']}", expr, target["legendFormat"]
 
 
-def rules() -> Iterator[dict[str, Any]]:
-    for path in RULES:
-        for group in yaml.safe_load(path.read_text())["groups"]:
-            yield from group["rules"]
+@functools.cache
+def rules() -> list[dict[str, Any]]:
+    documents = [yaml.safe_load(path.read_text()) for path in RULES]
+    return [rule for read in documents for group in read["groups"] for rule in group["rules"]]
 
 
 def alerts() -> list[dict[str, Any]]:
     return [rule for rule in rules() if "alert" in rule]
 
 
+@functools.cache
 def known() -> dict[str, frozenset[str]]:
     """Labels of every metric that may be asked for, without `ADDED`."""
     found = {**OF_RAY, **OF_OTHERS}
