@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from os import getpid
 
+from lakehouse_ray.assembly.jobs import job_environment
 from lakehouse_ray.assembly.stores import catalog_access
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import InvalidError
@@ -83,10 +84,5 @@ def local_processes(settings: Settings) -> LocalProcesses:
 
 
 def cluster_jobs(settings: Settings, jobs: Jobs) -> ClusterJobs:
-    # What the cluster's dashboard shows of a job must hold no secret, and a job runs where it is.
-    told = {
-        name: value
-        for name, value in spell_environment(settings, secrets=False).items()
-        if not name.startswith(("LAKEHOUSE_SERVE__", "LAKEHOUSE_RAY__", *_OWN))
-    }
-    return ClusterJobs(jobs, _COMMAND, told, Redaction([*secrets_of(settings), *jobs.secrets()]))
+    redaction = Redaction([*secrets_of(settings), *jobs.secrets()])
+    return ClusterJobs(jobs, _COMMAND, job_environment(settings), redaction)

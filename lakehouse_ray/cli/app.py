@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import os
 import sys
 from typing import NoReturn
 
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Run workflows by the clock, and say what became of them.",
     ),
     "serve": ("serve", "serve", "Answer questions over HTTP."),
+    "jobs": ("jobs", "jobs", "Submit workflows to a Ray cluster, watch and stop them."),
     "cluster": ("cluster", "cluster", "Look at, scale and use the lake on KubeRay."),
     "keys": ("keys", "keys", "Make, list or revoke API keys of the service."),
     "verify": ("verify", "verify", "Check tables, ledger and files against each other."),
@@ -49,6 +51,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("doctor", "doctor", "Say what is wrong with this installation and how to mend it."),
     "config": ("config", "config", "Show every setting, its value and where it came from."),
 }
+
+# Those that run as jobs of a cluster.
+JOBS = ("ingest", "update", "fold", "build", "quality", "maintain", "stream", "schedule")
+# Ray sets it for the process of a job.
+_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 _USAGE = """Usage: lakehouse COMMAND [OPTIONS]
 
@@ -110,9 +117,20 @@ def dispatch(arguments: list[str]) -> int:
         return 2
     module_name, function_name, _ = COMMANDS[name]
     endings = importlib.import_module("lakehouse_ray.cli.endings")
-    code: int = endings.run(
-        lambda: getattr(importlib.import_module(f"lakehouse_ray.cli.{module_name}"), function_name),
-        name,
-        arguments[1:],
-    )
+
+    def run() -> int:
+        code: int = endings.run(
+            lambda: getattr(
+                importlib.import_module(f"lakehouse_ray.cli.{module_name}"), function_name
+            ),
+            name,
+            arguments[1:],
+        )
+        return code
+
+    if _JOB_MARK not in os.environ or name not in JOBS:
+        return run()
+    # Its cluster may be gone when somebody asks what became of it.
+    recorded = importlib.import_module("lakehouse_ray.cli.job_ending").recorded
+    code: int = recorded(run, arguments)
     return code

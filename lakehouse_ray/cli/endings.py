@@ -41,6 +41,9 @@ _USAGE_ERROR: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
 
+# What went wrong in this process, as it was told.
+TOLD: list[str] = []
+
 # The first class that fits decides.
 _CODES: tuple[tuple[type[Exception], int], ...] = (
     (NotFoundError, NOT_FOUND),
@@ -68,7 +71,7 @@ def run(load: Callable[[], Any], name: str, arguments: list[str]) -> int:
     """
     GIVEN.set((name, *arguments))
     try:
-        command = _as_command(load(), name)
+        command = as_command(load(), name)
         result = command.main(args=arguments, prog_name=f"lakehouse {name}", standalone_mode=False)
         return result if isinstance(result, int) else OK
     except typer.Exit as ended:
@@ -111,7 +114,8 @@ def _unexpected(error: BaseException, arguments: list[str]) -> int:
     return UNEXPECTED
 
 
-def _as_command(function: Any, name: str) -> Any:
+def as_command(function: Any, name: str) -> Any:
+    """A command that can be called, of its function or of an app of sub-commands."""
     if isinstance(function, typer.Typer):
         return typer.main.get_command(function)
     single = typer.Typer(
@@ -125,6 +129,7 @@ def _as_command(function: Any, name: str) -> Any:
 
 def _tell(message: str, code: int, kind: str, hint: str) -> None:
     """Say it on stderr; with --json the one document on stdout says it too."""
+    TOLD.append(message)
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     if hint:
         print(f"hint: {hint}", file=sys.stderr)  # noqa: T201

@@ -27,6 +27,7 @@ from lakehouse_ray.pipeline.maintenance_report import MaintenanceReport
 from lakehouse_ray.pipeline.realtime_report import UpdateReport
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.allocator import Allocation
+from lakehouse_ray.telemetry.progress import Progress as Told
 
 LINE_EVERY_S = 10.0
 
@@ -94,7 +95,7 @@ class _Progress:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._done, note=note)
         else:
-            self._line(f"{self._done:,} of {self._total:,} {what}, {note}")
+            self._line(str(Told(self._done, self._total, what, note)))
 
     def _line(self, text: str, *, now: bool = False) -> None:
         if not self._enabled:

@@ -37,6 +37,7 @@ from lakehouse_ray.pipeline.execution import (
     store_marker,
 )
 from lakehouse_ray.pipeline.ingest_commits import IngestCommits
+from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.pipeline.report import IngestReport, Observer, Silent
 from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
@@ -218,6 +219,7 @@ class _Run:
             left_alone=plan.left_alone,
             unrecognised=len(plan.unrecognised),
         )
+        self._measures = measures_of("ingest", self.report, writer.clock)
 
     def execute(self, executor: Executor, allocation: Allocation, *, local: bool) -> None:
         plan, report = self._plan, self.report
@@ -231,6 +233,7 @@ class _Run:
         )
         lanes = max(1, int(allocation.cpus_per_actor))
         with ExitStack() as stack:
+            stack.enter_context(self._measures)
             committers = stack.enter_context(self._committers(local))
             commits = IngestCommits(
                 self._writer, committers, plan, self._run_id, report, self._committed
@@ -295,7 +298,11 @@ class _Run:
     def _give_up(self, unit: Unit, reason: str, detail: str) -> None:
         for task in unit.objects:
             self.report.count(ObjectResult(task, "failed", reason=reason, detail=detail))
-        self._observer.advanced(self.report, len(unit.objects))
+        self._advanced(len(unit.objects))
 
     def _committed(self, built: Built) -> None:
-        self._observer.advanced(self.report, len(built.unit.objects))
+        self._advanced(len(built.unit.objects))
+
+    def _advanced(self, objects: int) -> None:
+        self._measures.advanced()
+        self._observer.advanced(self.report, objects)

@@ -36,6 +36,7 @@ from lakehouse_ray.pipeline.execution import (
 )
 from lakehouse_ray.pipeline.gold_report import BuildObserver, BuildReport, SilentBuild
 from lakehouse_ray.pipeline.gold_state import BuildState
+from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Pool
@@ -167,6 +168,7 @@ class _Run:
         self._state = BuildState(writer, request.scope, self._products, rebuild=request.rebuild)
         self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
         self.report = BuildReport(run_id=self._run_id)
+        self._measures = measures_of("build", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
         plans = [self._state.plan(product) for product in self._products]
@@ -182,6 +184,7 @@ class _Run:
             self._writer, lambda view: allocate_build(self._writer, plans, view), stack, "build"
         )
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
+        stack.enter_context(self._measures)
         self._observer.allocated(sum(len(plan.stale) for plan in plans), allocation)
         tables = [*(product.table for product in self._products), BUILD_LOG]
         local = allocation.executor == "local"
@@ -274,6 +277,7 @@ class _Run:
         queue.put(_Finished(done.task, derived))
 
     def _advanced(self, units: int) -> None:
+        self._measures.advanced()
         self._observer.advanced(self.report, units)
 
 

@@ -41,6 +41,7 @@ from lakehouse_ray.pipeline.execution import (
     store_marker,
 )
 from lakehouse_ray.pipeline.findings import NOT_INSTALLED, SEEN, AssessTask
+from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.query.asked import Asked, series_asked, wanted
 from lakehouse_ray.query.cross_checks import Account, accounts_for
 from lakehouse_ray.query.pinned import Kind, Pinned, in_groups
@@ -210,6 +211,7 @@ class _Run:
         self._observer = observer
         self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
         self.report = AssessmentReport(run_id=self._run_id)
+        self._measures = measures_of("quality", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
         seen = _Seen(self._writer, self._request)
@@ -228,6 +230,7 @@ class _Run:
         )
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
         self._observer.allocated(todo, allocation)
+        stack.enter_context(self._measures)
         local = allocation.executor == "local"
         committers = stack.enter_context(
             open_committers(self._writer, LOGS, self._run_id, local=local)
@@ -283,9 +286,11 @@ class _Run:
             for symbol in done.task.symbols:
                 reason = type(done.error).__name__
                 self.report.fail(f"{done.task.kind} {symbol}", reason, str(done.error))
+            self._measures.advanced()
             self._observer.advanced(self.report, len(done.task.symbols))
             return
         assert done.result is not None
+        self._measures.advanced()
         assessed, worker_rss_bytes = done.result
         self.report.worker_rss_bytes_max = max(self.report.worker_rss_bytes_max, worker_rss_bytes)
         queue.put(_Finished(done.task, assessed))

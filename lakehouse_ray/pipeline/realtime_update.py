@@ -33,6 +33,7 @@ from lakehouse_ray.pipeline.execution import (
 )
 from lakehouse_ray.pipeline.folding import fold
 from lakehouse_ray.pipeline.gold_report import BuildReport
+from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.pipeline.realtime_commits import FillCommits, left_over, open_fill_committers
 from lakehouse_ray.pipeline.realtime_plan import UpdateRequest, plan_update
 from lakehouse_ray.pipeline.realtime_report import SilentUpdate, UpdateObserver, UpdateReport
@@ -140,6 +141,7 @@ class _Run:
         self._request = request
         self._observer = observer
         self.report = UpdateReport(run_id=f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}")
+        self._measures = measures_of("update", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
         # What an earlier run left comes first: its rows are then no gaps any more.
@@ -164,6 +166,7 @@ class _Run:
         report, settings = self.report, self._writer.settings
         report.executor, report.actors = allocation.executor, allocation.actors
         self._observer.planned(plan, allocation)
+        stack.enter_context(self._measures)
         local = allocation.executor == "local"
         account = stack.enter_context(self._account(local=local))
         datasets = sorted({(one.fill.dataset, one.fill.interval) for one in plan.planned}, key=str)
@@ -226,6 +229,7 @@ class _Run:
         else:
             assert done.result is not None
             queue.put(done.result)
+        self._measures.advanced()
         self._observer.advanced(self.report, unit.requests)
 
 

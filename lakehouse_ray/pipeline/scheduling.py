@@ -373,7 +373,7 @@ class Scheduler:
                 asked = parse_workflow({**orjson.loads(run.parameters), "workflow": run.workflow})
                 metadata = {
                     "schedule": run.schedule, "planned": format_time(run.planned_us),
-                    "trigger": run.trigger,
+                    "trigger": run.trigger, "workflow": run.workflow, "parameters": run.parameters,
                 }  # fmt: skip
                 self._place.start(run.run_id, asked.arguments(), metadata)
             except (UnavailableError, InvalidError) as error:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.telemetry.meter import observe, set_to
+from lakehouse_ray.telemetry.metrics import POOL_IN_FLIGHT, TASK_SECONDS
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -209,6 +211,7 @@ class LocalPool(Generic[T, R]):
         self._running[call] = hand
         mine.add(call)
         hand.take(call)
+        set_to(POOL_IN_FLIGHT, len(self._running))
         return True
 
     def _next_finished(self) -> _Call[T, R]:
@@ -224,6 +227,8 @@ class LocalPool(Generic[T, R]):
                 return oldest
             hand = self._running.pop(call, None)
             if hand is not None:  # else it was yielded as late, and its thread is dismissed
+                observe(TASK_SECONDS, time.monotonic() - call.started_s)
+                set_to(POOL_IN_FLIGHT, len(self._running))
                 self._idle.append(hand)
                 return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 # Ray's own words.
@@ -16,7 +17,7 @@ class Job:
 
     started_us: When Ray took it. ended_us: None as long as it has not ended.
     exit_code: Of its process, once that has ended. message: What Ray says of it, with the end of
-    its log where it failed. metadata: As it was submitted.
+    its log where it failed. metadata, command: As it was submitted.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Job:
     exit_code: int | None = None
     message: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
 
     @property
     def ended(self) -> bool:
@@ -35,20 +37,18 @@ class Job:
 class Jobs(Protocol):
     """The jobs of one cluster. All of it raises UnavailableError where the cluster is silent."""
 
-    def reserve(self, name: str, value: str) -> str:
-        """Keep `value` under a name, unless there is one already; return the one that is kept.
-
-        Of several at once, all are told the same.
-        """
-
     def submit(
         self,
         job_id: str,
         command: Sequence[str],
         environment: Mapping[str, str],
         metadata: Mapping[str, str],
+        folder: Path | None = None,
     ) -> None:
-        """Start a job. Raises ConflictError where there is one of that id already."""
+        """Start a job. Raises ConflictError where there is one of that id already.
+
+        folder: What is sent with it, as its working folder.
+        """
 
     def find(self, job_id: str) -> Job | None: ...
 
@@ -61,5 +61,24 @@ class Jobs(Protocol):
     def stop(self, job_id: str) -> bool:
         """Ask a job to end. Returns whether it was there and had not ended."""
 
-    def log(self, job_id: str) -> Iterator[str]:
-        """The lines of what a job said, from the first one; nothing where it has said nothing."""
+    def log(self, job_id: str, last: int | None = None) -> Iterator[str]:
+        """The lines of what a job said; nothing where it has said nothing.
+
+        last: Only so many of the latest.
+        """
+
+    def tail(self, job_id: str) -> Iterator[str | None]:
+        """The lines of what a job says, from the first one on, until it has ended.
+
+        None each time when it has said nothing for some seconds.
+        """
+
+
+class SharedJobs(Jobs, Protocol):
+    """The same, for several submitters that must agree."""
+
+    def reserve(self, name: str, value: str) -> str:
+        """Keep `value` under a name, unless there is one already; return the one that is kept.
+
+        Of several at once, all are told the same.
+        """

@@ -11,7 +11,6 @@ import ray
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.runtime.cluster import ClusterView, memory_that_fits
 from lakehouse_ray.runtime.executor import PoolSpec
-from lakehouse_ray.runtime.pool_measures import PoolMeasures
 from lakehouse_ray.runtime.ray_pool import Patience, RayPool, Room
 from lakehouse_ray.runtime.resizing import (
     DOWN_AFTER_S,
@@ -108,7 +107,7 @@ class RayExecutor:
                 every_s=self._look_every_s,
                 down_after_s=self._down_after_s,
             ),
-            PoolMeasures(self._workload) if spec.actors_most else None,
+            self._workload,
             view,
         )
         try:

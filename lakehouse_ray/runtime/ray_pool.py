@@ -31,7 +31,6 @@ from lakehouse_ray.runtime.dispatch import Dispatch, GivenUp, Ticket
 from lakehouse_ray.runtime.executor import Done, PoolSpec, PoolStats
 from lakehouse_ray.runtime.head import Head
 from lakehouse_ray.runtime.outcome import Failure, portable
-from lakehouse_ray.runtime.pool_measures import PoolMeasures
 from lakehouse_ray.runtime.resizing import (
     Governor,
     PoolState,
@@ -40,6 +39,15 @@ from lakehouse_ray.runtime.resizing import (
 from lakehouse_ray.runtime.scaling import Load
 from lakehouse_ray.runtime.session import view_cluster
 from lakehouse_ray.runtime.workers import Answer, Use
+from lakehouse_ray.telemetry.meter import add, observe, set_to
+from lakehouse_ray.telemetry.metrics import (
+    POOL_DECISIONS,
+    POOL_IN_FLIGHT,
+    POOL_LOST,
+    POOL_QUEUED,
+    POOL_WORKERS,
+    TASK_SECONDS,
+)
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -106,7 +114,7 @@ class RayPool(Generic[T, R]):
         room: Room,
         patience: Patience,
         governor: Governor,
-        measures: PoolMeasures | None,
+        workload: str,
         view: ClusterView,
     ) -> None:
         self._spawn = spawn
@@ -114,7 +122,7 @@ class RayPool(Generic[T, R]):
         self._room = room
         self._patience = patience
         self._governor = governor
-        self._measures = measures
+        self._workload = workload
         self._head = Head()
         self._view = view
         self._dispatch: Dispatch[int, T] = Dispatch(spec.depth, spec.attempts_max)
@@ -127,6 +135,7 @@ class RayPool(Generic[T, R]):
         self._decisions: deque[str] = deque(maxlen=DECISIONS_MAX)
         self._numbers = 0
         self._lost = 0
+        self._wanted = spec.actors
         self._begun = 0
         self._more = True
         self._start_failures = 0
@@ -156,8 +165,8 @@ class RayPool(Generic[T, R]):
         self._places.clear()
         self._starting.clear()
         self._flying.clear()
-        if self._measures:
-            self._measures.size(0, 0, 0)
+        self._wanted = 0
+        self._measure()
 
     def map_unordered(self, tasks: Iterable[T]) -> Iterator[Done[T, R]]:
         waiting = iter(tasks)
@@ -215,6 +224,20 @@ class RayPool(Generic[T, R]):
             else:
                 self._settle_call(ref)
         self._end_late_workers()
+        self._measure()
+
+    def _measure(self) -> None:
+        up, starting = len(self._places), len(self._starting)
+        for state, count in (("up", up), ("starting", starting), ("wanted", self._wanted)):
+            set_to(POOL_WORKERS, count, self._workload, state)
+        set_to(POOL_IN_FLIGHT, len(self._flying))
+        set_to(POOL_QUEUED, self._waiting if self._wanted else 0)
+
+    @property
+    def _waiting(self) -> int:
+        """Tasks that no worker is at."""
+        queued = max(0, self._spec.tasks - self._begun) if self._more else 0
+        return queued + self._dispatch.retries
 
     def _look(self) -> None:
         """Move off nodes that are gone, and grow or shrink where the pool may.
@@ -232,8 +255,6 @@ class RayPool(Generic[T, R]):
             return
         state = self._state()
         found = self._governor.decide(time.monotonic(), state)
-        if self._measures:
-            self._measures.size(state.up, state.pending, state.load.waiting)
         if found:
             self._resize(found)
 
@@ -241,7 +262,6 @@ class RayPool(Generic[T, R]):
         idle = self._dispatch.idle()
         used = [Use() if w in idle else self._used.get(w, Use()) for w in self._places]
         cpus, memory_bytes = self._spec.cpus, self._spec.memory_bytes
-        queued = max(0, self._spec.tasks - self._begun) if self._more else 0
         return PoolState(
             up=len(self._places),
             idle=len(idle),
@@ -251,7 +271,7 @@ class RayPool(Generic[T, R]):
             load=Load(
                 sum(use.cpus for use in used) / len(used) / cpus if cpus else 0.0,
                 max(use.rss_bytes for use in used) / memory_bytes if memory_bytes else 0.0,
-                queued + self._dispatch.retries,
+                self._waiting,
             ),
             room=max(0, self._room.of(self._view) - len(self._starting)),
         )
@@ -264,6 +284,7 @@ class RayPool(Generic[T, R]):
         for ref, number in list(self._starting.items())[::-1][: found.cancel]:
             del self._starting[ref]
             _kill(self._actors.pop(number))
+        self._wanted += found.start - found.end - found.cancel
         said = {"grown": found.start, "shrunk": found.end, "cancelled": found.cancel}
         for action, count in said.items():
             if not count:
@@ -271,8 +292,7 @@ class RayPool(Generic[T, R]):
             sentence = f"{action} by {count} to {len(self._actors)}: {found.reason}"
             self._decisions.append(sentence)
             _log.info("pool", decision=sentence, rule=found.rule)
-            if self._measures:
-                self._measures.decided(action, found.rule)
+            add(POOL_DECISIONS, 1, self._workload, action, found.rule)
 
     def _end_worker(self, worker: int) -> None:
         """End one that has nothing to do."""
@@ -358,6 +378,7 @@ class RayPool(Generic[T, R]):
             self._lose(ticket.worker, f"{place} was lost ({_short(error)})")
             return
         self._flying.pop(ref)
+        observe(TASK_SECONDS, time.monotonic() - ticket.started_s)
         self._dispatch.finish(ticket)
         if not ticket.dropped:
             self._outbox.append(done)
@@ -403,6 +424,7 @@ class RayPool(Generic[T, R]):
         self._places.pop(worker)
         self._used.pop(worker, None)
         self._lost += 1
+        add(POOL_LOST)
         if not self._places:
             self._none_up_since_s = time.monotonic()
         for given_up in self._dispatch.lose(worker, reason, blamed):

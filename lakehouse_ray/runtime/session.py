@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import re
@@ -32,6 +33,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 
 from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
 from lakehouse_ray.runtime.cluster import ClusterView, NodeView
+from lakehouse_ray.runtime.ray_metrics import measured_on_ray
 
 # Ray's smallest is 75 MiB. Results of work are small manifests; data goes to the store.
 OBJECT_STORE_BYTES = 128 << 20
@@ -82,6 +84,15 @@ class RaySession:
 def inside_job() -> bool:
     """Whether this process is the entrypoint of a Ray job (`ray job submit`)."""
     return _JOB_MARK in os.environ
+
+
+def job_id() -> str:
+    """Of the job whose entrypoint this process is; empty where it is none's."""
+    try:
+        told = json.loads(os.environ.get(_JOB_MARK, "{}"))
+        return str(told["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 @contextmanager
@@ -167,6 +178,7 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
         # As `ray start` does (2.60). What runs a job asks this file which cluster is its own; without
         # it, any Ray of this machine may be taken.
         write_ray_address(session.address, str(temp_dir))
+        stack.enter_context(measured_on_ray())
         yield session
 
 
@@ -185,6 +197,7 @@ def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[Ray
                 f"the Ray cluster at {address} could not be joined: {error}. A driver runs on a "
                 "machine of the cluster; from elsewhere submit a job"
             ) from error
+        stack.enter_context(measured_on_ray())
         yield _describe(own=False, inherited_env={})
 
 
@@ -290,6 +303,19 @@ def _node_view(node: Mapping[str, Any], left: Mapping[str, float] | None) -> Nod
         cpus_free=None if left is None else float(left.get("CPU", 0)),
         memory_free_bytes=None if left is None else int(left.get("memory", 0)),
     )
+
+
+def authenticated() -> AbstractContextManager[None]:
+    """Let Ray's clients use the token that the environment names, and no other."""
+    return _authenticated_by(_auth_of_environment())
+
+
+def dashboard_of_environment() -> str:
+    """The url of a dashboard, where Ray's own variables say one."""
+    for name in (_API_SERVER_ADDRESS, _ADDRESS):
+        if os.environ.get(name, "").startswith(("http://", "https://")):
+            return os.environ[name]
+    return ""
 
 
 def without_address() -> AbstractContextManager[None]:

@@ -13,6 +13,7 @@ import psutil  # type: ignore[import-untyped]
 import ray
 
 from lakehouse_ray.runtime.outcome import Failure, attempt
+from lakehouse_ray.runtime.ray_metrics import measure_on_ray
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class PoolWorker:
     """
 
     def __init__(self, setup: Callable[[], Any], work: Callable[[Any, Any], Any]) -> None:
+        measure_on_ray()
         self._setup = setup
         self._work = work
         self._component: Any = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import ipaddress
 import socket
 import sys
@@ -16,19 +15,21 @@ import uvicorn
 from fastapi import FastAPI
 
 from lakehouse_ray.access.keys import KeyRing, read_keys
+from lakehouse_ray.assembly.jobs import job_environment, lake_of
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.errors import ConflictError, DeniedError, InvalidError
-from lakehouse_ray.runtime.jobs import Jobs
+from lakehouse_ray.runtime.jobs import SharedJobs
 from lakehouse_ray.serve.app import create_app
 from lakehouse_ray.serve.cache.in_redis import RedisLevel
 from lakehouse_ray.serve.cache.in_store import StoreLevel
 from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.job_desk import JobDesk
+from lakehouse_ray.serve.lake_state import LakeState
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.service import Source
 from lakehouse_ray.serve.streams.hub import Hub, StreamLimits
-from lakehouse_ray.settings import Settings, secrets_of, spell_environment
+from lakehouse_ray.settings import Settings, secrets_of
 from lakehouse_ray.telemetry.redaction import Redaction
 
 # `lakehouse` on every node that has what this one has; -P: no module of the working folder.
@@ -73,7 +74,7 @@ def stream_limits_of(settings: Settings) -> StreamLimits:
     )
 
 
-def app_of(settings: Settings, *, tells_id: bool = True, jobs: Jobs | None = None) -> FastAPI:
+def app_of(settings: Settings, *, tells_id: bool = True, jobs: SharedJobs | None = None) -> FastAPI:
     """The application over the lake of the settings.
 
     settings: With an absolute home. jobs: Of the cluster that runs the application.
@@ -91,6 +92,7 @@ def app_of(settings: Settings, *, tells_id: bool = True, jobs: Jobs | None = Non
     # A web page cannot know a key; without keys it must not get here by a name of its own.
     named = ("localhost", "127.0.0.1", "[::1]", settings.serve.host)
     hosts = None if keys is not None else named
+    desk = _desk(settings, jobs)
     return create_app(
         source,
         limits_of(settings),
@@ -101,27 +103,29 @@ def app_of(settings: Settings, *, tells_id: bool = True, jobs: Jobs | None = Non
         levels=_levels(settings, reader),
         origins=[name.strip() for name in settings.serve.origins.split(",") if name.strip()],
         streams=stream_limits_of(settings),
-        desk=_desk(settings, jobs),
+        desk=desk,
+        state=LakeState(
+            reader.find,
+            # Its own: questions of clients must not wait for it, nor have its memory.
+            lambda: Reader(settings).lake,
+            reader.clock,
+            name=settings.telemetry.lake,
+            threshold=settings.quality.threshold,
+            jobs=desk.all if isinstance(desk, JobDesk) else None,
+        ),
     )
 
 
-def _desk(settings: Settings, jobs: Jobs | None) -> JobDesk | str:
+def _desk(settings: Settings, jobs: SharedJobs | None) -> JobDesk | str:
     if not settings.serve.jobs:
         return "it only reads: serve.jobs is false"
     if jobs is None:
         return "there is no Ray here: `lakehouse serve` without --no-ray has one"
-    # A job answers no questions, and runs where it was submitted.
-    told = {
-        name: value
-        for name, value in spell_environment(settings, secrets=False).items()
-        if not name.startswith(("LAKEHOUSE_SERVE__", "LAKEHOUSE_RAY__"))
-    }
-    lake = hashlib.sha256(f"{settings.catalog_uri}\n{settings.storage_root}".encode()).hexdigest()
     return JobDesk(
         jobs,
-        lake=lake[:16],
+        lake=lake_of(settings),
         command=COMMAND,
-        environment=told,
+        environment=job_environment(settings),
         redaction=Redaction([*secrets_of(settings), *jobs.secrets()]),
     )
 

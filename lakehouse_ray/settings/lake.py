@@ -220,6 +220,13 @@ class TelemetrySettings(Section):
     pushgateway_url: str = Field(
         "", repr=False, description="A Prometheus Pushgateway. Empty: none."
     )
+    port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Port of 127.0.0.1 at which a command shows what it counts while it runs. 0: none; "
+        "on Ray its exporter does that.",
+    )
 
     @model_validator(mode="after")
     def _can_be_read(self) -> TelemetrySettings:
@@ -316,6 +323,15 @@ class RaySettings(Section):
     address: str = Field(
         "",
         description="A cluster to join: host:port of its GCS, or auto for the one on this machine. Empty: an own local Ray.",
+    )
+    dashboard_url: str = Field(
+        "",
+        description="Where `lakehouse jobs` finds the cluster's jobs: the address of its dashboard, such as http://127.0.0.1:8265. Empty: what RAY_API_SERVER_ADDRESS or RAY_ADDRESS say, else that of this machine.",
+    )
+    silence_s_max: float = Field(
+        30,
+        gt=0,
+        description="How long `lakehouse jobs` goes on waiting for a head that does not answer.",
     )
 
 

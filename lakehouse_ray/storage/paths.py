@@ -6,6 +6,7 @@ bronze/<venue>/rest/<market>/<dataset>/<day>@<sha256>.jsonl.gz  many of them, as
 bronze/<venue>/stream/<market>/<day>/<capture>@<sha256>.frames.gz   frames of websockets
 tables/<schema>/<table>/{data,metadata}/…       kept by the table format
 limits/<exchange>/<instance>.json               what was asked of an exchange lately, and its bans
+jobs/<id>.json                                  what became of a job of a cluster
 cache/answers/<key>                             large answers of the service, given again
 tmp/                                            written aside, then moved
 """
@@ -31,6 +32,7 @@ _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f@]{1,200}")
 _ANSWER = re.compile(r"[0-9a-f]{32,64}", re.ASCII)
 _EXCHANGE = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _MARKER = re.compile(r"tmp/run-([0-9a-f]+-[0-9a-f]+)", re.ASCII)
+_JOB = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,119}", re.ASCII)
 _VENUE = re.compile(r"[a-z0-9_]{1,32}")
 # Routes of REST; no key of the archive begins so.
 _ROUTE = re.compile(r"[fd]?api/[A-Za-z0-9/]{1,150}")
@@ -59,6 +61,17 @@ def run_of_marker(path: str) -> str | None:
     """The run that left it; None: something else."""
     found = _MARKER.fullmatch(path)
     return found.group(1) if found else None
+
+
+def jobs_folder() -> str:
+    return "jobs"
+
+
+def job_path(job_id: str) -> str:
+    """Where a job of a cluster leaves what became of it. Raises InvalidError for what is no id."""
+    if not _JOB.fullmatch(job_id):
+        raise InvalidError(f"not the id of a job: {job_id[:130]!r}")
+    return f"{jobs_folder()}/{job_id}.json"
 
 
 def probe_path(name: str) -> str:

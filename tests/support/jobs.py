@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lakehouse_ray.errors import ConflictError, UnavailableError
 from lakehouse_ray.runtime.jobs import Job
@@ -34,6 +35,7 @@ class MemoryJobs:
         command: Sequence[str],
         environment: Mapping[str, str],
         metadata: Mapping[str, str],
+        folder: Path | None = None,
     ) -> None:
         self._heard()
         with self.lock:
@@ -64,7 +66,11 @@ class MemoryJobs:
         ended = {"state": state, "ended_us": self.clock_us, **facts}
         self.jobs[job_id] = replace(self.jobs[job_id], **ended)  # type: ignore[arg-type]
 
-    def log(self, job_id: str) -> Iterator[str]:
+    def log(self, job_id: str, last: int | None = None) -> Iterator[str]:
+        self._heard()
+        yield from self.logs.get(job_id, [])[-(last or 0) :]
+
+    def tail(self, job_id: str) -> Iterator[str | None]:
         self._heard()
         yield from self.logs.get(job_id, [])
 

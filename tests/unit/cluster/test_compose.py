@@ -1,0 +1,124 @@
+"""`cluster/compose.yaml` by the specification's own schema, and against what it starts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from importlib.resources import files
+from typing import Any
+
+import jsonschema
+import pytest
+from support.start_commands import CLUSTER, ROOT, document, options
+
+from lakehouse_ray.runtime.allocator import GIB
+from lakehouse_ray.settings import Settings, load_settings
+
+COMPOSE = document("compose.yaml")
+SERVICES: dict[str, Any] = COMPOSE["services"]
+MONITORING = CLUSTER / "monitoring"
+UNITS = {"mb": 1 << 20, "m": 1 << 20, "g": 1 << 30}
+# As Linux lets them be reached; the head publishes one of its own as well.
+PORTS = {"head": 8265, "serve": 8080, "prometheus": 9090, "alertmanager": 9093, "grafana": 3000}
+
+
+def size(text: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(\w+)", text).groups()  # type: ignore[union-attr]
+    return int(number) * UNITS[unit]
+
+
+def test_it_is_what_the_specification_allows() -> None:
+    schema = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    told = json.loads(schema.read_text())
+    jsonschema.validators.validator_for(told)(told).validate(COMPOSE)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(COMPOSE | {"services": {"head": {"imagee": "x"}}}, told)
+
+
+def test_workers_are_what_the_allocator_asks_for() -> None:
+    for name, (cpus, gib) in Settings().compute.profiles().items():
+        worker = SERVICES[f"worker-{name}"]
+        assert worker["profiles"] == [name]
+        told = options(worker["command"])
+        assert (told["num_cpus"], told["memory"]) == (cpus, gib * GIB)
+        assert told["labels"] == f"lakehouse-ray/profile={name}"
+        assert told["address"] == f"head:{options(SERVICES['head']['command'])['port']}"
+        limits = worker["deploy"]["resources"]["limits"]
+        assert float(limits["cpus"]) == cpus
+        assert size(limits["memory"]) == (gib + 1) * GIB
+        assert told["object_store_memory"] < size(worker["shm_size"])
+
+
+def test_the_head_does_no_work_and_the_service_needs_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = options(SERVICES["head"]["command"])
+    assert (head["head"], head["block"], head["num_cpus"]) == (True, True, 0)
+    assert (
+        f"127.0.0.1:{head['dashboard_port']}:{head['dashboard_port']}" in SERVICES["head"]["ports"]
+    )
+    assert "ray:" + head["temp_dir"] in SERVICES["head"]["volumes"]
+    serve = SERVICES["serve"]
+    told = options(serve["command"])
+    assert (told["host"], told["port"]) == ("0.0.0.0", 8080)
+    for name, value in serve["environment"].items():
+        monkeypatch.setenv(name, value)
+    assert load_settings({}).serve.keys_file == "/run/secrets/keys"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_is_open_to_others_and_nobody_is_root(name: str) -> None:
+    service = SERVICES[name]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    if name in PORTS:
+        assert f"127.0.0.1:{PORTS[name]}:{PORTS[name]}" in service["ports"]
+    assert re.fullmatch(r"[a-z/-]+:v?\d[\w.-]*", service["image"]), "a version, and no host"
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+    if service["image"].startswith("lakehouse-ray:"):
+        assert (service["user"], service["read_only"]) == ("1000:1000", True)
+        if "ray start" in service["command"]:
+            assert service["environment"]["RAY_AUTH_MODE"] == "token"
+            assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
+            assert service["secrets"] == ["ray_token"]
+
+
+def test_what_is_named_is_declared() -> None:
+    for name, service in SERVICES.items():
+        assert set(service.get("networks", [])) <= set(COMPOSE["networks"]), name
+        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"]), name
+        assert set(service.get("depends_on", [])) <= set(SERVICES), name
+        for volume in service.get("volumes", []):
+            source, target, *_ = volume.split(":")
+            assert target.startswith("/")
+            if not source.startswith("./"):
+                assert source in COMPOSE["volumes"], name
+    for secret in COMPOSE["secrets"].values():
+        assert secret["file"].startswith("./secrets/")  # which .gitignore has
+    build = SERVICES["head"]["build"]
+    assert (CLUSTER / build["context"]).resolve() == ROOT
+    assert (ROOT / build["dockerfile"]).is_file()
+    # Who writes and who is asked share no network but Prometheus'.
+    assert not set(SERVICES["head"]["networks"]) & set(SERVICES["serve"]["networks"])
+
+
+@pytest.mark.skipif(not MONITORING.exists(), reason="without cluster/monitoring")
+def test_what_watches_finds_its_files_and_what_it_watches() -> None:
+    for name in ("prometheus", "alertmanager", "grafana"):
+        for volume in SERVICES[name]["volumes"]:
+            if volume.startswith("./"):
+                assert (CLUSTER / volume.split(":")[0]).is_dir(), volume
+    script = SERVICES["prometheus"]["entrypoint"][-1].replace("\\\n", " ")
+    config = (MONITORING / "prometheus.yml").read_text()
+    for old, new in re.findall(r"s/([^/]+)/([^/]+)/", script):
+        assert re.search(old, config), old
+        assert new.split(":")[0] in SERVICES
+    source = shlex.split(script)[-1]
+    assert source.startswith("--storage.tsdb.retention.time=")
+    assert (MONITORING / "rules").is_dir()
+    assert "/tmp/ray/prom_metrics_service_discovery.json" in config
+    assert "ray:/tmp/ray:ro" in SERVICES["prometheus"]["volumes"]
+    assert "--config.file=/monitoring/alertmanager.yml" in SERVICES["alertmanager"]["command"]
+    assert (MONITORING / "alertmanager.yml").is_file()
+    url = SERVICES["grafana"]["environment"]["LAKEHOUSE_PROMETHEUS_URL"]
+    assert url == f"http://prometheus:{PORTS['prometheus']}"
