@@ -28,6 +28,18 @@ TYPES = {
 SHOWN = ("rows", "built", "seconds", "start_seconds", "work_seconds", "actors", "decisions")
 
 
+def contents(root: Path) -> dict[str, tuple[int, int]]:
+    """Files and bytes of bronze, of tables and of tables' metadata."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in root.rglob("*"):
+        if path.is_file():
+            room = path.relative_to(root).parts[0]
+            kind = f"{room} metadata" if "metadata" in path.parts else room
+            count, size_bytes = found.get(kind, (0, 0))
+            found[kind] = count + 1, size_bytes + path.stat().st_size
+    return found
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="as", dir="/tmp") as short:
         folder = Path(short)
@@ -55,6 +67,8 @@ def main() -> None:
                 time.sleep(0.2)
             for at_s, kinds in cluster.seen:
                 print(f"{at_s:6.1f} s", ", ".join(kinds) or "nothing yet")
+            for kind, (count, size_bytes) in sorted(contents(folder / "home" / "data").items()):
+                print(f"{kind}: {count:,} files, {size_bytes / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":
