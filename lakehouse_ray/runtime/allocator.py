@@ -92,7 +92,8 @@ class Allocation:
     depth: Calls at once in one worker: one for each of its CPUs, and one that waits for the network
         meanwhile. So at most `cpus_per_actor` of them may compute at once.
     batch_bytes: Compressed bytes that a unit of work should hold.
-    actors_most: Workers that the pool may grow to while it works; `actors`: it keeps its size.
+    actors_most: Workers that the pool may grow to while it works; it shrinks then, too. 0: it keeps its
+        size.
     units: Units that the work makes at this size, about.
     reasons: Why it is so, in sentences.
     """
@@ -192,14 +193,14 @@ def allocate(
             f"this process than Ray starts (limit {_size(local_bytes_max)})."
         )
         depth = 2 if chosen.cpus_used <= 1 else math.floor(chosen.cpus_used) + 1
-        return _allocation(work, chosen, 1, 1, depth, "local", reasons)
+        return _allocation(work, chosen, 1, 0, depth, "local", reasons)
     sized = _Sizes(view, profiles, cpus_max, node_label)
     chosen = _choose(work.kind, sized, profile or profile_of[work.kind], bool(profile), reasons)
     chosen = _leave_headroom(chosen, view, cpus_max, headroom_cpus, reasons)
     wanted = _actors(work, chosen, actors, reasons)
     most = _actors_most(work, chosen, wanted, actors, cpus_max) if elastic and view.may_grow else 0
     depth = math.floor(max(1.0, chosen.cpus)) + 1
-    return _allocation(work, chosen, wanted, max(wanted, most), depth, "ray", reasons)
+    return _allocation(work, chosen, wanted, most, depth, "ray", reasons)
 
 
 def pack(view: ClusterView, cpus: float, memory_bytes: int) -> int:
@@ -360,10 +361,10 @@ def _actors_useful(work: Workload) -> int:
 
 def _actors_most(work: Workload, option: _Option, actors: int, asked: int, cpus_max: float) -> int:
     """What the pool may grow to, should nodes come or others leave them."""
-    if asked:
-        return asked
-    most = _actors_useful(work)
-    return min(most, math.floor(cpus_max / option.cpus + 1e-9)) if cpus_max else most
+    most = asked or _actors_useful(work)
+    if cpus_max and not asked:
+        most = min(most, math.floor(cpus_max / option.cpus + 1e-9))
+    return max(actors, most)
 
 
 def _allocation(

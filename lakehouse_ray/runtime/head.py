@@ -2,42 +2,87 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-import ray
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
+import grpc  # type: ignore[import-untyped]
+from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import (  # type: ignore[attr-defined]
     GetClusterStatusReply,
 )
 from ray.exceptions import RayError
 
-from lakehouse_ray.errors import UnavailableError
-from lakehouse_ray.runtime.session import check_answers
+from lakehouse_ray.errors import DeniedError, UnavailableError
+
+AUTH_MODE = "RAY_AUTH_MODE"
+AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+_CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 # Ray (2.60) ends the whole process, without a word to it, once the head has been silent for a minute.
 # A head that is made anew, with its tables kept in Redis, is back before that, or it is too late.
-GONE_AFTER_S = 40.0
-_ASK_TIMEOUT_S = 3.0
+GONE_AFTER_S = 35.0
+# Who waits for something of Ray's own may hear nothing: then the process ends with a word after so long.
+LAST_WORD_AFTER_S = 42.0
+_ASK_TIMEOUT_S = 2.0
+_ASK_EVERY_S = 3.0
+# Of a command that a service did not answer.
+_EXIT_CODE = 7
+
+
+def check_answers(address: str, timeout_s: float) -> None:
+    """Ask the GCS at `address` whether it lives and takes our token.
+
+    ray.init tries a silent one for two minutes and then ends the process, and takes 20 seconds and
+    as many lines on stderr to say that a token is wrong (2.60). This takes 20 ms.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # certificates are Ray's business
+    token = AuthenticationTokenLoader.instance()
+    with_token = os.environ.get(AUTH_MODE) == "token" and token.has_token()
+    metadata = [("authorization", f"Bearer {token.get_raw_token()}")] if with_token else []
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(_CHECK_ALIVE)(b"", timeout=timeout_s, metadata=metadata)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                raise DeniedError(
+                    f"the Ray cluster at {address} refuses the token. Set {AUTH_MODE}=token and "
+                    f"{AUTH_TOKEN_PATH} to a file that holds the cluster's token"
+                ) from error
+            raise UnavailableError(
+                f"no Ray cluster answers at {address}: {error.details()}. `ray status` on a machine "
+                "of the cluster shows where its head is; ray.address must name it"
+            ) from error
 
 
 class Head:
-    """Asked every few seconds by whoever would wait for it without end."""
+    """Asked every few seconds by whoever would wait for it without end. address: Of its GCS."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        gone_after_s: float = GONE_AFTER_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._gone_after_s = gone_after_s
         self._clock = clock
-        self._address = ray.get_runtime_context().gcs_address
+        self._address = address
         self._silent_since_s: float | None = None
 
     def check(self) -> bool:
-        """Whether it answers now. Raises UnavailableError where it has not for `GONE_AFTER_S`."""
+        """Whether it answers now. Raises UnavailableError where it has not for `gone_after_s`."""
         try:
             check_answers(self._address, _ASK_TIMEOUT_S)
         except UnavailableError as error:
             now_s = self._clock()
             if self._silent_since_s is None:
                 self._silent_since_s = now_s
-            if now_s - self._silent_since_s < GONE_AFTER_S:
+            if now_s - self._silent_since_s < self._gone_after_s:
                 return False
             raise UnavailableError(
                 f"the head of the Ray cluster at {self._address} has not answered for "
@@ -59,3 +104,28 @@ class Head:
             all(request.resources_bundle.get(name) == value for name, value in resources.items())
             for request in status.autoscaling_state.infeasible_resource_requests
         )
+
+
+@contextmanager
+def watched(address: str) -> Iterator[None]:
+    """See to it that this process does not end without a word where the head is gone.
+
+    A pool tells it by an error; but whoever waits for an actor, or for Ray to note one, is not heard
+    before Ray ends the process. What is committed by then stays, as after any crash.
+    """
+    head, left = Head(address, gone_after_s=LAST_WORD_AFTER_S), threading.Event()
+
+    def watch() -> None:
+        while not left.wait(_ASK_EVERY_S):
+            try:
+                head.check()
+            except UnavailableError as error:
+                with contextlib.suppress(OSError):
+                    os.write(2, f"error: {error}\n".encode())
+                os._exit(_EXIT_CODE)
+
+    threading.Thread(target=watch, name="lakehouse-head", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()

@@ -123,7 +123,7 @@ class RayPool(Generic[T, R]):
         self._patience = patience
         self._governor = governor
         self._workload = workload
-        self._head = Head()
+        self._head = Head(ray.get_runtime_context().gcs_address)
         self._view = view
         self._dispatch: Dispatch[int, T] = Dispatch(spec.depth, spec.attempts_max)
         self._actors: dict[int, Any] = {}  # every one that was started and not yet lost

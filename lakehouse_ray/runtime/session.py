@@ -23,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
 import psutil  # type: ignore[import-untyped]
 import ray
 from ray._private import services
@@ -31,8 +30,9 @@ from ray._private.state import available_resources_per_node
 from ray._private.utils import write_ray_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
+from lakehouse_ray.errors import InvalidError, UnavailableError
 from lakehouse_ray.runtime.cluster import ClusterView, NodeView
+from lakehouse_ray.runtime.head import AUTH_MODE, AUTH_TOKEN_PATH, check_answers, watched
 from lakehouse_ray.runtime.ray_metrics import measured_on_ray
 
 # Ray's smallest is 75 MiB. Results of work are small manifests; data goes to the store.
@@ -42,9 +42,7 @@ OBJECT_STORE_BYTES = 128 << 20
 _JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _ADDRESS = "RAY_ADDRESS"
 _API_SERVER_ADDRESS = "RAY_API_SERVER_ADDRESS"
-_AUTH_MODE = "RAY_AUTH_MODE"
 _AUTH_TOKEN = "RAY_AUTH_TOKEN"
-_AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 _BREAKPOINT = "PYTHONBREAKPOINT"
 
 # Sockets live in the temporary folder and their paths may have 107 bytes, of which Ray's own part
@@ -54,8 +52,6 @@ _TEMP_PREFIX = "lake-ray-"
 
 # What ray.init raises where Ray cannot be started or joined.
 _START_ERRORS = (OSError, RuntimeError, ValueError, ray.exceptions.RayError)
-
-_CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
         token = temp_dir / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        auth = {_AUTH_MODE: "token", _AUTH_TOKEN_PATH: str(token), _AUTH_TOKEN: None}
+        auth = {AUTH_MODE: "token", AUTH_TOKEN_PATH: str(token), _AUTH_TOKEN: None}
         stack.enter_context(_authenticated_by(auth))
         stack.enter_context(_stdout_left_alone())
         stack.callback(ray.shutdown)
@@ -188,6 +184,7 @@ def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[Ray
         stack.enter_context(_authenticated_by(_auth_of_environment()))
         check_answers(address, timeout_s)
         stack.enter_context(_stdout_left_alone())
+        stack.enter_context(watched(address))
         stack.callback(ray.shutdown)
         try:
             with _kept_sigterm():
@@ -222,38 +219,12 @@ def _resolve(address: str) -> str:
     return str(found or address)
 
 
-def check_answers(address: str, timeout_s: float) -> None:
-    """Ask the GCS at `address` whether it lives and takes our token.
-
-    ray.init tries a silent one for two minutes and then ends the process, and takes 20 seconds and
-    as many lines on stderr to say that a token is wrong (2.60). This takes 20 ms.
-    """
-    if os.environ.get("RAY_USE_TLS", "0") != "0":
-        return  # certificates are Ray's business
-    token = AuthenticationTokenLoader.instance()
-    with_token = os.environ.get(_AUTH_MODE) == "token" and token.has_token()
-    metadata = [("authorization", f"Bearer {token.get_raw_token()}")] if with_token else []
-    with grpc.insecure_channel(address) as channel:
-        try:
-            channel.unary_unary(_CHECK_ALIVE)(b"", timeout=timeout_s, metadata=metadata)
-        except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                raise DeniedError(
-                    f"the Ray cluster at {address} refuses the token. Set {_AUTH_MODE}=token and "
-                    f"{_AUTH_TOKEN_PATH} to a file that holds the cluster's token"
-                ) from error
-            raise UnavailableError(
-                f"no Ray cluster answers at {address}: {error.details()}. `ray status` on a machine "
-                "of the cluster shows where its head is; ray.address must name it"
-            ) from error
-
-
 def _auth_of_environment() -> dict[str, str | None]:
     """Make explicit how to authenticate, so that no file in the home folder decides it."""
-    if os.environ.get(_AUTH_MODE):
+    if os.environ.get(AUTH_MODE):
         return {}
-    told = os.environ.get(_AUTH_TOKEN) or os.environ.get(_AUTH_TOKEN_PATH)
-    return {_AUTH_MODE: "token" if told else "disabled"}
+    told = os.environ.get(_AUTH_TOKEN) or os.environ.get(AUTH_TOKEN_PATH)
+    return {AUTH_MODE: "token" if told else "disabled"}
 
 
 @contextmanager

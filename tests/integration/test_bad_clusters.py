@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import psutil
 import pytest
 from support.cluster import Cluster, cluster, free_port
-from support.commands import MANY_BYTES, environment, run
+from support.commands import MANY_BYTES, environment, run, running
 from support.lakes import assert_same, read_lake
 
+from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.runtime.head import Head
 from lakehouse_ray.testing.exchange import ReplicaExchange, SyntheticArchive
 
 pytestmark = pytest.mark.integration
@@ -136,3 +139,39 @@ def test_a_full_object_store_stops_nothing(site: Site) -> None:
     )
     assert run(*INGEST, env=local)[0] == 0
     assert_same(read_lake(site.folder / "full"), read_lake(site.folder / "local"))
+
+
+def test_a_silent_head_is_given_up_after_a_while() -> None:
+    now_s = 0.0
+    head = Head(f"127.0.0.1:{free_port()}", gone_after_s=35, clock=lambda: now_s)
+    for now_s in (0.0, 34.9):  # noqa: B007 - the clock reads it
+        assert head.check() is False
+    now_s = 35.0
+    with pytest.raises(
+        UnavailableError, match="has not answered for 35 s, so the run was given up"
+    ):
+        head.check()
+
+
+@pytest.mark.slow
+def test_a_head_that_dies_ends_the_run_with_a_word(site: Site) -> None:
+    """The last test of this module: it takes the cluster with it."""
+    archive = SyntheticArchive(
+        7, 6, ["spot"], date(2025, 1, 1), date(2025, 2, 11), trades_per_minute=1
+    )
+    with ReplicaExchange(archive) as exchange:
+        env = site.env(
+            "head", BINANCE__ARCHIVE_URL=exchange.url, INGEST__UNIT_BYTES_MAX=1 << 16,
+            COMPUTE__WORKER_TIMEOUT_S=60,
+        )  # fmt: skip
+        with running(*INGEST[:-1], "1m", env=env) as one:
+            one.wait_for_work()
+            for child in psutil.Process().children(recursive=True):
+                if child.name() == "gcs_server":
+                    child.kill()
+            began_s = time.monotonic()
+            code = one.wait(120)
+    assert code == 7, one.said()
+    assert time.monotonic() - began_s < 59
+    assert "has not answered for" in one.said()
+    assert "run the same command again, it goes on from there" in one.said()

@@ -270,8 +270,8 @@ def test_a_pool_may_grow_to_what_the_work_can_use_on_a_shared_cluster_alone() ->
     assert allocate(load, growing((8, 32)), PROFILES, elastic=True).actors_most == 90
     assert allocate(load, growing((8, 32)), PROFILES, elastic=True, cpus_max=20).actors_most == 10
     assert allocate(load, growing((8, 32)), PROFILES, elastic=True, actors=6).actors_most == 6
-    assert allocate(load, growing((8, 32)), PROFILES).actors_most == 4
-    assert allocate(load, cluster((8, 32)), PROFILES, elastic=True).actors_most == 4
+    assert allocate(load, growing((8, 32)), PROFILES).actors_most == 0
+    assert allocate(load, cluster((8, 32)), PROFILES, elastic=True).actors_most == 0
 
 
 def test_a_plan_says_how_far_the_pool_may_grow() -> None:
