@@ -35,6 +35,15 @@ from lakehouse_ray.query.statement import create_view
 from lakehouse_ray.query.views import SCHEMAS, VIEWS, View
 from lakehouse_ray.settings import ENV_PREFIX, Settings
 from lakehouse_ray.settings.schedules import ScheduleSettings
+from lakehouse_ray.telemetry.metrics import (
+    ASSESSMENT_RUN,
+    CAPTURE,
+    EXCHANGE,
+    LAKE,
+    QUALITY_STATE,
+    SERVICE,
+    WORK,
+)
 
 DOCS = Path(__file__).parent
 
@@ -50,6 +59,15 @@ LOGS = (
     STREAM_GAP_STATES,
     SCHEDULE_ALERTS,
 )
+FAMILIES_OF_METRICS = {
+    "Runs, workers and commits": WORK,
+    "The exchange's REST": EXCHANGE,
+    "Captures of streams": CAPTURE,
+    "The service, one of its processes": SERVICE,
+    "The lake": LAKE,
+    "Quality": QUALITY_STATE,
+    "The last assessment": ASSESSMENT_RUN,
+}
 # Of views of logs, which have these columns and the run.
 SHAPES = (GAPS, CROSS_CHECKS, QUALITY, ANOMALIES)
 
@@ -93,6 +111,25 @@ def datasets() -> str:
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
     for table in SHAPES:
         lines += [f"## `{table.name}`", "", table.doc, "", *_columns(table)]
+    return "\n".join(lines)
+
+
+def metrics() -> str:
+    lines = [
+        "# Metrics",
+        "",
+        "Written by `make docs` from `lakehouse_ray/telemetry/metrics.py`. [Monitoring](monitoring.md) says "
+        "how they get to Prometheus.",
+        "",
+    ]
+    for title, shapes in FAMILIES_OF_METRICS.items():
+        lines += [f"## {title}", "", "| metric | type | labels | |", "| --- | --- | --- | --- |"]
+        for shape in shapes:
+            labels = ", ".join(shape.labels)
+            lines.append(
+                f"| `{shape.exposed}` | {shape.kind} | {labels} | {shape.doc.rstrip('.')} |"
+            )
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -417,6 +454,7 @@ def main() -> int:
         "settings.md": settings(),
         "indicators.md": indicators(),
         "sql-functions.md": sql_functions(),
+        "metrics.md": metrics(),
     }
     for name, text in pages.items():
         path = DOCS / name

@@ -32,6 +32,8 @@ from lakehouse_ray.model.venue import Market
 from lakehouse_ray.sources.budget import Budget, Grant, Limit, Memory, Seen
 from lakehouse_ray.storage.objects import ObjectStore
 from lakehouse_ray.storage.paths import budget_folder, budget_path
+from lakehouse_ray.telemetry.meter import set_to
+from lakehouse_ray.telemetry.metrics import QUIET_UNTIL, WEIGHT_MAX, WEIGHT_USED
 
 log = structlog.get_logger()
 
@@ -92,6 +94,7 @@ class KeptBudget:
         with self._held():
             self._budget.hear_of_blocks(heard)
             grant = self._budget.ask(ticket, market, costs)
+            self._measure(market)
             document = self._charged(market, costs) if grant.granted else None
         self._tell(document)
         return grant
@@ -103,6 +106,7 @@ class KeptBudget:
         with self._held():
             charged = self._budget.settle(ticket, market, seen, costs)
             document = self._charged(market, costs) if charged and costs else None
+            self._measure(market)
             if seen.quiet_s > 0:
                 document = self._document()
         self._tell(document)
@@ -120,6 +124,13 @@ class KeptBudget:
         with self._held():
             self._budget.hear_of_blocks(heard)
             return self._budget.blocked_s(market)
+
+    def _measure(self, market: Market) -> None:
+        for name, (used, most) in self._budget.used(market).items():
+            set_to(WEIGHT_USED, used, market, name)
+            set_to(WEIGHT_MAX, most, market, name)
+        blocked_s = self._budget.blocked_s(market)
+        set_to(QUIET_UNTIL, self._clock.now_us() / 1e6 + blocked_s if blocked_s else 0.0, market)
 
     def close(self) -> None:
         """Say that nothing was granted beyond what the file tells."""

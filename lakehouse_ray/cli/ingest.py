@@ -141,9 +141,12 @@ def _freq(text: str) -> FreqPolicy:
 
 def _print_plan(plan: Plan, allocation: Allocation, *, as_json: bool) -> None:
     candidates = plan.todo.filter(role="candidate").height
-    # Measured on two cores: about 30 MB of zips a second and CPU, 400 MiB for a worker at rest.
-    seconds = plan.compressed_bytes / 30e6 / max(1.0, allocation.actors * allocation.cpus_per_actor)
-    memory = allocation.actors * (400 << 20) + 12 * allocation.actors * allocation.batch_bytes
+    # 400 MiB: a worker at rest.
+    cost = plan.dataset.cost
+    cpus = max(1.0, allocation.actors * allocation.cpus_per_actor)
+    seconds = plan.compressed_bytes / 2**20 * cost.cpu_s_per_mib / cpus
+    in_work = cost.memory_per_byte * allocation.depth * allocation.batch_bytes
+    memory = int(allocation.actors * ((400 << 20) + in_work))
     document = {
         "market": plan.market,
         "dataset": plan.dataset.name,
@@ -162,6 +165,7 @@ def _print_plan(plan: Plan, allocation: Allocation, *, as_json: bool) -> None:
             "executor": allocation.executor,
             "profile": allocation.profile,
             "actors": allocation.actors,
+            "actors_most": allocation.actors_most,
             "cpus_per_actor": allocation.cpus_per_actor,
             "memory_bytes_per_actor": allocation.memory_bytes_per_actor,
             "depth": allocation.depth,

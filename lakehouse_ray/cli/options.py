@@ -6,6 +6,7 @@ import os
 import re
 from typing import Annotated, Any
 
+import structlog
 import typer
 
 from lakehouse_ray.errors import InvalidError
@@ -19,6 +20,8 @@ AddressOption = Annotated[
     str, typer.Option("--address", help="A Ray cluster to use instead of an own local Ray.")
 ]
 HomeOption = Annotated[str, typer.Option("--home", help="Where the lake lives on this machine.")]
+
+_log = structlog.get_logger()
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d)?")
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -35,7 +38,20 @@ def settings_of(*, home: str = "", address: str = "", **sections: dict[str, Any]
     if os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         _refuse_relative_home(settings)
     configure(settings.log.level, settings.log.format)
+    if settings.telemetry.port:
+        _show(settings.telemetry.port)
     return settings.resolved()
+
+
+def _show(port: int) -> None:
+    """Show what this command counts; where another one has the port, it alone is seen."""
+    # It brings a web server, which most commands start quicker without.
+    from lakehouse_ray.telemetry import meter
+
+    try:
+        meter.show(port)
+    except OSError as error:
+        _log.warning("metrics are not shown", port=port, why=str(error))
 
 
 def _refuse_relative_home(settings: Settings) -> None:

@@ -50,6 +50,24 @@ HOT = (Partition("day", ""),)
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a compressed byte of the archive takes of a worker, from its download to its files.
+
+    cpu_s_per_mib: CPU seconds of a mebibyte. memory_per_byte: Bytes of memory while it is worked on.
+
+    The usual one is of monthly 1m klines on a quiet core; others are its multiples, as measured on daily
+    files by tests/benchmarks/bench_costs.py, rounded up.
+    """
+
+    cpu_s_per_mib: float
+    memory_per_byte: float
+
+
+# Of 1m klines: 5 bytes of CSV, as many as columns, and buffers of Parquet.
+USUAL_COST = Cost(0.033, 12)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """One kind of market data.
 
@@ -65,6 +83,7 @@ class Dataset:
     rows_a_day: Rough rows per symbol and day, for estimates in plans; bars count themselves.
     streamed: Whether rows come live, and wait in a table of their own (`hot_table`).
     bytes_a_row: Rough CSV bytes of a row, likewise.
+    cost: What ingesting it takes of a worker.
     """
 
     name: str
@@ -80,6 +99,7 @@ class Dataset:
     bytes_a_row: int = 100
     coarse_intervals: tuple[str, ...] = field(default=())
     streamed: bool = False
+    cost: Cost = USUAL_COST
 
     def table(self, interval: str | None = None) -> Table:
         """The physical table that holds this data set (for bars: at this interval)."""

@@ -30,14 +30,16 @@ from lakehouse_ray.model.work import ObjectResult, Unit
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
 from lakehouse_ray.pipeline.execution import (
     CONFLICT_ROUNDS_MAX,
+    allocation_for,
     check_store,
     concerns_all,
     open_executor,
     store_marker,
 )
 from lakehouse_ray.pipeline.ingest_commits import IngestCommits
+from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.pipeline.report import IngestReport, Observer, Silent
-from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Executor
 from lakehouse_ray.silver.build import SilverBuilder
@@ -163,21 +165,17 @@ def plan_ingestion(
 
 def allocate_ingestion(writer: Writer, plan: Plan, view: ClusterView) -> Allocation:
     """Choose executor, workers and unit size for a plan."""
-    compute = writer.settings.compute
-    return allocate(
+    return allocation_for(
+        writer,
         Workload(
             kind="ingest",
             files=plan.todo.height,
             compressed_bytes=plan.compressed_bytes,
             units=plan.todo.select(pl.struct("symbol", "_month").n_unique()).item() or 1,
             unit_bytes_max=writer.settings.ingest.unit_bytes_max,
+            cost=plan.dataset.cost,
         ),
         view,
-        compute.profiles(),
-        profile=compute.profile,
-        actors=compute.actors,
-        cpus_max=compute.cpus_max,
-        local_bytes_max=compute.local_bytes_max,
     )
 
 
@@ -195,7 +193,7 @@ def ingest(
     run = _Run(writer, plan, observer)
     with ExitStack() as stack:
         executor, allocation = open_executor(
-            writer, lambda view: allocate_ingestion(writer, plan, view), stack
+            writer, lambda view: allocate_ingestion(writer, plan, view), stack, "ingest"
         )
         observer.planned(plan, allocation)
         run.execute(executor, allocation, local=allocation.executor == "local")
@@ -221,6 +219,7 @@ class _Run:
             left_alone=plan.left_alone,
             unrecognised=len(plan.unrecognised),
         )
+        self._measures = measures_of("ingest", self.report, writer.clock)
 
     def execute(self, executor: Executor, allocation: Allocation, *, local: bool) -> None:
         plan, report = self._plan, self.report
@@ -234,6 +233,7 @@ class _Run:
         )
         lanes = max(1, int(allocation.cpus_per_actor))
         with ExitStack() as stack:
+            stack.enter_context(self._measures)
             committers = stack.enter_context(self._committers(local))
             commits = IngestCommits(
                 self._writer, committers, plan, self._run_id, report, self._committed
@@ -262,6 +262,9 @@ class _Run:
                     break
             for unit in units:
                 self._give_up(unit, "CONFLICT", "other writers kept coming first")
+            stats = pool.stats()
+            report.workers_lost, report.requeued = stats.workers_lost, stats.requeued
+            report.decisions = stats.decisions
             report.work_seconds = time.monotonic() - work_started_s
             report.work_cpu_seconds = cpu_seconds() - cpu_before_s
             report.driver_rss_bytes_max = rss_bytes_max()
@@ -295,7 +298,11 @@ class _Run:
     def _give_up(self, unit: Unit, reason: str, detail: str) -> None:
         for task in unit.objects:
             self.report.count(ObjectResult(task, "failed", reason=reason, detail=detail))
-        self._observer.advanced(self.report, len(unit.objects))
+        self._advanced(len(unit.objects))
 
     def _committed(self, built: Built) -> None:
-        self._observer.advanced(self.report, len(built.unit.objects))
+        self._advanced(len(built.unit.objects))
+
+    def _advanced(self, objects: int) -> None:
+        self._measures.advanced()
+        self._observer.advanced(self.report, objects)

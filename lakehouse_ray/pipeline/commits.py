@@ -18,6 +18,8 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.runtime.shared import shared, unshared
 from lakehouse_ray.storage.committer import CommitRequest, Outcome
 from lakehouse_ray.storage.groups import relative_path
+from lakehouse_ray.telemetry.meter import add, observe, set_to
+from lakehouse_ray.telemetry.metrics import COMMIT_QUEUE, COMMIT_SECONDS, COMMITS
 
 B = TypeVar("B")
 
@@ -46,13 +48,21 @@ class Committers:
 
     def commit(self, table: Table, requests: Sequence[CommitRequest]) -> list[Outcome]:
         """Commit to a table. Asks again where the outcome is not known."""
+        begun_s = time.monotonic()
         for attempt in range(1, ASKS_MAX + 1):
             try:
-                return self._members[table.name].commit(requests)
+                outcomes = self._members[table.name].commit(requests)
             except UnavailableError:
+                add(COMMITS, len(requests), table.name, "failed")
                 if attempt == ASKS_MAX:
                     raise
                 self._writer.clock.sleep(0.1 * 2**attempt)
+                continue
+            committed = sum(outcome.committed for outcome in outcomes)
+            add(COMMITS, committed, table.name, "committed")
+            add(COMMITS, len(outcomes) - committed, table.name, "conflict")
+            observe(COMMIT_SECONDS, time.monotonic() - begun_s, table.name)
+            return outcomes
         raise AssertionError("unreachable: the loop above returns or raises")
 
     def commit_sealed(self, units: Iterable[Sequence[tuple[Table, CommitRequest]]]) -> None:
@@ -164,6 +174,7 @@ class CommitQueue(Generic[B]):
         """Hand over a finished unit."""
         self._check()
         self._waiting.put(built)
+        set_to(COMMIT_QUEUE, self._waiting.unfinished_tasks)
 
     def drain(self) -> list[B]:
         """Wait until everything handed over is committed; return what has to be done again."""
@@ -194,6 +205,7 @@ class CommitQueue(Generic[B]):
             finally:
                 for _ in batch:
                     self._waiting.task_done()
+                set_to(COMMIT_QUEUE, self._waiting.unfinished_tasks)
 
     def _gather(self) -> list[B | str]:
         """A snapshot costs some 70 ms of a CPU, so units share one as long as nobody waits."""

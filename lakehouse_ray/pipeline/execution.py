@@ -12,10 +12,11 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.errors import DeniedError, InvalidError, LakehouseError, ResourceError
 from lakehouse_ray.pipeline.run_records import begin, end
-from lakehouse_ray.runtime.allocator import Allocation
+from lakehouse_ray.runtime.allocator import Allocation, Kind, Workload, allocate
 from lakehouse_ray.runtime.cluster import ClusterView, this_machine
 from lakehouse_ray.runtime.executor import Executor, LocalExecutor
 from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
+from lakehouse_ray.runtime.scaling import Rules
 from lakehouse_ray.runtime.session import connect
 from lakehouse_ray.runtime.shared import shared_by_all, unshared
 
@@ -23,41 +24,64 @@ from lakehouse_ray.runtime.shared import shared_by_all, unshared
 CONFLICT_ROUNDS_MAX = 10
 _ACCOUNT_METHODS = ("ask", "settle", "give_back", "used", "blocked_s")
 
-# How long a pool waits for its first worker: on nodes that are there, and where an autoscaler has to
-# bring one (a pod needs a machine, which boots, and pulls an image of a gigabyte).
-NODE_S = 60.0
-NEW_NODE_S = 900.0
+
+def allocation_for(writer: Writer, work: Workload, view: ClusterView) -> Allocation:
+    """Size a pool for `work` on the cluster of `view`, as the settings say."""
+    compute = writer.settings.compute
+    profile_of: dict[Kind, str] = {
+        "ingest": compute.ingestion,
+        "process": compute.processing,
+        "analytics": compute.analytics,
+        "other": compute.other,
+    }
+    return allocate(
+        work,
+        view,
+        compute.profiles(),
+        profile=compute.profile,
+        actors=compute.actors,
+        cpus_max=compute.cpus_max,
+        # On a cluster the work is its workers', however little it is.
+        local_bytes_max=0 if view.may_grow else compute.local_bytes_max,
+        headroom_cpus=compute.headroom_cpus,
+        node_label=compute.node_label if view.may_grow else "",
+        elastic=compute.elastic,
+        profile_of=profile_of,
+    )
 
 
 def open_executor(
-    writer: Writer, allocate: Callable[[ClusterView], Allocation], stack: ExitStack
+    writer: Writer, sized: Callable[[ClusterView], Allocation], stack: ExitStack, workload: str
 ) -> tuple[Executor, Allocation]:
     """Choose the executor and start what it needs: Ray only for work that is worth it.
 
-    allocate: Sizes a pool for the work on a cluster.
+    sized: Sizes a pool for the work on a cluster. workload: The work, a word for metrics.
     """
-    settings = writer.settings
-    allocation = allocate(this_machine())
+    settings, compute = writer.settings, writer.settings.compute
+    allocation = sized(this_machine())
     if allocation.executor == "local" and not settings.ray.address:
         return LocalExecutor(), allocation
     env = default_worker_env(allocation.cpus_per_actor)
     session = stack.enter_context(
         connect(
             settings.ray.address,
-            object_store_bytes=settings.compute.object_store_mb << 20,
+            object_store_bytes=compute.object_store_mb << 20,
             worker_env=env,
         )
     )
     view = session.view()
-    allocation = replace(allocate(view), executor="ray")
-    label = "" if session.own else settings.compute.node_label
+    allocation = replace(sized(view), executor="ray")
+    label = "" if session.own else compute.node_label
     # The CPUs that are there may be those of nodes for other profiles.
-    grows = view.may_grow and (settings.compute.cpus_max > view.cpus or bool(label))
+    grows = view.may_grow and (compute.cpus_max > view.cpus or bool(label))
     executor = RayExecutor(
         inherited_env=session.inherited_env,
         autoscaling=grows,
-        start_timeout_s=NEW_NODE_S if grows else NODE_S,
+        start_timeout_s=compute.node_timeout_s if grows else compute.worker_timeout_s,
+        refused_timeout_s=compute.worker_timeout_s,
         node_labels={label: allocation.profile} if label else None,
+        rules=Rules(**settings.scaling.model_dump()),
+        workload=workload,
     )
     return executor, allocation
 

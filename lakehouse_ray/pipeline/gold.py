@@ -28,6 +28,7 @@ from lakehouse_ray.model.product import Product
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
 from lakehouse_ray.pipeline.execution import (
     CONFLICT_ROUNDS_MAX,
+    allocation_for,
     check_store,
     concerns_all,
     open_executor,
@@ -35,7 +36,8 @@ from lakehouse_ray.pipeline.execution import (
 )
 from lakehouse_ray.pipeline.gold_report import BuildObserver, BuildReport, SilentBuild
 from lakehouse_ray.pipeline.gold_state import BuildState
-from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.pipeline.measured import measures_of
+from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Pool
 from lakehouse_ray.storage.ledger import log_request
@@ -97,7 +99,8 @@ def allocate_build(writer: Writer, plans: Sequence[ProductPlan], view: ClusterVi
     """Choose executor, workers and task size for some plans."""
     settings = writer.settings
     stale = [item for plan in plans for item in plan.stale]
-    return allocate(
+    return allocation_for(
+        writer,
         Workload(
             kind="process",
             files=len({group.path for item in stale for g in item.inputs.values() for group in g}),
@@ -107,11 +110,6 @@ def allocate_build(writer: Writer, plans: Sequence[ProductPlan], view: ClusterVi
             in_parts=True,
         ),
         view,
-        settings.compute.profiles(),
-        profile=settings.compute.profile,
-        actors=settings.compute.actors,
-        cpus_max=settings.compute.cpus_max,
-        local_bytes_max=settings.compute.local_bytes_max,
     )
 
 
@@ -170,6 +168,7 @@ class _Run:
         self._state = BuildState(writer, request.scope, self._products, rebuild=request.rebuild)
         self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
         self.report = BuildReport(run_id=self._run_id)
+        self._measures = measures_of("build", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
         plans = [self._state.plan(product) for product in self._products]
@@ -182,9 +181,10 @@ class _Run:
             return
         before_s = time.monotonic()
         executor, allocation = open_executor(
-            self._writer, lambda view: allocate_build(self._writer, plans, view), stack
+            self._writer, lambda view: allocate_build(self._writer, plans, view), stack, "build"
         )
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
+        stack.enter_context(self._measures)
         self._observer.allocated(sum(len(plan.stale) for plan in plans), allocation)
         tables = [*(product.table for product in self._products), BUILD_LOG]
         local = allocation.executor == "local"
@@ -277,6 +277,7 @@ class _Run:
         queue.put(_Finished(done.task, derived))
 
     def _advanced(self, units: int) -> None:
+        self._measures.advanced()
         self._observer.advanced(self.report, units)
 
 

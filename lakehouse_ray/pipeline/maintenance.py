@@ -29,6 +29,7 @@ from lakehouse_ray.pipeline.maintenance_report import (
     SilentMaintenance,
     TableReport,
 )
+from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.query.views import TABLES
 from lakehouse_ray.storage.compaction import CompactionPolicy
 from lakehouse_ray.storage.expiry import expire, give_up, plan_expiry, plan_giving_up
@@ -86,6 +87,7 @@ def maintain(
     observer = observer or SilentMaintenance()
     started_s = time.monotonic()
     run = _Run(writer, request, observer, clock or writer.clock)
+    measures = measures_of("maintain", run.report, writer.clock)
     shapes = request.shapes()
     # Looking must not make a catalog.
     path = writer.access.sqlite_path
@@ -93,10 +95,12 @@ def maintain(
         there = set(writer.catalog.names())
         found = [shape for shape in shapes if shape.name in there]
         observer.planned(len(found))
-        if any(shape.live for shape in found):
-            run.fold()
-        for shape in found:
-            run.table(shape)
+        with measures:
+            if any(shape.live for shape in found):
+                run.fold()
+            for shape in found:
+                run.table(shape)
+                measures.advanced()
     run.report.seconds = time.monotonic() - started_s
     return run.report
 

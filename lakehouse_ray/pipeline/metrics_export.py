@@ -12,29 +12,24 @@ from prometheus_client import push_to_gateway
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
-from lakehouse_ray.query.quality_metrics import SHAPES as QUALITY_SHAPES
 from lakehouse_ray.query.quality_metrics import quality_metrics
-from lakehouse_ray.telemetry.metrics import MetricShape, Samples, registry_of, write_textfile
+from lakehouse_ray.telemetry.exposition import registry_of, write_textfile
+from lakehouse_ray.telemetry.metrics import (
+    ALERTS_WAITING,
+    ASSESSMENT_ENDED_AT,
+    ASSESSMENT_RUN,
+    ASSESSMENT_SECONDS,
+    ASSESSMENT_SERIES,
+    QUALITY_STATE,
+    QUALITY_THRESHOLD,
+    MetricShape,
+    Samples,
+)
 
 # Pushing again replaces what was pushed under these and the lake's name.
 JOB = "lakehouse"
 
-_RUN_SERIES = MetricShape(
-    "lakehouse_assessment_run_series", "gauge", "Series of the last run", ("state",)
-)
-_RUN_ENDED = MetricShape(
-    "lakehouse_assessment_run_timestamp_seconds", "gauge", "End of the last run that had one"
-)
-_RUN_SECONDS = MetricShape(
-    "lakehouse_assessment_run_duration_seconds", "gauge", "What the last run took"
-)
-_WAITING = MetricShape(
-    "lakehouse_alerts_waiting", "gauge", "Alerts that the webhook's receiver has not taken"
-)
-_THRESHOLD = MetricShape(
-    "lakehouse_quality_threshold", "gauge", "quality.threshold, as the last run had it"
-)
-SHAPES = (*QUALITY_SHAPES, _RUN_SERIES, _RUN_ENDED, _RUN_SECONDS, _WAITING, _THRESHOLD)
+SHAPES = (*QUALITY_STATE, *ASSESSMENT_RUN)
 
 
 def publish(writer: Writer, report: AssessmentReport) -> None:
@@ -63,12 +58,12 @@ def _of_run(
     writer: Writer, report: AssessmentReport, threshold: float
 ) -> Iterator[tuple[MetricShape, Samples]]:
     states = ("assessed", "current", "failed")
-    yield _RUN_SERIES, {(state,): float(getattr(report, state)) for state in states}
-    yield _RUN_ENDED, {(): writer.clock.now_us() / 1e6}
-    yield _RUN_SECONDS, {(): report.seconds}
+    yield ASSESSMENT_SERIES, {(state,): float(getattr(report, state)) for state in states}
+    yield ASSESSMENT_ENDED_AT, {(): writer.clock.now_us() / 1e6}
+    yield ASSESSMENT_SECONDS, {(): report.seconds}
     if writer.settings.alerts.webhook_url.get_secret_value():
-        yield _WAITING, {(): float(report.alerts_waiting)}
-    yield _THRESHOLD, {(): threshold}
+        yield ALERTS_WAITING, {(): float(report.alerts_waiting)}
+    yield QUALITY_THRESHOLD, {(): threshold}
 
 
 def _push(

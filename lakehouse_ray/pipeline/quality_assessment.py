@@ -34,19 +34,21 @@ from lakehouse_ray.pipeline.assessment_report import (
 from lakehouse_ray.pipeline.assessor import Assessed, Assessor
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
 from lakehouse_ray.pipeline.execution import (
+    allocation_for,
     check_store,
     concerns_all,
     open_executor,
     store_marker,
 )
 from lakehouse_ray.pipeline.findings import NOT_INSTALLED, SEEN, AssessTask
+from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.query.asked import Asked, series_asked, wanted
 from lakehouse_ray.query.cross_checks import Account, accounts_for
 from lakehouse_ray.query.pinned import Kind, Pinned, in_groups
 from lakehouse_ray.query.scan import Where
 from lakehouse_ray.query.survivors import Survivors, survivors
 from lakehouse_ray.query.views import VIEWS
-from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Executor, Pool
 from lakehouse_ray.telemetry.logs import configure
@@ -209,6 +211,7 @@ class _Run:
         self._observer = observer
         self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
         self.report = AssessmentReport(run_id=self._run_id)
+        self._measures = measures_of("quality", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
         seen = _Seen(self._writer, self._request)
@@ -223,10 +226,11 @@ class _Run:
         size_bytes = seen.size_bytes(tasks)
         before_s = time.monotonic()
         executor, allocation = open_executor(
-            self._writer, lambda view: self._allocate(tasks, size_bytes, view), stack
+            self._writer, lambda view: self._allocate(tasks, size_bytes, view), stack, "assess"
         )
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
         self._observer.allocated(todo, allocation)
+        stack.enter_context(self._measures)
         local = allocation.executor == "local"
         committers = stack.enter_context(
             open_committers(self._writer, LOGS, self._run_id, local=local)
@@ -243,7 +247,8 @@ class _Run:
 
     def _allocate(self, tasks: list[AssessTask], size_bytes: int, view: ClusterView) -> Allocation:
         settings = self._writer.settings
-        return allocate(
+        return allocation_for(
+            self._writer,
             Workload(
                 kind="process",
                 files=len(tasks),
@@ -253,11 +258,6 @@ class _Run:
                 in_parts=True,
             ),
             view,
-            settings.compute.profiles(),
-            profile=settings.compute.profile,
-            actors=settings.compute.actors,
-            cpus_max=settings.compute.cpus_max,
-            local_bytes_max=settings.compute.local_bytes_max,
         )
 
     def _pool(
@@ -286,9 +286,11 @@ class _Run:
             for symbol in done.task.symbols:
                 reason = type(done.error).__name__
                 self.report.fail(f"{done.task.kind} {symbol}", reason, str(done.error))
+            self._measures.advanced()
             self._observer.advanced(self.report, len(done.task.symbols))
             return
         assert done.result is not None
+        self._measures.advanced()
         assessed, worker_rss_bytes = done.result
         self.report.worker_rss_bytes_max = max(self.report.worker_rss_bytes_max, worker_rss_bytes)
         queue.put(_Finished(done.task, assessed))

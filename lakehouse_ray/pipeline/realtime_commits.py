@@ -32,6 +32,8 @@ from lakehouse_ray.sources.rest import Rows
 from lakehouse_ray.sources.source import BadRecord
 from lakehouse_ray.storage.answers import Kept, Pack, open_pack
 from lakehouse_ray.storage.ledger import events, log_request, plain_rows, read_object_log
+from lakehouse_ray.telemetry.meter import add
+from lakehouse_ray.telemetry.metrics import ROWS, ROWS_REFUSED, SOURCE_BYTES
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class FillCommits:
                 self._add(found, kept, asked.pack, by_fill.pop(kept.fill, None))
             self._unanswered(by_fill.values())
             self._report.bytes += asked.pack.size
+            for one in asked.ended[:1]:  # a unit is of one market and data set
+                add(SOURCE_BYTES, asked.pack.size, "update", one.fill.market, one.fill.dataset)
         self._write(found.values())
         return []
 
@@ -234,6 +238,9 @@ class FillCommits:
         self._merger.merge(batch.dataset, pl.concat(batch.frames))
         report = self._report
         report.rows += merged.rows - before[0]
+        of = "update", batch.market, batch.dataset.name
+        add(ROWS, merged.rows - before[0], *of)
+        add(ROWS_REFUSED, merged.rows_refused - before[3], *of)
         report.rows_replaced += merged.rows_replaced - before[1]
         report.rows_known += merged.rows_known - before[2]
         report.rows_quarantined += merged.rows_refused - before[3]

@@ -25,6 +25,7 @@ from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.pipeline import gold
 from lakehouse_ray.pipeline.commits import CommitQueue
 from lakehouse_ray.pipeline.execution import (
+    allocation_for,
     concerns_all,
     open_account,
     open_executor,
@@ -32,13 +33,14 @@ from lakehouse_ray.pipeline.execution import (
 )
 from lakehouse_ray.pipeline.folding import fold
 from lakehouse_ray.pipeline.gold_report import BuildReport
+from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.pipeline.realtime_commits import FillCommits, left_over, open_fill_committers
 from lakehouse_ray.pipeline.realtime_plan import UpdateRequest, plan_update
 from lakehouse_ray.pipeline.realtime_report import SilentUpdate, UpdateObserver, UpdateReport
 from lakehouse_ray.pipeline.realtime_work import AskedUnit, Setup, UnitTask, process
 from lakehouse_ray.pipeline.stream_gaps import settle_gaps
 from lakehouse_ray.query.asked import Asked
-from lakehouse_ray.runtime.allocator import Allocation, Workload, allocate
+from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView, this_machine
 from lakehouse_ray.runtime.executor import Done, Executor, LocalExecutor
 
@@ -109,8 +111,8 @@ def resume_answers(writer: Writer, asked: Asked, report: UpdateReport) -> None:
 
 def allocate_update(writer: Writer, plan: FillPlan, view: ClusterView) -> Allocation:
     """Choose executor and workers for a plan. They wait more than they work: few will do."""
-    compute = writer.settings.compute
-    return allocate(
+    return allocation_for(
+        writer,
         Workload(
             kind="other",
             files=max(1, plan.requests),
@@ -118,11 +120,6 @@ def allocate_update(writer: Writer, plan: FillPlan, view: ClusterView) -> Alloca
             units=max(1, plan.requests // writer.settings.update.unit_requests_max),
         ),
         view,
-        compute.profiles(),
-        profile=compute.profile,
-        actors=compute.actors,
-        cpus_max=compute.cpus_max,
-        local_bytes_max=compute.local_bytes_max,
     )
 
 
@@ -144,6 +141,7 @@ class _Run:
         self._request = request
         self._observer = observer
         self.report = UpdateReport(run_id=f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}")
+        self._measures = measures_of("update", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
         # What an earlier run left comes first: its rows are then no gaps any more.
@@ -163,11 +161,12 @@ class _Run:
             executor: Executor = LocalExecutor()
         else:
             executor, allocation = open_executor(
-                writer, lambda view: allocate_update(writer, plan, view), stack
+                writer, lambda view: allocate_update(writer, plan, view), stack, "update"
             )
         report, settings = self.report, self._writer.settings
         report.executor, report.actors = allocation.executor, allocation.actors
         self._observer.planned(plan, allocation)
+        stack.enter_context(self._measures)
         local = allocation.executor == "local"
         account = stack.enter_context(self._account(local=local))
         datasets = sorted({(one.fill.dataset, one.fill.interval) for one in plan.planned}, key=str)
@@ -230,6 +229,7 @@ class _Run:
         else:
             assert done.result is not None
             queue.put(done.result)
+        self._measures.advanced()
         self._observer.advanced(self.report, unit.requests)
 
 

@@ -31,6 +31,8 @@ class IngestReport:
     seconds: The whole run. work_seconds: From the first task accepted to the last commit.
     work_cpu_seconds: In that time, of this process and all its children (an own local Ray's too).
     worker_rss_bytes_max, driver_rss_bytes_max: Most memory one of them has had.
+    actors: Workers at the start. decisions: How the pool grew and shrank since then, the latest ones.
+    requeued: Units given to another worker, because theirs was lost or late.
     """
 
     run_id: str = ""
@@ -62,6 +64,9 @@ class IngestReport:
     conflicts: int = 0
     executor: str = ""
     actors: int = 0
+    workers_lost: int = 0
+    requeued: int = 0
+    decisions: tuple[str, ...] = ()
     reasons: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, str]] = field(default_factory=list)
 

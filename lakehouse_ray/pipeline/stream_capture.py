@@ -23,6 +23,7 @@ from lakehouse_ray.model.streams import GapState
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.execution import open_account
 from lakehouse_ray.pipeline.hourly_fold import HourlyFold
+from lakehouse_ray.pipeline.measured import RunMeasures, Totals
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
 from lakehouse_ray.pipeline.stream_filling import FillTask, GapFiller, fill_gaps
 from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture, recover
@@ -30,6 +31,21 @@ from lakehouse_ray.runtime.keepers import Ended, Keeper, LocalKeeper, Told
 from lakehouse_ray.runtime.kept_actors import RayKeeper
 from lakehouse_ray.runtime.session import connect, inside_job
 from lakehouse_ray.sources.binance.streams.names import Stream
+from lakehouse_ray.telemetry.meter import set_to
+from lakehouse_ray.telemetry.metrics import (
+    ROWS,
+    ROWS_REFUSED,
+    SOURCE_BYTES,
+    STREAM_COMMITTED_AT,
+    STREAM_FAILED,
+    STREAM_FRAMES,
+    STREAM_GAPS,
+    STREAM_LOST,
+    STREAM_OPENED,
+    STREAM_REPLACED,
+    STREAM_SPOOLED,
+    STREAM_UP,
+)
 
 # A worker that dies so often without having committed anything in between has a fault that no
 # further try will mend.
@@ -118,6 +134,7 @@ def capture_streams(
         keeper: Keeper = LocalKeeper(capture) if here else RayKeeper(capture)
         watch = _Watch(writer, keeper, tasks, report, progress)
         stack.callback(keeper.kill)
+        stack.enter_context(watch.measures)
         if writer.settings.stream.fill_gaps:
             watch.filler = _filler(writer, request.market, account)
             stack.callback(watch.filler.kill)
@@ -217,6 +234,22 @@ def _filler(writer: Writer, market: Market, account: KeptBudget | None) -> GapFi
     return GapFiller(keeper, task, writer.clock, after_s=writer.settings.stream.fill_after_s)
 
 
+def totals_of_capture(report: CaptureReport) -> Totals:
+    """What a capture has counted so far; all of it is of one market."""
+    market, status, tally = report.market, report.status, report.status.tally
+    return {
+        (STREAM_FRAMES, (market,)): status.frames,
+        (STREAM_LOST, (market,)): status.lost,
+        (STREAM_GAPS, (market,)): tally.gaps,
+        (STREAM_OPENED, (market,)): status.opened,
+        (STREAM_FAILED, (market,)): status.failed,
+        (STREAM_REPLACED, (market,)): report.replaced,
+        (SOURCE_BYTES, (market, "streams")): tally.bronze_bytes,
+        (ROWS_REFUSED, (market, "streams")): tally.refused,
+        **{(ROWS, (market, dataset)): n for dataset, n in tally.rows.items()},
+    }
+
+
 class _Watch:
     """Workers, how they do, and what those that died have done."""
 
@@ -238,7 +271,9 @@ class _Watch:
         self._deaths: dict[int, int] = {}
         self._due_s: dict[int, float] = {}
         self._running: set[int] = set()
+        self._committed_us = 0
         self.filler: GapFiller | None = None
+        self.measures = RunMeasures("stream", writer.clock, lambda: totals_of_capture(report))
 
     def start(self) -> None:
         for number in self._tasks:
@@ -304,6 +339,19 @@ class _Watch:
             report.gaps_ended, report.rows_filled = self.filler.ended, self.filler.rows
             report.gaps_open = self.filler.open
         self._progress(self._report)
+        self._measure()
+
+    def _measure(self) -> None:
+        report, status = self._report, self._report.status
+        set_to(STREAM_UP, status.connections, report.market, "up")
+        set_to(STREAM_UP, status.groups, report.market, "wanted")
+        set_to(STREAM_SPOOLED, status.pending_bytes, report.market)
+        committed_us = status.tally.last_received_us
+        if committed_us != self._committed_us:
+            # It gets on as long as it commits: frames that stay in the spool are no progress.
+            self._committed_us = committed_us
+            set_to(STREAM_COMMITTED_AT, committed_us / 1e6, report.market)
+            self.measures.advanced()
 
 
 def _sum(every: Sequence[CaptureStatus], now: Any) -> CaptureStatus:

@@ -7,53 +7,24 @@ from collections.abc import Iterator
 from lakehouse_ray.model.gaps import CAUSES
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.views import VIEWS
-from lakehouse_ray.telemetry.metrics import MetricShape, Samples
+from lakehouse_ray.telemetry.metrics import (
+    ALERTS_DELIVERED,
+    ALERTS_RAISED,
+    ASSESSED_AT,
+    ASSESSMENTS,
+    MISSING,
+    QUALITY_ROWS,
+    ROWS_ASSESSED,
+    SCORE_MEAN,
+    SCORE_MIN,
+    SCORES,
+    SCORES_UNDER,
+    SERIES_KNOWN,
+    MetricShape,
+    Samples,
+)
 
-_KIND = ("market", "dataset", "interval")
 _OF = 'market, dataset, "interval"'
-
-ALERTS_RAISED = MetricShape(
-    "lakehouse_alerts",
-    "counter",
-    "Alerts ever raised, by rule and largest loss",
-    ("market", "dataset", "rule", "code"),
-)
-ALERTS_DELIVERED = MetricShape(
-    "lakehouse_alerts_delivered",
-    "counter",
-    "Alerts that the webhook's receiver has ever taken",
-    ("market", "dataset"),
-)
-ASSESSMENTS = MetricShape(
-    "lakehouse_assessments", "counter", "Assessments of a series ever completed", _KIND
-)
-ROWS_ASSESSED = MetricShape(
-    "lakehouse_assessed_rows", "counter", "Rows of series ever assessed", _KIND
-)
-SERIES_KNOWN = MetricShape("lakehouse_quality_series", "gauge", "Series that were assessed", _KIND)
-ASSESSED_AT = MetricShape(
-    "lakehouse_assessment_timestamp_seconds",
-    "gauge",
-    "When a series was last assessed, successfully; series that did not change are not",
-    _KIND,
-)
-SCORE_MIN = MetricShape(
-    "lakehouse_quality_score_min", "gauge", "Least score of a symbol's day, 0 to 1", _KIND
-)
-SCORE_MEAN = MetricShape(
-    "lakehouse_quality_score_mean", "gauge", "Mean score of symbols' days, 0 to 1", _KIND
-)
-SCORES = MetricShape("lakehouse_quality_scores", "gauge", "Symbols' days with a score", _KIND)
-SCORES_UNDER = MetricShape(
-    "lakehouse_quality_scores_under_threshold", "gauge", "Those under quality.threshold", _KIND
-)
-MISSING = MetricShape(
-    "lakehouse_missing_rows", "gauge", "Rows missing, by cause (docs/gaps.md)", (*_KIND, "cause")
-)
-SHAPES = (
-    ALERTS_RAISED, ALERTS_DELIVERED, ASSESSMENTS, ROWS_ASSESSED, SERIES_KNOWN, ASSESSED_AT,
-    SCORE_MIN, SCORE_MEAN, SCORES, SCORES_UNDER, MISSING,
-)  # fmt: skip
 
 
 def quality_metrics(lake: Lake, threshold: float) -> Iterator[tuple[MetricShape, Samples]]:
@@ -87,6 +58,12 @@ def quality_metrics(lake: Lake, threshold: float) -> Iterator[tuple[MetricShape,
         f"SELECT {_OF}, min(score), avg(score), count(score), "
         f"count(*) FILTER (score < {threshold!r}) FROM gold.quality GROUP BY ALL",
         *(SCORE_MIN, SCORE_MEAN, SCORES, SCORES_UNDER),
+    )
+    yield from _columns(
+        lake,
+        "gold.assessments",
+        f"SELECT {_OF}, sum(rows) FROM gold.assessments GROUP BY ALL",
+        QUALITY_ROWS,
     )
     # A cause that is gone must be seen to be nought, not to be absent.
     causes = ", ".join(f"sum(missing) FILTER (cause = '{cause}')" for cause in CAUSES)

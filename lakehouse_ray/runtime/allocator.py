@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.model.dataset import USUAL_COST, Cost
 from lakehouse_ray.runtime.cluster import ClusterView, NodeView
 from lakehouse_ray.runtime.executor import PoolSpec
 
@@ -24,8 +25,9 @@ GIB = 1 << 30
 MIB = 1 << 20
 
 # A worker costs about half a second of a CPU to start, in which it could have ingested some 15 MiB.
-# 4 MiB each still end sooner with one more worker, since its start runs beside the others' work.
-ACTOR_BYTES_MIN = 4 * MIB
+# With 0.13 s of work each (4 MiB of 1m klines) it still ends sooner with one more worker, since its
+# start runs beside the others' work.
+ACTOR_WORK_S_MIN = 4 * USUAL_COST.cpu_s_per_mib
 
 # Rounds that each call slot of a pool goes through. The last round is the one in which slots idle:
 # with four, an eighth of the time at worst, half of that on average.
@@ -34,12 +36,12 @@ ROUNDS_MIN = 4
 # Smaller units are more overhead than work (1 MiB: 35 ms) and make small files.
 BATCH_BYTES_MIN = MIB
 
-# What a compressed byte becomes on its way: 5 of CSV, as many as columns, and Parquet buffers.
-# Measured on 1m klines; rounded up.
-INFLATION = 12
-
 # A part of the worker's memory is the interpreter, its libraries and Ray: about 400 MiB of 2 GiB.
 BATCH_MEMORY_SHARE = 0.5
+
+# A data set whose bytes cost twice the usual, or half of it, gets units of half the size, or of twice:
+# then a unit takes as long, and a lost one costs as much, whatever it is of.
+COMPLEXITY_STEP = 2.0
 
 # Workers were seen to stay under 1 GiB; below this there is no room for a unit of a useful size.
 WORKER_MEMORY_MIN = 768 * MIB
@@ -58,6 +60,7 @@ class Workload:
     units: Pieces the work can be cut into at most; a worker without one would idle.
     unit_bytes_max: Compressed bytes a piece may hold, whatever the workers could bear.
     in_parts: A piece is worked on part by part, so that its size asks for no memory.
+    cost: What a compressed byte takes of a worker.
     """
 
     kind: Kind
@@ -66,6 +69,20 @@ class Workload:
     units: int
     unit_bytes_max: int = 32 * MIB
     in_parts: bool = False
+    cost: Cost = USUAL_COST
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of all of it."""
+        return self.compressed_bytes / MIB * self.cost.cpu_s_per_mib
+
+    @property
+    def batch_factor(self) -> float:
+        """What the usual size of a unit is multiplied by: 2, 1 or 0.5."""
+        times = self.cost.cpu_s_per_mib / USUAL_COST.cpu_s_per_mib
+        if times >= COMPLEXITY_STEP:
+            return 0.5
+        return 2.0 if times <= 1 / COMPLEXITY_STEP else 1.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,8 @@ class Allocation:
     depth: Calls at once in one worker: one for each of its CPUs, and one that waits for the network
         meanwhile. So at most `cpus_per_actor` of them may compute at once.
     batch_bytes: Compressed bytes that a unit of work should hold.
+    actors_most: Workers that the pool may grow to while it works; `actors`: it keeps its size.
+    units: Units that the work makes at this size, about.
     reasons: Why it is so, in sentences.
     """
 
@@ -85,6 +104,8 @@ class Allocation:
     depth: int
     batch_bytes: int
     executor: Literal["local", "ray"]
+    actors_most: int
+    units: int
     reasons: tuple[str, ...]
 
     def spec(self, *, attempts_max: int = 3, deadline_s: float = 1800.0) -> PoolSpec:
@@ -96,6 +117,8 @@ class Allocation:
             depth=self.depth,
             attempts_max=attempts_max,
             deadline_s=deadline_s,
+            actors_most=self.actors_most,
+            tasks=self.units,
         )
 
     def explain(self) -> tuple[str, ...]:
@@ -107,7 +130,12 @@ class Allocation:
             f"{self.memory_bytes_per_actor / GIB:.3g} GiB each), {self.depth} units at once in "
             f"each, units of about {_size(self.batch_bytes)}."
         )
-        return (head, *self.reasons)
+        grows = (
+            (f"It may grow to {_count(self.actors_most, 'worker')} while it works.",)
+            if self.actors_most > self.actors
+            else ()
+        )
+        return (head, *self.reasons, *grows)
 
 
 @dataclass(frozen=True)
@@ -133,6 +161,10 @@ def allocate(
     actors: int = 0,
     cpus_max: float = 0,
     local_bytes_max: int = 0,
+    headroom_cpus: float = 0,
+    node_label: str = "",
+    elastic: bool = False,
+    profile_of: Mapping[Kind, str] = PROFILE_OF_KIND,
 ) -> Allocation:
     """Size a pool for `work` on the cluster of `view`.
 
@@ -143,8 +175,12 @@ def allocate(
         cluster that may grow, it asks an autoscaler for the rest. 0: what there is.
     local_bytes_max: Plans of fewer compressed bytes run without Ray.
 
-    No CPU is left free by itself: whatever this package runs beside a pool (committers, budgets)
-    reserves none, and on a cluster shared with others `cpus_max` says how much is theirs.
+    headroom_cpus: CPUs that the pool leaves free on a cluster that others use too, so that what they
+        start always finds a place; where that costs more than a tenth of the CPUs, it is not done.
+        What this package runs beside a pool (committers, budgets) reserves none and never waits.
+    node_label: Label of nodes that names the profile they are for; others do not count.
+    elastic: On a cluster that others use too, the pool may grow while it works.
+    profile_of: The profile of each kind of work.
 
     Raises InvalidError where `profile` is unknown or fits no node.
     """
@@ -156,11 +192,14 @@ def allocate(
             f"this process than Ray starts (limit {_size(local_bytes_max)})."
         )
         depth = 2 if chosen.cpus_used <= 1 else math.floor(chosen.cpus_used) + 1
-        return _allocation(work, chosen, 1, depth, "local", reasons)
-    chosen = _choose(work.kind, view, profiles, profile, cpus_max, reasons)
+        return _allocation(work, chosen, 1, 1, depth, "local", reasons)
+    sized = _Sizes(view, profiles, cpus_max, node_label)
+    chosen = _choose(work.kind, sized, profile or profile_of[work.kind], bool(profile), reasons)
+    chosen = _leave_headroom(chosen, view, cpus_max, headroom_cpus, reasons)
     wanted = _actors(work, chosen, actors, reasons)
+    most = _actors_most(work, chosen, wanted, actors, cpus_max) if elastic and view.may_grow else 0
     depth = math.floor(max(1.0, chosen.cpus)) + 1
-    return _allocation(work, chosen, wanted, depth, "ray", reasons)
+    return _allocation(work, chosen, wanted, max(wanted, most), depth, "ray", reasons)
 
 
 def pack(view: ClusterView, cpus: float, memory_bytes: int) -> int:
@@ -173,34 +212,72 @@ def _pack_node(node: NodeView, cpus: float, memory_bytes: int) -> int:
     return min(by_cpu, node.memory_bytes // memory_bytes) if memory_bytes else by_cpu
 
 
-def _choose(
-    kind: Kind,
-    view: ClusterView,
-    profiles: Mapping[str, tuple[float, float]],
-    profile: str,
-    cpus_max: float,
-    reasons: list[str],
-) -> _Option:
-    usual = profile or PROFILE_OF_KIND[kind]
+@dataclass(frozen=True)
+class _Sizes:
+    """What the cluster holds of each profile."""
+
+    view: ClusterView
+    profiles: Mapping[str, tuple[float, float]]
+    cpus_max: float
+    node_label: str
+
+    def nodes_for(self, profile: str) -> ClusterView:
+        return self.view.labelled({self.node_label: profile}) if self.node_label else self.view
+
+    def option(self, profile: str) -> _Option:
+        cpus, memory_gib = self.profiles[profile]
+        memory_bytes = int(memory_gib * GIB)
+        held = pack(self.nodes_for(profile), cpus, memory_bytes)
+        return _Option(profile, cpus, memory_bytes, self._capped(held, cpus))
+
+    def squeezed(self, profile: str) -> _Option:
+        """A profile with as little memory as its CPUs leave it; at least one worker."""
+        cpus = self.profiles[profile][0]
+        memory_max = int(self.profiles[profile][1] * GIB)
+        view = self.nodes_for(profile)
+        nodes = [node for node in view.alive if node.cpus >= cpus]
+        if not nodes:
+            # A node of half a CPU, or none yet: ask for one worker and let Ray say what is missing.
+            cpus = min(cpus, max((n.cpus for n in view.alive), default=0) or cpus)
+            return _Option(profile, cpus, 0, 1)
+        shares = [node.memory_bytes // math.floor(node.cpus / cpus) for node in nodes]
+        fitting = [share for share in shares if share >= WORKER_MEMORY_MIN]
+        most = max(node.memory_bytes for node in nodes)
+        memory_bytes = min(min(fitting, default=min(WORKER_MEMORY_MIN, most)), memory_max)
+        actors = max(1, self._capped(pack(view, cpus, memory_bytes), cpus))
+        return _Option(profile, cpus, memory_bytes, actors)
+
+    def _capped(self, held: int, cpus: float) -> int:
+        """Cut the number of workers to `cpus_max` or, for an autoscaler to fill, raise it."""
+        if not self.cpus_max:
+            return held
+        allowed = math.floor(self.cpus_max / cpus + 1e-9)
+        grows = self.view.may_grow and self.cpus_max > self.view.cpus
+        return max(held, allowed) if grows else min(held, allowed)
+
+
+def _choose(kind: Kind, sizes: _Sizes, usual: str, asked: bool, reasons: list[str]) -> _Option:
+    """The profile to take. usual: Of this kind of work, or the one that was asked for."""
+    profiles = sizes.profiles
     if usual not in profiles:
         raise InvalidError(f"no profile {usual!r}", f"one of {', '.join(profiles)}")
-    if profile:
-        option = _option(view, profile, profiles[profile], cpus_max)
+    if asked:
+        option = sizes.option(usual)
         if not option.actors:
             raise InvalidError(
-                f"profile {profile} ({option.cpus:g} CPUs, {option.memory_bytes / GIB:g} GiB) "
-                f"fits no node; the cluster has {view}",
-                "choose a smaller profile",
+                f"profile {usual} ({option.cpus:g} CPUs, {option.memory_bytes / GIB:g} GiB) "
+                f"fits no node; the cluster has {sizes.nodes_for(usual)}",
+                "choose a smaller profile, or let an autoscaler bring nodes (compute.cpus_max)",
             )
-        reasons.append(f"Profile {profile} was asked for.")
+        reasons.append(f"Profile {usual} was asked for.")
         return option
     smaller = sorted(
         (name for name, size in profiles.items() if size <= profiles[usual]),
         key=lambda name: profiles[name],
         reverse=True,
     )
-    options = [_option(view, name, profiles[name], cpus_max) for name in smaller]
-    options.append(_squeezed(view, options[-1], cpus_max))
+    options = [sizes.option(name) for name in smaller]
+    options.append(sizes.squeezed(smaller[-1]))
     best = max(option.cpus_used for option in options)
     pair = min(2, max(option.actors for option in options))
     good = [
@@ -231,35 +308,22 @@ def _why(kind: Kind, usual: str, first: _Option, chosen: _Option) -> list[str]:
     return found
 
 
-def _option(view: ClusterView, profile: str, size: tuple[float, float], cpus_max: float) -> _Option:
-    cpus, memory_gib = size
-    memory_bytes = int(memory_gib * GIB)
-    actors = _capped(pack(view, cpus, memory_bytes), cpus, view, cpus_max)
-    return _Option(profile, cpus, memory_bytes, actors)
-
-
-def _capped(held: int, cpus: float, view: ClusterView, cpus_max: float) -> int:
-    """Cut the number of workers to `cpus_max` or, for an autoscaler to fill, raise it."""
-    if not cpus_max:
-        return held
-    allowed = math.floor(cpus_max / cpus + 1e-9)
-    return max(held, allowed) if view.may_grow and cpus_max > view.cpus else min(held, allowed)
-
-
-def _squeezed(view: ClusterView, smallest: _Option, cpus_max: float) -> _Option:
-    """The smallest profile with as little memory as its CPUs leave it; at least one worker."""
-    nodes = [node for node in view.alive if node.cpus >= smallest.cpus]
-    if not nodes:
-        # A node of half a CPU, or none yet: ask for one worker and let Ray say what is missing.
-        cpus = min(smallest.cpus, max((n.cpus for n in view.alive), default=0) or smallest.cpus)
-        return _Option(smallest.profile, cpus, 0, 1)
-    shares = [node.memory_bytes // math.floor(node.cpus / smallest.cpus) for node in nodes]
-    fitting = [share for share in shares if share >= WORKER_MEMORY_MIN]
-    memory_bytes = min(fitting, default=min(WORKER_MEMORY_MIN, max(n.memory_bytes for n in nodes)))
-    memory_bytes = min(memory_bytes, smallest.memory_bytes)
-    actors = pack(view, smallest.cpus, memory_bytes)
-    actors = max(1, _capped(actors, smallest.cpus, view, cpus_max))
-    return _Option(smallest.profile, smallest.cpus, memory_bytes, actors)
+def _leave_headroom(
+    option: _Option, view: ClusterView, cpus_max: float, headroom_cpus: float, reasons: list[str]
+) -> _Option:
+    """One worker fewer, or as many as it takes, so that `headroom_cpus` stay free."""
+    asks_for_more = cpus_max > view.cpus
+    if not view.may_grow or asks_for_more or not option.cpus:
+        return option
+    missing = headroom_cpus - (view.cpus - option.cpus_used)
+    fewer = math.ceil(missing / option.cpus - 1e-9)
+    if fewer <= 0 or fewer > IDLE_SHARE_MAX * option.actors:
+        return option
+    reasons.append(
+        f"{_count(fewer, 'worker')} fewer than there is room for, so that what others start finds "
+        f"{_count(headroom_cpus, 'CPU')} free."
+    )
+    return replace(option, actors=option.actors - fewer)
 
 
 def _local_option(view: ClusterView, profiles: Mapping[str, tuple[float, float]]) -> _Option:
@@ -274,8 +338,7 @@ def _actors(work: Workload, option: _Option, asked: int, reasons: list[str]) -> 
         if asked > option.actors:
             reasons.append(f"{asked} workers were asked for; there is room for {option.actors}.")
         return min(asked, option.actors)
-    by_bytes = max(1, math.ceil(work.compressed_bytes / ACTOR_BYTES_MIN))
-    wanted = min(option.actors, work.units, by_bytes)
+    wanted = min(option.actors, _actors_useful(work))
     if wanted == option.actors:
         reasons.append(
             f"{_count(wanted, 'worker')} of {_count(option.cpus, 'CPU')} fill what may be used."
@@ -284,31 +347,54 @@ def _actors(work: Workload, option: _Option, asked: int, reasons: list[str]) -> 
         reasons.append(f"The work has {_count(work.units, 'piece')}.")
     else:
         reasons.append(
-            f"{_size(work.compressed_bytes)} are not worth more workers "
-            f"({_size(ACTOR_BYTES_MIN)} each at least)."
+            f"{_size(work.compressed_bytes)}, about {work.cpu_s:.2g} s of a CPU, are not worth more "
+            f"workers ({ACTOR_WORK_S_MIN:.2g} s each at least)."
         )
     return wanted
+
+
+def _actors_useful(work: Workload) -> int:
+    by_work = max(1, math.ceil(work.cpu_s / ACTOR_WORK_S_MIN - 1e-9))
+    return min(work.units, by_work)
+
+
+def _actors_most(work: Workload, option: _Option, actors: int, asked: int, cpus_max: float) -> int:
+    """What the pool may grow to, should nodes come or others leave them."""
+    if asked:
+        return asked
+    most = _actors_useful(work)
+    return min(most, math.floor(cpus_max / option.cpus + 1e-9)) if cpus_max else most
 
 
 def _allocation(
     work: Workload,
     option: _Option,
     actors: int,
+    actors_most: int,
     depth: int,
     executor: Literal["local", "ray"],
     reasons: list[str],
 ) -> Allocation:
-    by_share = math.ceil(work.compressed_bytes / (actors * depth * ROUNDS_MIN))
+    factor = work.batch_factor
+    by_share = math.ceil(work.compressed_bytes / (actors * depth * ROUNDS_MIN) * factor)
+    by_limit = max(1, int(work.unit_bytes_max * min(1.0, factor)))
     by_memory = work.unit_bytes_max
     if option.memory_bytes and not work.in_parts:
-        by_memory = int(option.memory_bytes * BATCH_MEMORY_SHARE / INFLATION / depth)
-    ceiling = max(1, min(work.unit_bytes_max, by_memory))
-    batch_bytes = min(ceiling, max(by_share, BATCH_BYTES_MIN))
-    if batch_bytes == by_memory < work.unit_bytes_max:
+        share = option.memory_bytes * BATCH_MEMORY_SHARE / depth
+        by_memory = int(share / work.cost.memory_per_byte)
+    ceiling = max(1, min(by_limit, by_memory))
+    batch_bytes = min(ceiling, max(by_share, int(BATCH_BYTES_MIN * factor)))
+    if batch_bytes == by_memory < by_limit:
         reasons.append("The memory of a worker bounds the size of a unit.")
     elif batch_bytes == by_share:
         reasons.append(
-            f"Units are small enough for {ROUNDS_MIN} rounds, so that the tail is short."
+            f"Units are small enough for {ROUNDS_MIN / factor:g} rounds, so that the tail is short."
+        )
+    if factor != 1:
+        word = "Half-size" if factor < 1 else "Double-size"
+        reasons.append(
+            f"{word} units: a byte costs {work.cost.cpu_s_per_mib / USUAL_COST.cpu_s_per_mib:.2g} "
+            "times what one of 1m klines does."
         )
     return Allocation(
         profile=option.profile,
@@ -318,6 +404,8 @@ def _allocation(
         depth=depth,
         batch_bytes=batch_bytes,
         executor=executor,
+        actors_most=actors_most,
+        units=max(1, math.ceil(work.compressed_bytes / batch_bytes)) if work.units else 0,
         reasons=tuple(reasons),
     )
 

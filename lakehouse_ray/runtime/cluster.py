@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -21,6 +21,7 @@ class NodeView:
 
     memory_bytes: Memory that workers may reserve, which is less than the machine has.
     ip: Address of the node; where several nodes share a machine, it does not tell them apart.
+    cpus_free, memory_free_bytes: What nobody has reserved at the moment; all of it, where nobody asked.
     """
 
     node_id: str
@@ -29,6 +30,20 @@ class NodeView:
     alive: bool = True
     ip: str = ""
     object_store_bytes: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cpus_free: float | None = None
+    memory_free_bytes: int | None = None
+
+    @property
+    def free(self) -> NodeView:
+        """The same node with only what is free of it."""
+        return replace(
+            self,
+            cpus=self.cpus if self.cpus_free is None else self.cpus_free,
+            memory_bytes=(
+                self.memory_bytes if self.memory_free_bytes is None else self.memory_free_bytes
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -57,10 +72,23 @@ class ClusterView:
     def object_store_bytes(self) -> int:
         return sum(node.object_store_bytes for node in self.alive)
 
+    @property
+    def free(self) -> ClusterView:
+        """The same nodes with only what is free of them."""
+        return replace(self, nodes=tuple(node.free for node in self.nodes))
+
+    def labelled(self, labels: Mapping[str, str]) -> ClusterView:
+        """Those nodes alone that have all these labels."""
+        kept = (n for n in self.nodes if labels.items() <= n.labels.items())
+        return replace(self, nodes=tuple(kept))
+
     def __str__(self) -> str:
+        if not self.alive:
+            return "no nodes"
         nodes = "; ".join(_node_text(node) for node in _largest(self.alive)[:5])
         more = f"; and {len(self.alive) - 5} more" if len(self.alive) > 5 else ""
-        return f"{len(self.alive)} nodes with {self.cpus:g} CPUs in all ({nodes}{more})"
+        count = "1 node" if len(self.alive) == 1 else f"{len(self.alive)} nodes"
+        return f"{count} with {self.cpus:g} CPUs in all ({nodes}{more})"
 
 
 def this_machine(cpus: int | None = None) -> ClusterView:

@@ -76,6 +76,15 @@ class Dispatch(Generic[W, T]):
             return True
         return any(not ticket.dropped for load in self._loads.values() for ticket in load)
 
+    @property
+    def retries(self) -> int:
+        """Tasks of lost workers that wait to be started again."""
+        return len(self._retries) + len(self._last_chances)
+
+    def idle(self) -> list[W]:
+        """Workers that have nothing to do and are kept free for nothing."""
+        return [w for w, load in self._loads.items() if not load and w != self._reserved]
+
     def add(self, worker: W) -> None:
         assert worker not in self._loads, "a worker comes up once"
         self._loads[worker] = set()

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lakehouse_ray.errors import UnavailableError
+from lakehouse_ray.telemetry.meter import observe, set_to
+from lakehouse_ray.telemetry.metrics import POOL_IN_FLIGHT, TASK_SECONDS
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -39,6 +41,9 @@ class PoolSpec:
         once, since `work` retries what it can itself. From the second on, the last attempt runs
         alone on its worker, so that a task that kills workers takes no sibling with it.
     deadline_s: Time one call of `work` may take before its worker is taken for lost.
+    actors_most: Workers the pool may grow to while it works; 0: it keeps its size. One that may grow
+        shrinks too.
+    tasks: How many there will be, about; of a longer list the pool does not know what waits.
     """
 
     actors: int
@@ -47,6 +52,8 @@ class PoolSpec:
     depth: int = 2
     attempts_max: int = 3
     deadline_s: float = 1800.0
+    actors_most: int = 0
+    tasks: int = 0
 
     def __post_init__(self) -> None:
         assert self.actors >= 1, "a pool has at least one worker"
@@ -82,6 +89,7 @@ class PoolStats:
     in_flight: Calls that run now.
     requeued: Tasks given to another worker so far, because theirs was lost or late.
     workers_lost: Workers lost so far: died, gone with their node, or ended for a missed deadline.
+    decisions: What the pool decided about its size while it worked, as sentences, the latest ones.
     """
 
     workers: int
@@ -89,6 +97,7 @@ class PoolStats:
     in_flight: int
     requeued: int
     workers_lost: int
+    decisions: tuple[str, ...] = ()
 
 
 class Pool(Protocol[T, R]):
@@ -202,6 +211,7 @@ class LocalPool(Generic[T, R]):
         self._running[call] = hand
         mine.add(call)
         hand.take(call)
+        set_to(POOL_IN_FLIGHT, len(self._running))
         return True
 
     def _next_finished(self) -> _Call[T, R]:
@@ -217,6 +227,8 @@ class LocalPool(Generic[T, R]):
                 return oldest
             hand = self._running.pop(call, None)
             if hand is not None:  # else it was yielded as late, and its thread is dismissed
+                observe(TASK_SECONDS, time.monotonic() - call.started_s)
+                set_to(POOL_IN_FLIGHT, len(self._running))
                 self._idle.append(hand)
                 return call
 

@@ -18,6 +18,7 @@ from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.runtime.keepers import Ended, Told, Work
 from lakehouse_ray.runtime.outcome import Failure, attempt
+from lakehouse_ray.runtime.ray_metrics import measure_on_ray
 
 # A worker that says nothing for so long is taken for lost.
 _ANSWER_TIMEOUT_S = 60.0
@@ -102,6 +103,7 @@ class KeptWorker:
     """The actor around one worker: its work in a thread, so that it can be asked and stopped."""
 
     def __init__(self, work: Work, task: Any) -> None:
+        measure_on_ray()
         self._stop = threading.Event()
         self._status: Any = None
         self._ended = False

@@ -27,11 +27,13 @@ import grpc  # type: ignore[import-untyped]
 import psutil  # type: ignore[import-untyped]
 import ray
 from ray._private import services
+from ray._private.state import available_resources_per_node
 from ray._private.utils import write_ray_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
 from lakehouse_ray.runtime.cluster import ClusterView, NodeView
+from lakehouse_ray.runtime.ray_metrics import measured_on_ray
 
 # Ray's smallest is 75 MiB. Results of work are small manifests; data goes to the store.
 OBJECT_STORE_BYTES = 128 << 20
@@ -134,10 +136,14 @@ def connect(
             yield session
 
 
-def view_cluster() -> ClusterView:
-    """The nodes of the cluster this process is connected to, the dead ones included."""
+def view_cluster(*, free: bool = False) -> ClusterView:
+    """The nodes of the cluster this process is connected to, the dead ones included.
+
+    free: Also ask what nobody has reserved; that lags behind by some hundred milliseconds.
+    """
     nodes: list[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return ClusterView(tuple(_node_view(node) for node in nodes))
+    left = available_resources_per_node() if free else {}  # type: ignore[no-untyped-call]
+    return ClusterView(tuple(_node_view(node, left.get(node["NodeID"])) for node in nodes))
 
 
 @contextmanager
@@ -172,6 +178,7 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
         # As `ray start` does (2.60). What runs a job asks this file which cluster is its own; without
         # it, any Ray of this machine may be taken.
         write_ray_address(session.address, str(temp_dir))
+        stack.enter_context(measured_on_ray())
         yield session
 
 
@@ -179,7 +186,7 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
 def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[RaySession]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_authenticated_by(_auth_of_environment()))
-        _check_answers(address, timeout_s)
+        check_answers(address, timeout_s)
         stack.enter_context(_stdout_left_alone())
         stack.callback(ray.shutdown)
         try:
@@ -190,6 +197,7 @@ def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[Ray
                 f"the Ray cluster at {address} could not be joined: {error}. A driver runs on a "
                 "machine of the cluster; from elsewhere submit a job"
             ) from error
+        stack.enter_context(measured_on_ray())
         yield _describe(own=False, inherited_env={})
 
 
@@ -214,7 +222,7 @@ def _resolve(address: str) -> str:
     return str(found or address)
 
 
-def _check_answers(address: str, timeout_s: float) -> None:
+def check_answers(address: str, timeout_s: float) -> None:
     """Ask the GCS at `address` whether it lives and takes our token.
 
     ray.init tries a silent one for two minutes and then ends the process, and takes 20 seconds and
@@ -235,7 +243,8 @@ def _check_answers(address: str, timeout_s: float) -> None:
                     f"{_AUTH_TOKEN_PATH} to a file that holds the cluster's token"
                 ) from error
             raise UnavailableError(
-                f"no Ray cluster answers at {address}: {error.details()}"
+                f"no Ray cluster answers at {address}: {error.details()}. `ray status` on a machine "
+                "of the cluster shows where its head is; ray.address must name it"
             ) from error
 
 
@@ -281,7 +290,7 @@ def _describe(*, own: bool, inherited_env: Mapping[str, str]) -> RaySession:
     )
 
 
-def _node_view(node: Mapping[str, Any]) -> NodeView:
+def _node_view(node: Mapping[str, Any], left: Mapping[str, float] | None) -> NodeView:
     resources = node["Resources"]
     return NodeView(
         node_id=str(node["NodeID"]),
@@ -290,6 +299,9 @@ def _node_view(node: Mapping[str, Any]) -> NodeView:
         alive=bool(node["Alive"]),
         ip=str(node["NodeManagerAddress"]),
         object_store_bytes=int(resources.get("object_store_memory", 0)),
+        labels=dict(node.get("Labels") or {}),
+        cpus_free=None if left is None else float(left.get("CPU", 0)),
+        memory_free_bytes=None if left is None else int(left.get("memory", 0)),
     )
 
 

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.runtime.outcome import Failure, attempt, portable
+from lakehouse_ray.runtime.ray_metrics import measure_on_ray
 
 C = TypeVar("C")
 
@@ -117,9 +118,10 @@ def unshared(factory: Callable[[], C], name: str) -> Iterator[C]:
 
 
 class SharedInstance:
-    """The actor around one instance. No method may be a coroutine, see `pool.PoolWorker`."""
+    """The actor around one instance. No method may be a coroutine, see `workers.PoolWorker`."""
 
     def __init__(self, factory: Callable[[], Any], name: str) -> None:
+        measure_on_ray()
         self._where = f"{name}, process {os.getpid()}"
         # A failure is kept and told to every caller: raised here, it would end the process, and Ray
         # would try again without end.

@@ -22,6 +22,7 @@ from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.described import described
 from lakehouse_ray.serve.docs_page import CSP, page
 from lakehouse_ray.serve.job_desk import JobDesk
+from lakehouse_ray.serve.lake_state import LakeState
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.measures import Measures
 from lakehouse_ray.serve.problems import install, problem_of, respond
@@ -55,6 +56,7 @@ def create_app(
     origins: Collection[str] = (),
     streams: StreamLimits | None = None,
     desk: JobDesk | str = "it only reads",
+    state: LakeState | None = None,
 ) -> FastAPI:
     """Build the application over one lake.
 
@@ -62,7 +64,7 @@ def create_app(
     tells_id: Whether answers get the header X-Request-Id here, not from what runs the application.
     levels: Where answers are kept beyond this process, the nearest first.
     origins: Pages of other places that may open a websocket. streams: What websockets may cost.
-    desk: What takes jobs; or why there are none.
+    desk: What takes jobs; or why there are none. state: What is said of the lake at /metrics.
     """
     limits = limits or Limits()
     clock = clock or SystemClock()
@@ -93,6 +95,7 @@ def create_app(
     )
     app.state.service = service
     app.state.hub = hub
+    app.state.measures = measures
     app.state.jobs = desk
     made = app.openapi
     app.openapi = lambda: app.openapi_schema or described(made())  # type: ignore[method-assign]
@@ -101,7 +104,7 @@ def create_app(
         Border, limits=limits, clock=clock, keys=keys, hosts=hosts, seen=measures,
         tells_id=tells_id, origins=origins,
     )  # fmt: skip
-    _add_state(app, service, measures)
+    _add_state(app, service, measures, state)
     app.include_router(facts.routes)
     app.include_router(symbols.routes)
     app.include_router(sql.routes)
@@ -113,7 +116,7 @@ def create_app(
     return app
 
 
-def _add_state(app: FastAPI, service: Service, measures: Measures) -> None:
+def _add_state(app: FastAPI, service: Service, measures: Measures, state: LakeState | None) -> None:
     ready_at_s = float("-inf")
 
     @app.get("/health", summary="Whether this process answers", tags=["state"])
@@ -142,7 +145,8 @@ def _add_state(app: FastAPI, service: Service, measures: Measures) -> None:
     @app.get("/metrics", summary="For Prometheus", tags=["state"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         assert service_of(request) is service
-        return Response(measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        told = measures.text() + (b"" if state is None else (await state.text()).encode())
+        return Response(told, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _unready(error: Exception) -> LakehouseError:

@@ -26,8 +26,10 @@ from lakehouse_ray.errors import ConflictError, InvalidError, UnavailableError
 from lakehouse_ray.runtime.cluster import this_machine
 from lakehouse_ray.runtime.pool import default_worker_env
 from lakehouse_ray.runtime.ray_jobs import RayJobs
+from lakehouse_ray.runtime.ray_metrics import RayMeter
 from lakehouse_ray.runtime.session import connect
 from lakehouse_ray.serve.configuration import APPLICATION
+from lakehouse_ray.serve.measures import Measures
 from lakehouse_ray.serve.scaling import CPU, MEMORY, OPEN, WAITING
 from lakehouse_ray.serve.server import app_of, check_address, url_at
 from lakehouse_ray.serve.service import Service
@@ -259,7 +261,7 @@ def _bound(settings: Settings, *, own: bool) -> Any:
             look_back_period_s=_LOOK_BACK_S,
             policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
                 policy_function="lakehouse_ray.serve.scaling:ScalingPolicy",
-                policy_kwargs={"statements": serving.statements},
+                policy_kwargs={"statements": serving.statements, **settings.scaling.model_dump()},
             ),
         ),
     )(replica_of(settings))
@@ -272,6 +274,7 @@ def replica_of(settings: Settings) -> Any:
 
     built: list[Service] = []
     hubs: list[Hub] = []
+    measured: list[Measures] = []
 
     def build() -> FastAPI:
         configure(settings.log.level, settings.log.format)
@@ -279,11 +282,16 @@ def replica_of(settings: Settings) -> Any:
         app = app_of(settings, tells_id=False, jobs=jobs)  # Ray Serve tells the id
         built.append(app.state.service)
         hubs.append(app.state.hub)
+        # One address, several processes: what each counts is told by Ray, which knows them apart.
+        measured.append(app.state.measures)
+        app.state.measures.listen(RayMeter())
         return app
 
     class Lake:
         async def record_autoscaling_stats(self) -> dict[str, float]:
-            """What the policy of scaling is told, every few seconds."""
+            """What the policy of scaling is told, every few seconds; and Ray's exporter with it."""
+            for measures in measured:
+                measures.tell()
             waiting = sum(service.waiting for service in built)
             return {
                 CPU: psutil.cpu_percent(None) / 100,

@@ -1,60 +1,28 @@
-"""How many replicas answer: the product's rules of scaling as a policy of Ray Serve.
-
-Up when processors or memory are busy or many questions wait; down when all three are low; else
-stay, so that it does not swing between the two.
-"""
+"""How many replicas answer: the product's rules of scaling as a policy of Ray Serve."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from lakehouse_ray.runtime.scaling import Load, Rules, judge
 
 # What each replica tells of itself; Ray Serve asks for it by `record_autoscaling_stats`.
 CPU, MEMORY, WAITING, OPEN = "cpu_share", "memory_share", "waiting", "open_websockets"
 
 
-@dataclass(frozen=True)
-class Rules:
-    """cpu_up, memory_up: Shares of a machine from 0 to 1; beyond them there are to be more.
-
-    waiting_up: Questions that wait, in all replicas; beyond them too. waiting_down: Fewer may be
-    fewer replicas, if processors and memory are under half of their bounds.
-    """
-
-    cpu_up: float = 0.7
-    memory_up: float = 0.8
-    waiting_up: float = 100
-    waiting_down: float = 10
-
-
-@dataclass(frozen=True)
-class Load:
-    """Of all replicas: shares of the busiest one, questions that wait for any."""
-
-    cpu_share: float
-    memory_share: float
-    waiting: float
-
-
 def wanted_replicas(now: int, least: int, most: int, load: Load, rules: Rules) -> int:
     """Return how many replicas there are to be, of `now`.
+
+    load: Shares of the busiest replica, questions that wait for any.
 
     Up by half, at least by one, so that a rush is met in a few steps; down by one, since what is
     taken away too soon is missed at once.
     """
-    busy = (
-        load.cpu_share > rules.cpu_up
-        or load.memory_share > rules.memory_up
-        or load.waiting > rules.waiting_up
-    )
-    idle = (
-        load.cpu_share < rules.cpu_up / 2
-        and load.memory_share < rules.memory_up / 2
-        and load.waiting < rules.waiting_down
-    )
-    wanted = now + math.ceil(now / 2) if busy else now - 1 if idle else now
+    direction = judge(load, rules).direction
+    step = {"up": math.ceil(now / 2), "down": -1, "stay": 0}[direction]
+    wanted = now + step
     return max(least, min(most, max(wanted, 1)))
 
 

@@ -25,6 +25,7 @@ from lakehouse_ray.serve.cache.in_redis import RedisLevel
 from lakehouse_ray.serve.cache.in_store import StoreLevel
 from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.job_desk import JobDesk
+from lakehouse_ray.serve.lake_state import LakeState
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.service import Source
 from lakehouse_ray.serve.streams.hub import Hub, StreamLimits
@@ -91,6 +92,7 @@ def app_of(settings: Settings, *, tells_id: bool = True, jobs: SharedJobs | None
     # A web page cannot know a key; without keys it must not get here by a name of its own.
     named = ("localhost", "127.0.0.1", "[::1]", settings.serve.host)
     hosts = None if keys is not None else named
+    desk = _desk(settings, jobs)
     return create_app(
         source,
         limits_of(settings),
@@ -101,7 +103,16 @@ def app_of(settings: Settings, *, tells_id: bool = True, jobs: SharedJobs | None
         levels=_levels(settings, reader),
         origins=[name.strip() for name in settings.serve.origins.split(",") if name.strip()],
         streams=stream_limits_of(settings),
-        desk=_desk(settings, jobs),
+        desk=desk,
+        state=LakeState(
+            reader.find,
+            # Its own: questions of clients must not wait for it, nor have its memory.
+            lambda: Reader(settings).lake,
+            reader.clock,
+            name=settings.telemetry.lake,
+            threshold=settings.quality.threshold,
+            jobs=desk.all if isinstance(desk, JobDesk) else None,
+        ),
     )
 
 

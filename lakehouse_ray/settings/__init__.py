@@ -35,6 +35,7 @@ from lakehouse_ray.settings.lake import (
     LogSettings,
     QualitySettings,
     RaySettings,
+    ScalingSettings,
     StorageSettings,
     TelemetrySettings,
 )
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     serve: ServeSettings = ServeSettings()
     compute: ComputeSettings = ComputeSettings()
+    scaling: ScalingSettings = ScalingSettings()
     ray: RaySettings = RaySettings()
     schedules: tuple[ScheduleSettings, ...] = Field(
         (), description="What runs by itself (docs/schedules.md)."

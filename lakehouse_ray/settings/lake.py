@@ -220,6 +220,13 @@ class TelemetrySettings(Section):
     pushgateway_url: str = Field(
         "", repr=False, description="A Prometheus Pushgateway. Empty: none."
     )
+    port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Port of 127.0.0.1 at which a command shows what it counts while it runs. 0: none; "
+        "on Ray its exporter does that.",
+    )
 
     @model_validator(mode="after")
     def _can_be_read(self) -> TelemetrySettings:
@@ -244,9 +251,34 @@ class ComputeSettings(Section):
     medium: tuple[float, float] = (2, 4)
     large: tuple[float, float] = (4, 8)
     xlarge: tuple[float, float] = (8, 16)
+    ingestion: ProfileName = Field("medium", description="Profile of workers that ingest.")
+    processing: ProfileName = Field(
+        "large", description="Profile of workers that build and assess."
+    )
+    analytics: ProfileName = Field("xlarge", description="Profile of workers that analyse.")
+    other: ProfileName = Field("small", description="Profile of all other workers.")
     node_label: str = Field(
         "",
         description="Label of a cluster's nodes that names the profile they are for: workers then start on those alone, else a large node takes many small workers. Empty: on any node.",
+    )
+    worker_timeout_s: float = Field(
+        60,
+        gt=0,
+        description="How long a run waits for its first worker, or for another when all are lost, on nodes that are there; as long, where the autoscaler says that it has none.",
+    )
+    node_timeout_s: float = Field(
+        900,
+        gt=0,
+        description="The same where an autoscaler may bring a node: a machine boots, and pulls an image of a gigabyte.",
+    )
+    elastic: bool = Field(
+        True,
+        description="On a cluster that others use too, a pool grows and shrinks while it works (docs/autoscaling.md).",
+    )
+    headroom_cpus: float = Field(
+        1,
+        ge=0,
+        description="CPUs of a cluster that others use too which pools leave free, where that costs no more than a tenth of it.",
     )
     local_bytes_max: int = Field(
         4 << 20,
@@ -261,6 +293,30 @@ class ComputeSettings(Section):
 
     def profiles(self) -> dict[str, tuple[float, float]]:
         return {name: getattr(self, name) for name in get_args(ProfileName)}
+
+
+class ScalingSettings(Section):
+    """When there are to be more workers of a pool, or replicas of the service, and when fewer."""
+
+    cpu_up: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="Share of CPUs beyond which there are to be more; under half of it, fewer.",
+    )
+    memory_up: float = Field(0.8, gt=0, le=1, description="Share of memory, likewise.")
+    waiting_up: int = Field(
+        100, ge=1, description="Units or questions that wait, beyond which there are to be more."
+    )
+    waiting_down: int = Field(
+        10, ge=0, description="There may be fewer only if fewer than these wait."
+    )
+
+    @model_validator(mode="after")
+    def _check_gap(self) -> ScalingSettings:
+        if self.waiting_down > self.waiting_up:
+            raise ValueError("waiting_down must not be more than waiting_up")
+        return self
 
 
 class RaySettings(Section):

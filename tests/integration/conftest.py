@@ -13,5 +13,7 @@ from lakehouse_ray.runtime.session import RaySession, connect
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[RaySession]:
     """An own Ray of two CPUs. Code under test that calls `connect` is given this one."""
-    with connect("local", num_cpus=2, worker_env=default_worker_env(1)) as session:
+    # Every 10 s by itself: tests of metrics would wait for it.
+    env = {**default_worker_env(1), "RAY_metrics_report_interval_ms": "2000"}
+    with connect("local", num_cpus=2, worker_env=env) as session:
         yield session

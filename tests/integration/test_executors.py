@@ -83,6 +83,54 @@ def test_workers_start_on_nodes_with_the_label_alone(ray_session: RaySession) ->
         pool_on({"lakehouse-ray/profile": "of-no-node"}, 1)
 
 
+def nimble(session: RaySession) -> RayExecutor:
+    return RayExecutor(
+        inherited_env=session.inherited_env, look_every_s=0.1, down_after_s=0.5, workload="test"
+    )
+
+
+def test_a_pool_grows_where_much_waits_and_nodes_have_room(ray_session: RaySession) -> None:
+    spec_ = PoolSpec(1, 1, 0, depth=1, actors_most=8, tasks=150)
+    with nimble(ray_session).pool(no_component, pause, spec_) as pool:
+        assert pool.stats().workers == 1
+        assert len(list(pool.map_unordered([0.02] * 150))) == 150
+        stats = pool.stats()
+    assert stats.workers == 2  # the CPUs that there are
+    (said,) = stats.decisions
+    assert said.startswith("grown by 1 to 2: 1")
+    assert said.endswith("wait (over 100) and nodes have room for 1 worker")
+
+
+def test_a_pool_without_work_shrinks_and_ends_no_worker_that_has_some(
+    ray_session: RaySession,
+) -> None:
+    spec_ = PoolSpec(2, 1, 0, depth=1, actors_most=2, tasks=2)
+    with nimble(ray_session).pool(no_component, pause, spec_) as pool:
+        done = list(pool.map_unordered([0.01, 2.5]))
+        stats = pool.stats()
+        assert [one.error for one in done] == [None, None]
+        assert (stats.workers, stats.workers_lost, stats.requeued) == (1, 0, 0)
+        assert stats.decisions[0].startswith("shrunk by 1 to 1: 1 worker of 2 without work: CPUs")
+        assert len(list(pool.map_unordered([0.01] * 3))) == 3
+
+
+def test_workers_that_wait_for_a_node_are_given_up_when_they_are_not_needed(
+    ray_session: RaySession,
+) -> None:
+    spec_ = PoolSpec(6, 1, 0, depth=1, actors_most=6, tasks=3)
+    with nimble(ray_session).pool(no_component, pause, spec_) as pool:
+        assert len(list(pool.map_unordered([0.5] * 3))) == 3
+        stats = pool.stats()
+    assert (stats.workers, stats.workers_pending) == (2, 0)
+    assert any(said.startswith("cancelled by ") for said in stats.decisions)
+
+
+def test_a_pool_that_must_not_grow_keeps_its_size(ray_session: RaySession) -> None:
+    with nimble(ray_session).pool(no_component, pause, PoolSpec(1, 1, 0, tasks=150)) as pool:
+        assert len(list(pool.map_unordered([0.02] * 150))) == 150
+        assert (pool.stats().workers, pool.stats().decisions) == (1, ())
+
+
 def test_more_memory_than_a_node_has_is_no_reason_to_wait(ray_executor: RayExecutor) -> None:
     with ray_executor.pool(no_component, double, PoolSpec(1, 1, 1 << 50)) as pool:
         assert len(list(pool.map_unordered(range(3)))) == 3

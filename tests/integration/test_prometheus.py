@@ -11,7 +11,6 @@ import pytest
 from support.bars import BarLake, bars
 from support.commands import MANY_BYTES
 from support.prometheus import (
-    RULES,
     eventually,
     free_port,
     node_exporter,
@@ -125,20 +124,6 @@ def test_what_is_written_is_as_the_conventions_want_it_and_documented(
         assert f"{shape.exposed}{{" in text or shape.exposed == "lakehouse_alerts_delivered_total"
         assert f"`{shape.exposed}`" in documented
     assert "AAA" not in text
-
-
-def test_the_rules_are_right_and_ask_for_metrics_that_there_are() -> None:
-    for arguments in (("check", str(RULES)), ("test", str(RULES.with_suffix(".test.yml")))):
-        done = promtool(arguments[0], "rules", *arguments[1:])
-        assert done.returncode == 0, done.stdout + done.stderr
-    rules = RULES.read_text()
-    assert {s.exposed for s in SHAPES if s.exposed in rules} >= {
-        "lakehouse_alerts_total",
-        "lakehouse_missing_rows",
-        "lakehouse_alerts_waiting",
-        "lakehouse_assessment_run_series",
-        "lakehouse_assessment_run_timestamp_seconds",
-    }
 
 
 def test_a_gateway_that_is_down_is_a_warning_without_its_password(lake: BarLake) -> None:

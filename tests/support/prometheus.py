@@ -1,8 +1,9 @@
-"""Prometheus, its node exporter and its Pushgateway as Debian has them, each a process of its own."""
+"""Prometheus, its Alertmanager, node exporter and Pushgateway as Debian has them, each a process."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,8 @@ import pytest
 
 R = TypeVar("R")
 
-RULES = Path(__file__).parents[2] / "cluster/prometheus/lakehouse.rules.yml"
+FOLDER = Path(__file__).parents[2] / "cluster/monitoring"
+RULES = (FOLDER / "rules/recordings.yml", FOLDER / "rules/quality.yml")
 
 
 def binary(name: str, package: str) -> str:
@@ -94,6 +96,11 @@ class Prometheus:
         assert len(found) <= 1, found
         return float(found[0]["value"][1]) if found else None
 
+    def series(self, query: str) -> list[dict[str, Any]]:
+        asked = urllib.parse.urlencode({"query": query})
+        found: list[dict[str, Any]] = self._ask(f"query?{asked}")["result"]
+        return found
+
     def firing(self) -> set[tuple[str, str]]:
         """Alerts that fire, by name and lake."""
         alerts = self._ask("alerts")["alerts"]
@@ -110,8 +117,32 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, targets: dict[str, int]) -> Iterator[Prometheus]:
-    """targets: Ports by job. Its rules are the repository's."""
+def alertmanager(folder: Path, url: Callable[[str], str]) -> Iterator[int]:
+    """With the repository's routes and no patience; yields its port.
+
+    url: Of a path of who is told.
+    """
+    program, port = binary("prometheus-alertmanager", "prometheus-alertmanager"), free_port()
+    folder.mkdir()
+    text = (FOLDER / "alertmanager.yml").read_text().replace("http://127.0.0.1:9095", url(""))
+    text = re.sub(r"group_(wait|interval): \w+", r"group_\1: 1s", text)
+    (folder / "alertmanager.yml").write_text(text)
+    command = [
+        program,
+        f"--config.file={folder / 'alertmanager.yml'}",
+        f"--storage.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+    ]
+    with _running(command, folder / "alertmanager.log", f"http://127.0.0.1:{port}/-/ready"):
+        yield port
+
+
+@contextmanager
+def prometheus(
+    folder: Path, targets: dict[str, int], configuration: str = ""
+) -> Iterator[Prometheus]:
+    """targets: Ports by job, under the repository's rules of quality. configuration: Instead."""
     program, port = binary("prometheus", "prometheus"), free_port()
     folder.mkdir()
     jobs = [
@@ -124,11 +155,11 @@ def prometheus(folder: Path, targets: dict[str, int]) -> Iterator[Prometheus]:
     ]
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
+        "rule_files": [str(path) for path in RULES],
         "scrape_configs": jobs,
     }
     # JSON is YAML.
-    (folder / "prometheus.yml").write_text(json.dumps(config))
+    (folder / "prometheus.yml").write_text(configuration or json.dumps(config))
     command = [
         program,
         f"--config.file={folder / 'prometheus.yml'}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.dataset import Cost, Dataset
 from lakehouse_ray.model.table import Column
 
 AGG_TRADES = Dataset(
@@ -30,4 +30,5 @@ AGG_TRADES = Dataset(
     },
     bytes_a_row=65,
     streamed=True,
+    cost=Cost(0.021, 6),
 )

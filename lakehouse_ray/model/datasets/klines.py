@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.dataset import Cost, Dataset
 from lakehouse_ray.model.table import Column
 
 # 15m and above: a year of all symbols in one partition; below: a month of a sixteenth of them.
@@ -57,6 +57,7 @@ def _price_bars(name: str, view: str, doc: str) -> Dataset:
         time="open_time",
         archive={"um": ("daily", "monthly"), "cm": ("daily", "monthly")},
         bars=True,
+        cost=Cost(0.055, 18),
         bytes_a_row=100,
         coarse_intervals=COARSE_INTERVALS,
     )

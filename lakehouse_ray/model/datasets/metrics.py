@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.dataset import Cost, Dataset
 from lakehouse_ray.model.table import Column
 from lakehouse_ray.model.timespan import MINUTE_US
 
@@ -30,4 +30,5 @@ METRICS = Dataset(
     # where it was taken some seconds late (00:00:02).
     slack_us=MINUTE_US,
     bytes_a_row=150,
+    cost=Cost(0.052, 4),
 )

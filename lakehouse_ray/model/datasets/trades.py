@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.dataset import Cost, Dataset
 from lakehouse_ray.model.table import Column
 
 TRADES = Dataset(
@@ -34,4 +34,5 @@ TRADES = Dataset(
     },
     bytes_a_row=60,
     streamed=True,
+    cost=Cost(0.016, 6),
 )

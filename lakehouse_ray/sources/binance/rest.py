@@ -24,6 +24,8 @@ from lakehouse_ray.sources.budget import Seen
 from lakehouse_ray.sources.http import HttpClient, Spoken
 from lakehouse_ray.sources.rest import Answer, Fetched, Pages, Request, Rows
 from lakehouse_ray.sources.turns import Account, Turns, pause_s
+from lakehouse_ray.telemetry.meter import add, observe
+from lakehouse_ray.telemetry.metrics import EXCHANGE_REQUESTS, EXCHANGE_SECONDS
 
 log = structlog.get_logger()
 
@@ -161,9 +163,11 @@ class BinanceRest:
         while True:
             ticket = await self._turns.granted(request.market, request.costs)
             seen = Seen()
-            failure = ""
+            failure, status = "", "none"
+            begun_s = self._clock.monotonic_s()
             try:
                 spoken = await self._http.speak(url, headers, _BODY_BYTES_MAX)
+                status = str(spoken.status)
                 heard = hear(spoken.status, spoken.headers, spoken.body)
                 seen = heard.seen
                 if not heard.again:
@@ -172,6 +176,8 @@ class BinanceRest:
             except UnavailableError as error:
                 failure = error.message
             finally:
+                add(EXCHANGE_REQUESTS, 1, request.market, status)
+                observe(EXCHANGE_SECONDS, self._clock.monotonic_s() - begun_s, request.market)
                 await self._turns.settle(ticket, request.market, seen)
             attempt += 1
             if seen.quiet_s > 0:

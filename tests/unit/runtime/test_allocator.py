@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.model.dataset import Cost
 from lakehouse_ray.runtime.allocator import (
     GIB,
     MIB,
@@ -182,6 +183,112 @@ def test_the_plan_says_what_was_decided_and_why() -> None:
         "units of about 32 MiB."
     )
     assert reasons[0] == "Work of kind ingest takes profile medium."
+
+
+@pytest.mark.parametrize(
+    ("cpus", "nodes_", "expected"),
+    [
+        (1, [(1, 4)], ("small", 1, 1)),
+        (2, [(2, 8)], ("small", 2, 1)),
+        (64, [(64, 256)], ("medium", 31, 2)),
+        (1000, [(8, 32)] * 125, ("medium", 499, 2)),
+    ],
+)
+def test_pools_leave_a_cpu_to_others_where_it_is_less_than_a_tenth(
+    cpus: int, nodes_: list[tuple[float, float]], expected: tuple[str, int, float]
+) -> None:
+    big = work(size_bytes=10_000 * GIB)
+    found = allocate(big, growing(*nodes_), PROFILES, headroom_cpus=1)
+    assert shape(found) == expected
+    alone = allocate(big, cluster(*nodes_), PROFILES, headroom_cpus=1)
+    assert alone.actors * alone.cpus_per_actor == cpus
+
+
+def test_no_headroom_where_an_autoscaler_brings_nodes() -> None:
+    found = allocate(work(), growing((32, 128)), PROFILES, cpus_max=64, headroom_cpus=1)
+    assert shape(found) == ("medium", 32, 2)
+
+
+@pytest.mark.parametrize(
+    ("cost", "batch_mib", "said"),
+    [
+        (Cost(0.033, 12), 20, None),
+        (Cost(0.066, 12), 10, "Half-size"),
+        (Cost(0.5, 12), 10, "Half-size"),
+        (Cost(0.0165, 12), 32, "Double-size"),
+    ],
+)
+def test_units_are_halved_and_doubled_by_what_a_byte_costs(
+    cost: Cost, batch_mib: int, said: str | None
+) -> None:
+    load = replace(work(size_bytes=320 * MIB), cost=cost)
+    found = allocate(load, cluster((2, 16)), PROFILES)
+    assert found.batch_bytes == batch_mib * MIB
+    assert any(reason.startswith(said or "?") for reason in found.reasons) == bool(said)
+
+
+def test_costly_bytes_are_worth_more_workers() -> None:
+    cheap = work(size_bytes=9 * MIB)
+    costly = replace(cheap, cost=Cost(0.33, 12))
+    assert allocate(cheap, cluster((64, 256)), PROFILES).actors == 3
+    assert allocate(costly, cluster((64, 256)), PROFILES).actors == 23
+
+
+def test_bytes_that_need_much_memory_make_small_units() -> None:
+    greedy = replace(work(), cost=Cost(0.033, 100))
+    found = allocate(greedy, cluster((64, 256)), PROFILES)
+    assert found.batch_bytes * found.depth * 100 <= 4 * GIB / 2
+    assert "The memory of a worker bounds the size of a unit." in found.reasons
+
+
+def labelled(**profiles: int) -> ClusterView:
+    """So many nodes of 8 CPUs for each profile."""
+    return ClusterView(
+        tuple(
+            NodeView(f"{profile}{n}", 8, 32 * GIB, labels={"for": profile})
+            for profile, count in profiles.items()
+            for n in range(count)
+        ),
+        may_grow=True,
+    )
+
+
+def test_only_nodes_that_are_labelled_for_the_profile_count() -> None:
+    found = allocate(work(), labelled(medium=2, xlarge=5), PROFILES, node_label="for")
+    assert shape(found) == ("medium", 8, 2)
+    assert allocate(work(), labelled(medium=2, xlarge=5), PROFILES).actors == 28
+
+
+def test_without_a_labelled_node_an_autoscaler_is_asked() -> None:
+    view = labelled(xlarge=2)
+    found = allocate(work(), view, PROFILES, node_label="for", cpus_max=24)
+    assert shape(found) == ("medium", 12, 2)
+
+
+def test_a_pool_may_grow_to_what_the_work_can_use_on_a_shared_cluster_alone() -> None:
+    load = work(size_bytes=400 * MIB, units=90)
+    assert allocate(load, growing((8, 32)), PROFILES, elastic=True).actors_most == 90
+    assert allocate(load, growing((8, 32)), PROFILES, elastic=True, cpus_max=20).actors_most == 10
+    assert allocate(load, growing((8, 32)), PROFILES, elastic=True, actors=6).actors_most == 6
+    assert allocate(load, growing((8, 32)), PROFILES).actors_most == 4
+    assert allocate(load, cluster((8, 32)), PROFILES, elastic=True).actors_most == 4
+
+
+def test_a_plan_says_how_far_the_pool_may_grow() -> None:
+    found = allocate(work(size_bytes=400 * MIB, units=90), growing((8, 32)), PROFILES, elastic=True)
+    assert found.explain()[-1] == "It may grow to 90 workers while it works."
+
+
+def test_profiles_of_work_may_be_chosen() -> None:
+    chosen = {**PROFILE_OF_KIND, "ingest": "large"}
+    assert shape(allocate(work(), cluster((64, 256)), PROFILES, profile_of=chosen)) == (
+        "large", 16, 4,
+    )  # fmt: skip
+
+
+def test_the_pool_is_told_how_many_tasks_there_will_be() -> None:
+    found = allocate(work(size_bytes=320 * MIB), cluster((2, 16)), PROFILES)
+    assert found.spec().tasks == 16
 
 
 kinds = st.sampled_from(list(PROFILE_OF_KIND))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakehouse_ray.serve.scaling import Load, Rules, ScalingPolicy, wanted_replicas
+from lakehouse_ray.runtime.scaling import Load, Rules
+from lakehouse_ray.serve.scaling import ScalingPolicy, wanted_replicas
 
 RULES = Rules()
 shares = st.floats(0, 1)

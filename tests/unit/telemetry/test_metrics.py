@@ -8,13 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lakehouse_ray.pipeline.metrics_export import SHAPES
-from lakehouse_ray.telemetry.metrics import (
-    SAMPLES_MAX,
-    MetricShape,
-    registry_of,
-    text_of,
-    write_textfile,
-)
+from lakehouse_ray.telemetry.exposition import SAMPLES_MAX, registry_of, text_of, write_textfile
+from lakehouse_ray.telemetry.metrics import MetricShape
 
 COUNTER = MetricShape("lakehouse_things", "counter", "Things", ("kind",))
 GAUGE = MetricShape("lakehouse_level", "gauge", "A level")
