@@ -53,6 +53,13 @@ class FillUnit:
     fills: tuple[Planned, ...]
 
     @property
+    def name(self) -> str:
+        """For people: its series, of several the first."""
+        first = self.fills[0].fill
+        parts = (first.market, first.dataset, first.interval, first.symbol)
+        return "/".join(part for part in parts if part)
+
+    @property
     def requests(self) -> int:
         return sum(one.requests for one in self.fills)
 

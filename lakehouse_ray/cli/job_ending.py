@@ -14,7 +14,7 @@ from lakehouse_ray.cli.options import settings_of
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.pipeline.job_records import JobRecord, find, keep
-from lakehouse_ray.runtime.session import job_id
+from lakehouse_ray.runtime.jobs import job_id
 from lakehouse_ray.settings import secrets_of
 from lakehouse_ray.storage.objects import ObjectStore
 from lakehouse_ray.telemetry.redaction import Redaction

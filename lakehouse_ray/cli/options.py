@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import structlog
 import typer
 
+from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.errors import InvalidError
+from lakehouse_ray.runtime.jobs import job_id
 from lakehouse_ray.settings import Settings, load_settings
-from lakehouse_ray.telemetry.logs import configure
+from lakehouse_ray.telemetry.command import GIVEN
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -37,7 +39,7 @@ def settings_of(*, home: str = "", address: str = "", **sections: dict[str, Any]
     settings = load_settings(overrides)
     if os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         _refuse_relative_home(settings)
-    configure(settings.log.level, settings.log.format)
+    configure_logs(settings, command=next(iter(GIVEN.get()), ""), job=job_id())
     if settings.telemetry.port:
         _show(settings.telemetry.port)
     return settings.resolved()

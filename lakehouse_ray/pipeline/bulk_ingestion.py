@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.fetch import Fetcher
 from lakehouse_ray.bronze.plan import FreqPolicy, Plan, make_units, plan_objects
@@ -48,7 +49,8 @@ from lakehouse_ray.silver.unit_work import Built, span_of
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.files import FileEntry, FileIndex, index_files
 from lakehouse_ray.storage.ledger import latest_by_key, read_object_log
-from lakehouse_ray.telemetry.logs import configure
+from lakehouse_ray.storage.paths import run_of_marker
+from lakehouse_ray.telemetry.logs import at_work
 from lakehouse_ray.telemetry.processes import cpu_seconds, rss_bytes_max
 
 
@@ -82,7 +84,6 @@ class IngestWorker:
 
     def __init__(self, writer: Writer, lanes: int) -> None:
         settings = writer.settings.ingest
-        configure(writer.settings.log.level, writer.settings.log.format)
         self._clock = writer.clock
         self._fetcher = Fetcher(
             writer.archive,
@@ -127,11 +128,13 @@ class _Setup:
 
     def __call__(self) -> IngestWorker:
         check_store(self.writer, self.marker)
+        configure_logs(self.writer.settings, run_id=run_of_marker(self.marker) or "")
         return IngestWorker(self.writer, self.lanes)
 
 
 def _process(worker: IngestWorker, task: UnitTask) -> Result:
-    return worker.process(task), rss_bytes_max()
+    with at_work("unit", unit=task.unit.id, symbols=",".join(task.unit.symbols)):
+        return worker.process(task), rss_bytes_max()
 
 
 def plan_ingestion(

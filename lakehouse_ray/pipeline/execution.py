@@ -19,6 +19,7 @@ from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
 from lakehouse_ray.runtime.scaling import Rules
 from lakehouse_ray.runtime.session import connect
 from lakehouse_ray.runtime.shared import shared_by_all, unshared
+from lakehouse_ray.telemetry.logs import at_work
 
 # Times work is done anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
@@ -113,14 +114,15 @@ def store_marker(writer: Writer, run_id: str) -> Iterator[str]:
 
     Whoever looks for runs that were killed or interrupted finds it, too.
     """
-    path = begin(writer.store, run_id)
-    try:
-        yield path
-    except Exception:
-        # It says itself what went wrong.
+    with at_work("run", run_id=run_id):
+        path = begin(writer.store, run_id)
+        try:
+            yield path
+        except Exception:
+            # It says itself what went wrong.
+            end(writer.store, run_id)
+            raise
         end(writer.store, run_id)
-        raise
-    end(writer.store, run_id)
 
 
 def check_store(writer: Writer, marker: str) -> None:

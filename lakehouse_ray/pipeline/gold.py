@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import NotFoundError
 from lakehouse_ray.gold.build import Derived, ProductBuilder, UnitResult
@@ -41,7 +42,8 @@ from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Pool
 from lakehouse_ray.storage.ledger import log_request
-from lakehouse_ray.telemetry.logs import configure
+from lakehouse_ray.storage.paths import run_of_marker
+from lakehouse_ray.telemetry.logs import at_work
 from lakehouse_ray.telemetry.processes import rss_bytes_max
 
 # What a worker hands back: what came of the task, and the most memory the worker has had, in bytes.
@@ -72,13 +74,13 @@ class _Setup:
 
     def __call__(self) -> ProductBuilder:
         check_store(self.writer, self.marker)
-        log = self.writer.settings.log
-        configure(log.level, log.format)
+        configure_logs(self.writer.settings, run_id=run_of_marker(self.marker) or "")
         return ProductBuilder(self.writer.store, self.recipes, lanes=self.lanes)
 
 
 def _build(builder: ProductBuilder, task: Task) -> Result:
-    return builder.build(task), rss_bytes_max()
+    with at_work("unit", unit=task.id, product=task.product):
+        return builder.build(task), rss_bytes_max()
 
 
 def plan_build(

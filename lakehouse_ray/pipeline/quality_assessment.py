@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import LakehouseError
@@ -51,7 +52,7 @@ from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Executor, Pool
-from lakehouse_ray.telemetry.logs import configure
+from lakehouse_ray.telemetry.logs import at_work
 from lakehouse_ray.telemetry.processes import rss_bytes_max
 
 # What a worker hands back: what came of the task, and the most memory the worker has had, in bytes.
@@ -83,15 +84,15 @@ class _Setup:
 
     def __call__(self) -> Assessor:
         check_store(self.writer, self.marker)
-        log = self.writer.settings.log
-        configure(log.level, log.format)
+        configure_logs(self.writer.settings, run_id=self.run_id)
         return Assessor(
             self.writer, self.snapshots, self.run_id, thresholds=self.thresholds, lanes=self.lanes
         )
 
 
 def _assess(assessor: Assessor, task: AssessTask) -> Result:
-    return assessor.assess(task), rss_bytes_max()
+    with at_work("unit", unit=f"{task.kind}/{task.symbols[0]}"):
+        return assessor.assess(task), rss_bytes_max()
 
 
 def assess(

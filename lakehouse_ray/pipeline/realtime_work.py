@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.bronze.fill_plan import FillUnit, Planned
@@ -12,7 +13,8 @@ from lakehouse_ray.model.fills import Fill
 from lakehouse_ray.pipeline.execution import check_store
 from lakehouse_ray.sources.rest import Fetched
 from lakehouse_ray.storage.answers import Kept, Pack, keep
-from lakehouse_ray.telemetry.logs import configure
+from lakehouse_ray.storage.paths import run_of_marker
+from lakehouse_ray.telemetry.logs import at_work
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,6 @@ class FillWorker:
     """What a worker has: the exchange's REST, and bronze."""
 
     def __init__(self, writer: Writer, account: KeptBudget) -> None:
-        configure(writer.settings.log.level, writer.settings.log.format)
         self._writer = writer
         self._account = account
 
@@ -102,8 +103,10 @@ class Setup:
 
     def __call__(self) -> FillWorker:
         check_store(self.writer, self.marker)
+        configure_logs(self.writer.settings, run_id=run_of_marker(self.marker) or "")
         return FillWorker(self.writer, self.account)
 
 
 def process(worker: FillWorker, task: UnitTask) -> AskedUnit:
-    return worker.process(task)
+    with at_work("unit", unit=task.unit.name):
+        return worker.process(task)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.clock import Clock
@@ -23,7 +24,6 @@ from lakehouse_ray.pipeline.realtime_plan import UpdateRequest
 from lakehouse_ray.pipeline.realtime_update import update
 from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.runtime.keepers import Ended, Keeper, Told
-from lakehouse_ray.telemetry.logs import configure
 
 # What REST did not have yet, or could not be asked for, is asked for again after the first, then
 # after twice as long each time.
@@ -60,7 +60,7 @@ class FillStatus:
 
 def fill_gaps(task: FillTask, stop: threading.Event, tell: Callable[[FillStatus], None]) -> None:
     """Ask once for all gaps of a market that are open. The work of a `runtime.keepers.Keeper`."""
-    configure(task.writer.settings.log.level, task.writer.settings.log.format)
+    configure_logs(task.writer.settings)
     threading.Thread(target=_end_when_told, args=(stop,), name="told-to-end", daemon=True).start()
     request = UpdateRequest(Asked(market=task.market), build=False, stream_gaps_only=True)
     report = update(task.writer, request, here=True, account=task.account)

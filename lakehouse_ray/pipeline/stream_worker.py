@@ -22,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.clock import Onward
@@ -49,7 +50,6 @@ from lakehouse_ray.sources.binance.streams.names import Stream
 from lakehouse_ray.sources.binance.streams.session import ConnectPace, SessionRules
 from lakehouse_ray.sources.turns import Turns
 from lakehouse_ray.storage.spool import FULL, MARK, Spool, list_segments, read_segment
-from lakehouse_ray.telemetry.logs import configure
 
 # Levels of a snapshot, and how long between two: 1000 levels weigh 50 of spot's 6,000 a minute and
 # 20 of the futures' 2,400, so a quarter of the limit is used at most, and only while books are made.
@@ -115,7 +115,7 @@ def capture(
 
     Raises LakehouseError for what another try would not mend.
     """
-    configure(task.writer.settings.log.level, task.writer.settings.log.format)
+    configure_logs(task.writer.settings, run_id=task.run_id, worker=task.name)
     streams = streams_of(task.market, task.names)
     tables = tables_of_capture(streams)
     with (

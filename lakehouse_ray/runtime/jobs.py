@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,10 @@ from typing import Literal, Protocol
 
 # Ray's own words.
 JobState = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
+
+
+# Set by Ray in the environment of a job's process.
+_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,12 @@ class SharedJobs(Jobs, Protocol):
 
         Of several at once, all are told the same.
         """
+
+
+def job_id() -> str:
+    """Of the job whose entrypoint this process is; empty where it is none's."""
+    try:
+        told = json.loads(os.environ.get(_JOB_MARK, "{}"))
+        return str(told["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return ""

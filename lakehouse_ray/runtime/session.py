@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import re
@@ -80,15 +79,6 @@ class RaySession:
 def inside_job() -> bool:
     """Whether this process is the entrypoint of a Ray job (`ray job submit`)."""
     return _JOB_MARK in os.environ
-
-
-def job_id() -> str:
-    """Of the job whose entrypoint this process is; empty where it is none's."""
-    try:
-        told = json.loads(os.environ.get(_JOB_MARK, "{}"))
-        return str(told["metadata"]["job_submission_id"])
-    except (ValueError, KeyError, TypeError):
-        return ""
 
 
 @contextmanager

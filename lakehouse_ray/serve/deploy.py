@@ -22,6 +22,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from fastapi import FastAPI
 
+from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.errors import ConflictError, InvalidError, UnavailableError
 from lakehouse_ray.runtime.cluster import this_machine
 from lakehouse_ray.runtime.pool import default_worker_env
@@ -35,7 +36,6 @@ from lakehouse_ray.serve.server import app_of, check_address, url_at
 from lakehouse_ray.serve.service import Service
 from lakehouse_ray.serve.streams.hub import Hub
 from lakehouse_ray.settings import Settings, load_settings, spell_environment
-from lakehouse_ray.telemetry.logs import configure
 
 DEPLOYMENT = "Lake"
 # Requests that a replica takes beyond those that it lets wait: probes, metrics, cached answers.
@@ -277,7 +277,7 @@ def replica_of(settings: Settings) -> Any:
     measured: list[Measures] = []
 
     def build() -> FastAPI:
-        configure(settings.log.level, settings.log.format)
+        configure_logs(settings, replica=serve.get_replica_context().replica_tag)
         jobs = RayJobs() if settings.serve.jobs else None
         app = app_of(settings, tells_id=False, jobs=jobs)  # Ray Serve tells the id
         built.append(app.state.service)

@@ -339,5 +339,14 @@ class RaySettings(Section):
 
 
 class LogSettings(Section):
-    level: Literal["debug", "info", "warning", "error"] = "warning"
-    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="What is told: this and worse."
+    )
+    format: Literal["text", "json"] = Field(
+        "text",
+        description="Of stderr: text for people, or one JSON object a line (docs/logs.md), progress and errors too.",
+    )
+    file: str = Field(
+        "",
+        description="A file to which events are added as JSON, whatever the format; absolute for jobs. Empty: none.",
+    )
