@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -120,7 +121,7 @@ def work_segment(
         everything, reader or FrameReader(market, streams), work, len(state.carried)
     )
     after = CaptureState(number, dict(state.series))
-    work.gaps += _unheard(streams, marks, state)
+    work.gaps += _unheard(streams, marks, arrivals, state)
     events: dict[Kind, list[Arrival]] = {}
     levels: list[tuple[object, ...]] = []
     carried: set[int] = set()
@@ -269,6 +270,10 @@ def _sort_out(
         else:
             single = Arrival(said.event, record.received_us, place)
             arrivals.setdefault(said.stream.name, []).append(single)
+    if others:
+        # Some of a stream's frames may have been among those, some not.
+        for found_events in arrivals.values():
+            found_events.sort(key=lambda arrival: arrival.record)
     work.frames = sum(record.kind == FRAME for record in records[carried:]) - work.refused
     return arrivals, snapshots, marks
 
@@ -334,7 +339,10 @@ def spell_unheard(since_us: int, names: Sequence[str]) -> str:
 
 
 def _unheard(
-    streams: Sequence[Stream], marks: Sequence[tuple[int, str]], state: CaptureState
+    streams: Sequence[Stream],
+    marks: Sequence[tuple[int, str]],
+    arrivals: Mapping[str, Sequence[Arrival]],
+    state: CaptureState,
 ) -> list[tuple[Stream, SeriesGap, str]]:
     """Gaps of streams without numbers: times at which no connection had them."""
     gaps: list[tuple[Stream, SeriesGap, str]] = []
@@ -344,17 +352,28 @@ def _unheard(
         told, _, spelled = text.removeprefix("unheard since ").partition(" ")
         names = set(spelled.split("/"))
         for stream in streams:
-            before = state.series.get(stream.name)
-            if stream.name not in names or has_numbers(stream) or before is None:
+            if stream.name not in names or has_numbers(stream):
+                continue
+            before_us = _heard_before(received_us, arrivals.get(stream.name, ()))
+            known = state.series.get(stream.name)
+            if before_us is None and known is not None:
+                before_us = known.last_time_us
+            if before_us is None:
                 continue
             # The exchange's clock told when it begins, this machine's when it ends.
-            end_us = max(before.last_time_us, received_us)
-            gap = SeriesGap(None, None, before.last_time_us, end_us, None, received_us)
+            end_us = max(before_us, received_us)
+            gap = SeriesGap(None, None, before_us, end_us, None, received_us)
             since = f"since {format_time(int(told))}" if int(told) else "before this capture began"
             gaps.append(
                 (stream, gap, f"no connection {since}; what it would have said is not known")
             )
     return gaps
+
+
+def _heard_before(received_us: int, arrivals: Sequence[Arrival]) -> int | None:
+    """The own time of the last event of this segment that came before a moment."""
+    count = bisect_left(arrivals, received_us, key=lambda arrival: arrival.received_us)
+    return time_of(arrivals[count - 1].event) if count else None
 
 
 def _why(marks: Sequence[tuple[int, str]], gap: SeriesGap) -> str:

@@ -123,6 +123,8 @@ class Spool:
     def seal(self) -> Path | None:
         """End the segment that is written; return its path, None where it has no record."""
         self.flush()
+        # Where there was no room and is again, the mark of the loss belongs into this segment.
+        self.flush()
         if self._file is None:
             return None
         os.close(self._file)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.captured import assert_whole, captured, gaps, numbers_of
-from support.streamed import children, ended
+from support.streamed import children, ended, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 DATASETS = ("aggTrades", "trades", "klines")
@@ -41,6 +41,9 @@ def test_workers_killed_again_and_again_lose_nothing_that_rest_has(
         LAKEHOUSE_STREAM__WORKERS="2",
     ) as exchange:  # fmt: skip
         process = exchange.start(home, *STREAMS)
+        # Whoever has heard nothing yet misses nothing.
+        streams = exchange.exchange.streams
+        wait_for(lambda: len(streams.state()["connections"]) >= 2, "both workers' connections")
         exchange.clock.set_speed(speed)
         until_s = time.monotonic() + seconds
         while time.monotonic() + every_s <= until_s:

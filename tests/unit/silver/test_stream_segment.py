@@ -241,7 +241,8 @@ def test_a_capture_that_goes_on_tells_what_it_missed_meanwhile() -> None:
     assert [gap.missing for _, gap, _ in work.gaps] == [9]
 
 
-def test_a_stream_without_numbers_says_when_nobody_heard_it() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_a_stream_without_numbers_says_when_nobody_heard_it(together: bool) -> None:
     quote = (
         b'{"e":"bookTicker","u":%d,"s":"ETHUSDT","b":"1","B":"2","a":"3","A":"4",'
         b'"T":1723161256310,"E":1723161256311}'
@@ -256,10 +257,10 @@ def test_a_stream_without_numbers_says_when_nobody_heard_it() -> None:
         Record(start + 9_000_000, 1, MARK, spell_unheard(start + 2_000_000, [name]).encode()),
         Record(start + 9_000_000, 1, FRAME, quote % 2),
     ]
-    works, _ = capture("um", [name], [first, again])
+    segments = [first + again] if together else [first, again]
+    works, _ = capture("um", [name], segments)
     # Of what was before the first capture nothing is known.
-    assert works[0].gaps == []
-    ((stream, gap, why),) = works[1].gaps
+    ((stream, gap, why),) = [gap for work in works for gap in work.gaps]
     assert (stream.name, gap.missing, gap.first) == (name, None, None)
     assert (gap.start_us, gap.end_us) == (1_723_161_256_310_000, start + 9_000_000)
     assert "no connection since 2024-08-08T23:54:18.32" in why
@@ -324,3 +325,11 @@ def test_what_says_that_it_happens_in_years_is_refused_and_the_rest_flows_on() -
     assert work.rows["trades"]["id"].to_list() == [1, 2]
     assert work.rows["trades"]["time"].dt.year().unique().to_list() == [2023]
     assert [(r.line, r.reason) for r in work.refusals] == [(2, "OUTSIDE_PERIOD")]
+
+
+def test_frames_that_are_spelled_otherwise_have_their_turn_among_the_rest() -> None:
+    records = [traded(1 + n, START_MS + 400 * n) for n in range(5)]
+    records[1] = records[1]._replace(data=b" " + records[1].data)
+    (work,), _ = capture("um", ["litusdt@trade"], [ending(records)])
+    assert work.rows["trades"]["id"].to_list() == [1, 2, 3, 4, 5]
+    assert (work.gaps, work.late) == ([], 0)

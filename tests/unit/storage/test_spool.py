@@ -128,6 +128,18 @@ def test_what_has_no_room_is_lost_and_the_loss_is_marked(tmp_path: Path) -> None
     assert written.lost_total == 2
 
 
+def test_a_loss_is_told_where_the_segment_ends_with_it(tmp_path: Path) -> None:
+    """Nobody may write another one."""
+    written = spool(tmp_path, bytes_max=400)
+    written.append(1, 0, b"x" * 500)
+    assert not written.flush()
+    written.append(2, 0, b"kept")
+    path = written.seal()
+    assert path is not None
+    _, mark = read_segment(path).records
+    assert (mark.kind, mark.data.split(b" from ")[0]) == (MARK, b"lost 1 frames")
+
+
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_full_disk_is_a_loss_and_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
