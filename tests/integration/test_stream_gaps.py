@@ -109,13 +109,19 @@ def test_what_a_stopped_capture_left_is_filled_by_an_update_killed_at_any_commit
     with captured(RULES[:1], LAKEHOUSE_STREAM__FILL_GAPS="false") as exchange:
         process = exchange.start(tmp_path, "aggTrade", "kline_1m")
         exchange.play(300, 100)
-        exchange.clock.set_speed(100)
-        exchange.cut_all()
+        # However soon they are back: until a minute has ended meanwhile, and with it a bar.
+        exchange.clock.set_speed(1000)
+        away_us = 0
+        while away_us < 180_000_000:  # one of it is how late `cut_all` may see that they are back
+            cut_us = exchange.clock.now_us()
+            exchange.cut_all()
+            away_us = exchange.clock.now_us() - cut_us
         exchange.play(300, 100)
         process.send_signal(signal.SIGTERM)
         ended(process, 143)
         before = gaps(tmp_path)
         assert {gap["state"] for gap in before} == {"open"}
+        assert {gap["dataset"] for gap in before} == set(datasets)
         plan = ended(exchange.run(tmp_path, "update", "--stream-gaps", "--dry-run"), 0)
         wanted = [one for one in plan["fills"] if one["kind"] == "stream_gap"]
         assert plan["fills"] == wanted
