@@ -1,6 +1,6 @@
 """How a pool scales with its workers, and what its scheduler costs for each unit.
 
-Two cores cannot show sixteen workers at work. So the work is simulated: a unit sleeps, as if it worked for
+Two cores cannot show eight workers at work. So the work is simulated: a unit sleeps, as if it worked for
 so long on a CPU of its own, and takes no CPU of this machine; everything else is real: Ray, a worker process
 for each, the pool, the dispatch, one result for each unit. What is measured is therefore what the scheduler
 adds, not what processors, disks or networks do.
@@ -11,7 +11,7 @@ that one driver can hand out.
 
 Expected growth: none, until units a second come near that bound.
 
-usage: python tests/benchmarks/bench_scaling.py [--workers 1,2,4,8,16] [--unit-s 0.2] [--units 40] [--json F]
+usage: python tests/benchmarks/bench_scaling.py [--workers 1,2,4,8] [--unit-s 0.2] [--units 40] [--json F]
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measure(executor: RayExecutor, workers: int, units: int, unit_s: float) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--workers", default="1,2,4,8,16")
+    parser.add_argument("--workers", default="1,2,4,8")
     parser.add_argument("--unit-s", type=float, default=0.2)
     parser.add_argument("--units", type=int, default=40, help="for each worker")
     parser.add_argument("--json", type=Path)

@@ -138,15 +138,14 @@ def test_what_no_node_type_holds_is_refused_with_what_to_do(site: Site) -> None:
 @pytest.mark.slow
 def test_a_node_that_is_killed_is_made_up_for(site: Site) -> None:
     cluster = site.cluster
+    before = len(cluster.machines("ingestion"))
     with running("ingest", *KLINES_1M, "--json", env=site.on_cluster("killed")) as one:
-        cluster.wait_for(lambda workers: workers.count("ingestion") == 2, 120)
-        until = time.monotonic() + 60
-        while one.process.poll() is None and len(objects(site.folder / "killed")) < 20:
+        until = time.monotonic() + 120
+        while one.process.poll() is None and len(objects(site.folder / "killed")) < 5:
             assert time.monotonic() < until, one.said()
-            time.sleep(0.05)
-        assert one.process.poll() is None, one.said()
-        # The first of the two: its worker is at work.
-        cluster.kill(cluster.machines("ingestion")[-2])
+            time.sleep(0.02)
+        # The first machine: its worker is at work, with most of it before it.
+        cluster.kill(cluster.machines("ingestion")[before])
         assert one.wait(240) == 0, one.said()
     told = report("".join(one.out))
     assert told["workers_lost"] >= 1
