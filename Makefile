@@ -8,7 +8,7 @@ STAMP := $(VENV)/.stamp
 TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit check fix integration acceptance chaos bench docs clean
+.PHONY: help setup compiled demo test unit check fix integration acceptance chaos bench docs clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,12 +25,17 @@ $(STAMP): pyproject.toml constraints.txt
 $(BIN)/kubectl: tests/support/kubectl.txt | $(STAMP)
 	$(BIN)/python tests/support/kubectl.py $(BIN)
 
+# Tests start hundreds of processes, each of which would compile the package anew where Python is
+# told to write no bytecode, as in many images.
+compiled: setup
+	@$(BIN)/python -m compileall -q lakehouse_ray jobs
+
 demo: setup ## the main job, offline: replica exchange, archive -> bronze -> silver, an answer
 	$(BIN)/lakehouse demo
 
 test: check unit integration ## all checks, unit and integration tests
 
-unit: setup $(BIN)/kubectl ## tests without Ray and network
+unit: compiled $(BIN)/kubectl ## tests without Ray and network
 	$(BIN)/python -m pytest --numprocesses auto tests/unit
 
 check: setup ## format, lint, types, imports, documentation
@@ -44,7 +49,7 @@ fix: setup ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-integration: setup $(BIN)/kubectl ## tests on a local Ray, real HTTP, real stores
+integration: compiled $(BIN)/kubectl ## tests on a local Ray, real HTTP, real stores
 	$(BIN)/python -m pytest $(TOGETHER) tests/chaos tests/integration -m "not slow"
 
 acceptance: setup ## the finished commands on real data of ../shared/data

@@ -79,8 +79,12 @@ class RunMeasures:
         observe(RUN_SECONDS, self._clock.monotonic_s() - self._begun_s, self._workflow)
 
     def advanced(self) -> None:
-        """Something of the run is done: say what has come since it was last said."""
+        """Something of the run is done."""
         set_to(RUN_PROGRESS_AT, self._clock.now_us() / 1e6, self._workflow)
+        self.tell()
+
+    def tell(self) -> None:
+        """Say what has come since it was last said."""
         with self._lock:
             for key, total in self._totals().items():
                 shape, labels = key

@@ -276,6 +276,8 @@ class _Watch:
         self.measures = RunMeasures("stream", writer.clock, lambda: totals_of_capture(report))
 
     def start(self) -> None:
+        # What never commits anything is to be seen, too.
+        set_to(STREAM_COMMITTED_AT, self._clock.now_us() / 1e6, self._report.market)
         for number in self._tasks:
             self._start(number)
 
@@ -352,6 +354,8 @@ class _Watch:
             self._committed_us = committed_us
             set_to(STREAM_COMMITTED_AT, committed_us / 1e6, report.market)
             self.measures.advanced()
+        else:
+            self.measures.tell()
 
 
 def _sum(every: Sequence[CaptureStatus], now: Any) -> CaptureStatus:

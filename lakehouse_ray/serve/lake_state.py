@@ -16,7 +16,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from lakehouse_ray.clock import Clock
-from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.pins import FindTable
 from lakehouse_ray.query.quality_metrics import quality_metrics
@@ -84,7 +83,7 @@ class LakeState:
         try:
             self._shown = await asyncio.to_thread(self.look)
             self._looked_s = self._clock.monotonic_s()
-        except LakehouseError as error:
+        except Exception as error:  # noqa: BLE001 - how old it is says that something is wrong
             _log.warning("the lake does not say how it is", why=str(error))
         finally:
             self._looking = None

@@ -115,7 +115,7 @@ def kill_and_repair(lake: BarLake, number: int, kind: str, stack: ExitStack) -> 
     rng = random.Random(SEED + number)
     change(lake, number, rng)
     table, commits = rng.choice(["rows", "log"]), rng.randrange(0, len(SYMBOLS))
-    command = stack.enter_context(running("build", env=settings(lake, on_ray=True)))
+    command = stack.enter_context(running("build", env=settings(lake, on_ray=True), real=True))
     stack.callback(assert_gone, command)
     await_commits(command, lake, table, commits)
     time.sleep(rng.uniform(0, 0.05))

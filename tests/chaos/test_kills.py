@@ -69,7 +69,7 @@ def test_interrupted_at_a_seeded_moment(stage: Stage, tmp_path: Path, number: in
     moment = draw(rng, number, stage.commits * 3 // 4)
     moment = replace(moment, share=moment.share * 0.75)
     env = stage.environment(tmp_path, on_ray=True)
-    with running("ingest", *KLINES_1M, env=env) as command:
+    with running("ingest", *KLINES_1M, env=env, real=True) as command:
         moment.await_in(command, tmp_path, stage.start_s, stage.commits)
         commits = _commits(tmp_path)
         code = _interrupt(command, (signal.SIGINT, signal.SIGTERM)[number % 2])
@@ -83,7 +83,7 @@ def test_one_lake_outlives_one_loss_of_each_kind(small_stage: Stage, tmp_path: P
     # A run whose worker or node is killed does all its work in spite of it: the third has half.
     half = ("--symbols", ",".join(SYMBOLS[::2]))
     for kind, part in (("sigterm", ()), ("driver", ()), ("worker", half), ("raylet", ())):
-        with running("ingest", *KLINES_1M, *part, env=env) as command:
+        with running("ingest", *KLINES_1M, *part, env=env, real=True) as command:
             command.wait_for_work()
             time.sleep(rng.uniform(0, 0.3))
             if kind == "sigterm":
@@ -102,7 +102,7 @@ def test_a_committer_that_sleeps_through_its_drivers_death_adds_nothing_twice(
 ) -> None:
     """It is stopped in a commit, its driver killed, and it goes on while the next run works."""
     env = stage.environment(tmp_path, on_ray=True)
-    with running("ingest", *KLINES_1M, env=env) as dead:
+    with running("ingest", *KLINES_1M, env=env, real=True) as dead:
         Moment(commit=commit, number=7).await_in(dead, tmp_path, stage.start_s, stage.commits)
         committers = dead.offspring(is_committer)
         for process in committers:
@@ -110,7 +110,7 @@ def test_a_committer_that_sleeps_through_its_drivers_death_adds_nothing_twice(
         dead.offspring(anything)
         os.kill(dead.process.pid, signal.SIGKILL)
         env = stage.environment(tmp_path, on_ray=False)
-        with running("ingest", *KLINES_1M, env=env) as after:
+        with running("ingest", *KLINES_1M, env=env, real=True) as after:
             Moment(commit="silver", number=12).await_in(after, tmp_path, 0, 0)
             slept = [process for process in committers if process.is_running()]
             for process in slept:
@@ -132,7 +132,7 @@ def _kill_and_repair(
     again_on_ray: bool,
 ) -> None:
     env = stage.environment(home, on_ray=True)
-    with running("ingest", *KLINES_1M, env=env) as command:
+    with running("ingest", *KLINES_1M, env=env, real=True) as command:
         moment.await_in(command, home, stage.start_s, stage.commits)
         commits = _commits(home)
         code = _kill(command, kind, rng)

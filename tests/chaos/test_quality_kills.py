@@ -101,7 +101,7 @@ def kill_and_repair(home: Path, undisturbed: Path, number: int, kind: str, *, on
     rng = random.Random(SEED + number)
     lake = lake_at(home)
     table = TABLES[number % len(TABLES)]
-    with running("quality", env=settings(lake, on_ray=on_ray)) as command:
+    with running("quality", env=settings(lake, on_ray=on_ray), real=True) as command:
         command.wait_for_work()
         if number % 3 < 2:
             await_commit(command, lake, table)

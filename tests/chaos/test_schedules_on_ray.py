@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support.cluster import BIN, cluster
 from support.commands import MANY_BYTES, Command, environment, running
+from support.forked import completed
 
 from lakehouse_ray.testing.exchange import ReplicaExchange, SyntheticArchive
 
@@ -39,10 +40,8 @@ def until(wanted: Callable[[], Any], *commands: Command, timeout_s: float = 180)
 
 
 def asked(*arguments: str, env: dict[str, str]) -> Any:
-    done = subprocess.run(
-        [BIN / "lakehouse", "schedule", *arguments, "--json"],
-        env=env, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = completed("schedule", *arguments, "--json", env=env, text=True)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 

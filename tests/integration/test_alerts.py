@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import json
 import logging
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,8 +17,9 @@ from typing import Any
 import polars as pl
 import pytest
 from support.bars import BarLake, bars
-from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.commands import MANY_BYTES, environment
 from support.failing import Crashed, FailingCommitter, FailingWriter, crash
+from support.forked import completed
 from support.receiver import Answer, Receiver, receiver
 from support.recorded import publish
 
@@ -344,10 +344,7 @@ def command(lake: BarLake, hook: Receiver, *more: str, **settings: str) -> Any:
         LOG__LEVEL="debug",
         **settings,
     )
-    done = subprocess.run(
-        [LAKEHOUSE, "quality", "--json", "--debug", *more],
-        env=env, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    done = completed("quality", "--json", "--debug", *more, env=env, text=True)
     assert CANARY not in done.stdout + done.stderr
     return done
 

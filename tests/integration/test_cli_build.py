@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.bars import BarLake, bars
-from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.commands import MANY_BYTES, environment
 from support.days import assert_days
+from support.forked import completed
 from support.in_process import run_here
 
 from lakehouse_ray.assembly.writer import Writer
@@ -39,13 +40,9 @@ def settings(lake: BarLake) -> dict[str, str]:
     return environment(HOME=lake.home, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
 
 
-def call(
-    lake: BarLake, *arguments: str, command: tuple[str, ...] = (LAKEHOUSE, "build")
-) -> subprocess.CompletedProcess[str]:
+def call(lake: BarLake, *arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own."""
-    return subprocess.run(
-        [*command, *arguments], env=settings(lake), capture_output=True, text=True, check=False
-    )
+    return completed("build", *arguments, env=settings(lake), text=True)
 
 
 def call_here(
@@ -61,7 +58,10 @@ def test_the_command_builds_and_the_job_finds_it_done(lake: BarLake) -> None:
     assert (report["built"], report["rows"], report["failed"]) == (6, 60, 0)
     assert report["products"][0]["product"] == "daily"
     assert_days(lake)
-    again = call(lake, "daily", "--json", command=(sys.executable, str(JOB)))
+    again = subprocess.run(
+        [sys.executable, str(JOB), "daily", "--json"],
+        env=settings(lake), capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert (json.loads(again.stdout)["built"], json.loads(again.stdout)["current"]) == (0, 6)
 

@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 from support.bars import BarLake, bars
-from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.commands import MANY_BYTES, environment
+from support.forked import completed
 from support.in_process import run_here
 
 pytestmark = pytest.mark.integration
@@ -47,14 +48,7 @@ def settings(home: Path) -> dict[str, str]:
 
 def call(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own."""
-    return subprocess.run(
-        [LAKEHOUSE, "quality", *arguments],
-        env=settings(home),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return completed("quality", *arguments, env=settings(home), text=True)
 
 
 def call_here(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

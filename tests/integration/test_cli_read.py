@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
+from support.forked import completed, popen
 
 import lakehouse_ray as lh
 from lakehouse_ray.cli.app import COMMANDS, dispatch
@@ -63,14 +64,8 @@ def environment(home: Path, url: str = "") -> dict[str, str]:
 def lakehouse(
     home: Path, *arguments: str, url: str = "", text: str = ""
 ) -> subprocess.CompletedProcess[bytes]:
-    """The real command in a process of its own."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("lakehouse"), *arguments],
-        env=environment(home, url),
-        input=text.encode(),
-        capture_output=True,
-        check=False,
-    )
+    """The command in a process of its own."""
+    return completed(*arguments, env=environment(home, url), input=text.encode())
 
 
 @pytest.fixture
@@ -416,11 +411,8 @@ def test_a_statement_ends_when_it_is_told_to(
 def test_a_reader_that_leaves_ends_a_command_quietly(
     home: Path, arguments: tuple[str, ...]
 ) -> None:
-    with subprocess.Popen(
-        [Path(sys.executable).with_name("lakehouse"), *arguments],
-        env=environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    with popen(
+        *arguments, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as command:
         assert command.stdout is not None
         assert command.stderr is not None

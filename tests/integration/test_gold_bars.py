@@ -10,7 +10,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from support.commands import LAKEHOUSE, MANY_BYTES, environment
+from support.commands import MANY_BYTES, environment
+from support.forked import completed
 from support.in_process import run_here
 
 from lakehouse_ray.testing.exchange import Faults, ReplicaExchange, Rule, SyntheticArchive
@@ -57,9 +58,7 @@ def run(home: Path, *arguments: str) -> dict[str, object]:
 
 def run_apart(env: dict[str, str], *arguments: str) -> dict[str, object]:
     """The same in a process of its own."""
-    done = subprocess.run(
-        [LAKEHOUSE, *arguments], env=env, capture_output=True, text=True, check=False
-    )
+    done = completed(*arguments, env=env, text=True)
     assert done.returncode == 0, done.stderr
     document: dict[str, object] = json.loads(done.stdout)
     return document

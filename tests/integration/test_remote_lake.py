@@ -169,7 +169,10 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
 OF_THE_ARCHIVE: dict[str, Callable[[Any], Any]] = {
     "funding": lambda lake: lake.funding_rates("BTCUSDT"),
     "metrics": lambda lake: lake.metrics("ETHUSDT", "2026-04", "2026-05"),
-    "trades": lambda lake: lake.agg_trades("CLUSDT", market="um").head(2500),
+    # Of three hours, since who awaits them has them all read, page by page, before the first 2500.
+    "trades": lambda lake: lake.agg_trades(
+        "CLUSDT", "2026-04-18", "2026-04-18T03:00", market="um"
+    ).head(2500),
     "why of a file": lambda lake: lake.why(
         "BTCUSDT",
         lake.funding_rates("BTCUSDT").head(1).collect()["calc_time"][0],

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 from support.bars import BarLake, bars
-from support.commands import LAKEHOUSE, environment
+from support.commands import environment
+from support.forked import completed, popen
 from support.served import Reply, Served, serving
 
 import lakehouse_ray as lh
@@ -475,8 +476,12 @@ def test_a_key_is_asked_of_everybody_but_probes(home: Path, tmp_path: Path) -> N
 @pytest.fixture
 def command(home: Path) -> Iterator[tuple[subprocess.Popen[str], Served]]:
     environment_ = environment(HOME=home, LOG__LEVEL="info", LOG__FORMAT="json")
-    with subprocess.Popen(
-        [LAKEHOUSE, "serve", "--no-ray", "--port", "0", "--json"],
+    with popen(
+        "serve",
+        "--no-ray",
+        "--port",
+        "0",
+        "--json",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment_,
@@ -499,10 +504,7 @@ def test_the_command_serves_logs_and_ends(command: tuple[subprocess.Popen[str], 
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [LAKEHOUSE, *arguments], env=environment(HOME=home), text=True, capture_output=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+    return completed(*arguments, env=environment(HOME=home), text=True)
 
 
 def test_an_open_address_needs_keys(tmp_path: Path) -> None:

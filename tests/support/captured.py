@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from support.forked import popen
 from support.streamed import asked, wait_for
 
 from lakehouse_ray.model.timespan import parse_time
@@ -79,11 +79,11 @@ class Captured:
         return process
 
     def run(self, home: Path, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "lakehouse_ray.cli", *arguments, "--json"]
-        return subprocess.Popen(
-            command, env=self.environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+        process: subprocess.Popen[str] = popen(
+            *arguments, "--json", env=self.environment(home), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        return process
 
     def play(self, seconds: float, speed: float) -> None:
         """Let so much of the exchange's time pass."""

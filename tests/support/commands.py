@@ -1,4 +1,4 @@
-"""The real commands as processes of their own, and the processes that they start."""
+"""Commands as processes of their own, and the processes that they start."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
+from support.forked import LAKEHOUSE, popen
 
-LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
 KLINES_1M = ("--market", "spot", "--dataset", "klines", "--interval", "1m")
 WORK_BEGINS = "workers are up"
 MANY_BYTES = str(1 << 40)
@@ -35,12 +35,12 @@ def environment(**settings: object) -> dict[str, str]:
 @contextmanager
 def serve(root: Path, faults: str = "") -> Iterator[str]:
     """Serve a folder as the archive, in a process of its own; yields its url."""
-    command = [LAKEHOUSE, "exchange", "--root", str(root), "--json"]
+    arguments = ["exchange", "--root", str(root), "--json"]
     if faults:
         (root.parent / "faults.toml").write_text(faults)
-        command += ["--faults", str(root.parent / "faults.toml")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
+        arguments += ["--faults", str(root.parent / "faults.toml")]
+    with popen(
+        *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
     ) as process:
         try:
             assert process.stdout is not None
@@ -50,17 +50,20 @@ def serve(root: Path, faults: str = "") -> Iterator[str]:
 
 
 class Command:
-    """One running `lakehouse …`, its lines as they come, and everything it starts."""
+    """One running `lakehouse …`, its lines as they come, and everything it starts.
 
-    def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [LAKEHOUSE, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=dict(env),
-            start_new_session=True,
+    real: The command itself, not one that is forked.
+    """
+
+    def __init__(self, *arguments: str, env: Mapping[str, str], real: bool = False) -> None:
+        streams = {
+            "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL,
+        }  # fmt: skip
+        options: dict[str, Any] = {"text": True, "env": dict(env), "start_new_session": True}
+        self.process: subprocess.Popen[str] = (
+            subprocess.Popen([LAKEHOUSE, *arguments], **streams, **options)
+            if real
+            else popen(*arguments, **streams, **options)
         )
         self.started_s = time.monotonic()
         self.out: list[str] = []
@@ -138,9 +141,9 @@ class Command:
 
 
 @contextmanager
-def running(*arguments: str, env: Mapping[str, str]) -> Iterator[Command]:
+def running(*arguments: str, env: Mapping[str, str], real: bool = False) -> Iterator[Command]:
     """A command that does not outlive the context."""
-    command = Command(*arguments, env=env)
+    command = Command(*arguments, env=env, real=real)
     try:
         yield command
     finally:

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from support.forked import popen
 
 import lakehouse_ray as lh
 from lakehouse_ray.testing.exchange.archive import FolderArchive
@@ -66,11 +67,11 @@ class Played:
         wait_for(lambda: len(self.exchange.streams.state()["connections"]) >= count, "a connection")
 
     def start(self, home: Path, *options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "lakehouse_ray.cli", "stream", *options, "--json"]
-        return subprocess.Popen(
-            command, env=self.environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+        process: subprocess.Popen[str] = popen(
+            "stream", *options, "--json", env=self.environment(home), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        return process
 
 
 @contextmanager
