@@ -77,7 +77,6 @@ class _Server:
     """One for each process of pytest; it ends when that does."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        self.read_early = _read_early(env)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._asking = threading.Lock()
         with theirs:
@@ -108,25 +107,37 @@ class _Server:
             self._process.wait(5)
 
 
-_servers: list[_Server] = []
+# By what their commands read early. Ray of this process leaves variables of its own to all that come
+# after; what is asked for once is not worth a server.
+_servers: dict[frozenset[tuple[str, str]], _Server | None] = {}
 _starting = threading.Lock()
 
 
 def popen(*arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> Any:
     """`subprocess.Popen` of `lakehouse` with such arguments.
 
-    The command itself where its environment says what is read while it is loaded.
+    The command itself where its environment says what no other's does of what is read while it is
+    loaded.
     """
     env = dict(os.environ if env is None else env)
     command = [LAKEHOUSE, *arguments]
-    with _starting:
-        if not _servers and hasattr(os, "pidfd_open"):
-            _servers.append(
-                _Server({k: v for k, v in env.items() if not k.startswith("RAY_AUTH_")})
-            )
-    if not _servers or _read_early(env) != _servers[0].read_early:
+    server = _server_for(env)
+    if server is None:
         return subprocess.Popen(command, env=env, **options)
-    return Forked(_servers[0], command, env=env, **options)
+    return Forked(server, command, env=env, **options)
+
+
+def _server_for(env: Mapping[str, str]) -> _Server | None:
+    """The one of such an environment: from the first command on of the first, the second of others."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    early = frozenset(_read_early(env).items())
+    with _starting:
+        known = _servers.get(early)
+        if known is None and (not _servers or early in _servers):
+            known = _Server({k: v for k, v in env.items() if not k.startswith("RAY_AUTH_")})
+        _servers[early] = known
+        return known
 
 
 def completed(
