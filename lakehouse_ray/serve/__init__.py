@@ -1,1 +1,1 @@
-"""Not built yet: the query application on Ray Serve."""
+"""The query application on Ray Serve."""
