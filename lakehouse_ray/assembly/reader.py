@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,10 @@ class Reader:
     def find(self, name: str) -> IcebergTable | None:
         """Return a table as it is now, or None. Looking for one does not make a catalog."""
         return self.catalog.find(name) if self.exists else None
+
+    def find_all(self, names: Collection[str]) -> dict[str, IcebergTable]:
+        """Those of these tables that are there, as they were at one moment."""
+        return self.catalog.find_all(names) if self.exists else {}
 
     @cached_property
     def files(self) -> Bytes:

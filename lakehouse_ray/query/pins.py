@@ -6,7 +6,7 @@ many commits come meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +21,8 @@ from lakehouse_ray.storage.expiry import ends
 AsOf = int | str | datetime | None
 
 FindTable = Callable[[str], IcebergTable | None]
+# Those that are there, by name, as they were at one moment.
+FindTables = Callable[[Collection[str]], Mapping[str, IcebergTable]]
 
 
 @dataclass(frozen=True)

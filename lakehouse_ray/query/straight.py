@@ -291,7 +291,7 @@ def _read_piece(
         read = file.read_row_group(part.number, columns=list(there.values()))
     columns = {name: _one(read.column(inside)) for name, inside in there.items()}
     rows = _chosen(columns, table, part, where, lead in constants)
-    count = len(rows) if isinstance(rows, pa.Array) else rows.stop - rows.start
+    columns, count = _cut(columns, rows)
     made = {}
     for name, kind in needed.items():
         if name in constants:
@@ -302,7 +302,8 @@ def _read_piece(
                 else pa.repeat(pa.scalar(value, kind), count)
             )
         elif name in columns:
-            made[name] = _cut(columns[name], rows).cast(kind)
+            column = columns[name]
+            made[name] = column if column.type == kind else column.cast(kind)
         else:
             made[name] = pa.nulls(count, kind)
     return made
@@ -351,14 +352,20 @@ def _chosen(
     return pa.array(np.flatnonzero(kept))
 
 
-def _cut(column: pa.Array, rows: slice | pa.Array) -> pa.Array:
-    """Some rows of a column. Few of them are copied: a view would keep all the others in memory."""
-    if isinstance(rows, pa.Array):
-        return column.take(rows)
-    count = rows.stop - rows.start
-    if 2 * count < len(column):
-        return column.take(pa.array(np.arange(rows.start, rows.stop)))
-    return column.slice(rows.start, count)
+def _cut(
+    columns: Mapping[str, pa.Array], rows: slice | pa.Array
+) -> tuple[dict[str, pa.Array], int]:
+    """Some rows of columns, and how many. Few of them are copied: a view would keep all the others
+    in memory."""
+    if isinstance(rows, slice):
+        count = rows.stop - rows.start
+        length = max(map(len, columns.values()), default=0)
+        if 2 * count >= length:
+            return {name: one.slice(rows.start, count) for name, one in columns.items()}, count
+        rows = pa.array(np.arange(rows.start, rows.stop))
+    # All at once: a call for each column takes longer than its thousand rows.
+    taken = pa.RecordBatch.from_arrays(list(columns.values()), list(columns)).take(rows)
+    return dict(zip(columns, taken.columns, strict=True)), len(rows)
 
 
 @contextmanager

@@ -103,5 +103,7 @@ def _as_it_was(
             f"{name} has no snapshot {snapshot_id}, or has it no longer",
             "ask anew, without a cursor or an older version",
         )
+    if table.metadata.current_snapshot_id == snapshot_id:
+        return table
     metadata = table.metadata.model_copy(update={"current_snapshot_id": snapshot_id})
     return IcebergTable(table.name(), metadata, table.metadata_location, table.io, table.catalog)

@@ -18,6 +18,7 @@ from lakehouse_ray.query.versions import FixedTables, spell_versions
 from lakehouse_ray.serve.cache.edition import edition
 from lakehouse_ray.serve.cache.flights import Gone
 from lakehouse_ray.serve.cache.in_store import pieces
+from lakehouse_ray.serve.cache.level import SMALL_BYTES_MAX
 from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.cursors import canonical
 from lakehouse_ray.serve.formats import Format, Whole, content_type, encode, rows_limit
@@ -31,6 +32,9 @@ _PINNED = "private, max-age=86400, immutable"
 # What is now may be something else soon: rows of any day may come late or be published again.
 _NOW = "private, no-cache"
 _CHUNK_BYTES = 256 << 10
+# Twice what a bar has as JSON, with all its columns. Should rows have more, an answer that might have
+# been found is made.
+_ROW_BYTES = 1000
 
 
 async def reply(
@@ -43,12 +47,14 @@ async def reply(
     *,
     pinned: bool = False,
     remembered: bool = True,
+    rows_max: int | None = None,
 ) -> Response:
     """Answer a question, by what the client has, what is remembered, or by work.
 
     question: All that the answer depends on, but for versions and format; nothing of who asks.
     pinned: Whether the request itself names the versions, so that its answer never changes.
     remembered: False where the answer depends on more than the tables.
+    rows_max: Rows that it has at most; None: that is not known.
     """
     key = key_of(form, tables, question, service.limits)
     etag = f'"{key}"'
@@ -72,7 +78,8 @@ async def reply(
 
     gone = hung_up(request)
     if remembered:
-        written = await service.answers.get(key, form, work, hold, gone)
+        small = rows_max is not None and rows_max * _ROW_BYTES <= SMALL_BYTES_MAX
+        written = await service.answers.get(key, form, work, hold, gone, small=small)
     else:
         written = await work(gone)
         hold(written)

@@ -15,7 +15,7 @@ from orjson import dumps
 from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError, UnavailableError
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.serve import facts, jobs, live, rows, sql, symbols
+from lakehouse_ray.serve import facts, jobs, live, row_routes, sql, symbols
 from lakehouse_ray.serve.binance import routes as binance
 from lakehouse_ray.serve.border import Border, KeyCheck
 from lakehouse_ray.serve.cache.level import Level
@@ -104,12 +104,13 @@ def create_app(
         Border, limits=limits, clock=clock, keys=keys, hosts=hosts, seen=measures,
         tells_id=tells_id, origins=origins,
     )  # fmt: skip
+    # What is asked most is found first.
+    row_routes.add_routes(app)
     _add_state(app, service, measures, state)
     app.include_router(facts.routes)
     app.include_router(symbols.routes)
     app.include_router(sql.routes)
     app.include_router(jobs.routes)
-    app.include_router(rows.router())
     app.include_router(binance.router())
     app.include_router(streams_router(hub))
     app.include_router(live.router(hub))

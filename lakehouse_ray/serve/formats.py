@@ -29,6 +29,7 @@ from lakehouse_ray.serve.problems import FormatError, TooLargeError
 VERSION = 1
 # Beyond this an answer waits on disk, not in memory, for its client.
 MEMORY_BYTES = 4 << 20
+_GATHERED_BYTES = 256 << 10
 
 
 class Format(StrEnum):
@@ -201,12 +202,12 @@ def _write(
 ) -> int:
     rows = 0
     if form is Format.ARROW:
-        with pa.ipc.new_stream(pa.PythonFile(sink, "w"), schema) as stream:
+        with _gathered(sink) as out, pa.ipc.new_stream(out, schema) as stream:
             for batch in batches:
                 rows += batch.num_rows
                 stream.write_batch(batch)
     elif form is Format.PARQUET:
-        with pq.ParquetWriter(pa.PythonFile(sink, "w"), schema, compression="zstd") as writer:
+        with _gathered(sink) as out, pq.ParquetWriter(out, schema, compression="zstd") as writer:
             for batch in batches:
                 rows += batch.num_rows
                 writer.write_batch(batch)
@@ -221,6 +222,11 @@ def _write(
     else:
         rows = _write_json(answer, batches, schema, sink, tail)
     return rows
+
+
+def _gathered(sink: _Sink) -> pa.NativeFile:
+    """Arrow writes each buffer by itself, some dozens of a batch; so the sink gets them together."""
+    return pa.BufferedOutputStream(pa.PythonFile(sink, "w"), _GATHERED_BYTES)
 
 
 def _write_json(

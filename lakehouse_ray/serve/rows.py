@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import Annotated, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
-from fastapi import APIRouter, Query, Request
+from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import TimeRange, parse_time
+from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.query.asked import unknown_symbol
 from lakehouse_ray.query.contents import symbols
 from lakehouse_ray.query.lake import Lake
@@ -37,7 +37,6 @@ from lakehouse_ray.serve.cursors import (
     parse_cursor,
     spell_cursor,
 )
-from lakehouse_ray.serve.described import ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, encode, rows_limit
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.service import service_of
@@ -194,8 +193,19 @@ async def answer_rows(request: Request, dataset: Dataset, query: RowsQuery) -> R
     if computed:
         position = {}
     return await reply(
-        request, service, form, tables, asked | position, produce, pinned=tables.exact
-    )
+        request, service, form, tables, asked | position, produce,
+        pinned=tables.exact, rows_max=_rows_max(query, where),
+    )  # fmt: skip
+
+
+def _rows_max(query: RowsQuery, where: Where) -> int | None:
+    """Rows that an answer has at most, by its limit or by the bars that fit into its range."""
+    if query.limit is not None:
+        return query.limit
+    length_us = INTERVALS.get(where.equal.get("interval", ""))
+    if where.span is None or length_us is None:
+        return None
+    return (where.span.end_us - where.span.start_us) // length_us + 1
 
 
 def _check_symbol(symbol: str) -> None:
@@ -340,45 +350,3 @@ def _refuse_unknown(lake: Lake, dataset: Dataset, query: RowsQuery, interval: st
     known = symbols(lake, dataset, query.market, series.get("interval"))
     if query.symbol not in known:
         raise unknown_symbol(query.symbol, known, what)
-
-
-def router() -> APIRouter:
-    """A path per data set, under its name in the archive and, unlisted, under that in SQL."""
-    routes = APIRouter(prefix="/v1")
-    for dataset in DATASETS.values():
-        endpoint = _endpoint(dataset)
-        for name in dict.fromkeys((dataset.name, dataset.view)):
-            routes.add_api_route(
-                f"/{name}",
-                endpoint,
-                methods=["GET"],
-                name=dataset.name,
-                summary=f"Rows of {dataset.name}",
-                description=dataset.doc,
-                responses=ROWS_RESPONSES,
-                response_class=Response,
-                include_in_schema=name == dataset.name,
-                tags=["rows"],
-                operation_id=f"get_{dataset.view}",
-            )
-    return routes
-
-
-def _endpoint(dataset: Dataset) -> Any:
-    if dataset is KLINES:
-
-        async def klines(request: Request, query: Annotated[KlinesQuery, Query()]) -> Response:
-            return await answer_rows(request, dataset, query)
-
-        return klines
-    if dataset.bars:
-
-        async def bars(request: Request, query: Annotated[BarsQuery, Query()]) -> Response:
-            return await answer_rows(request, dataset, query)
-
-        return bars
-
-    async def rows(request: Request, query: Annotated[RowsQuery, Query()]) -> Response:
-        return await answer_rows(request, dataset, query)
-
-    return rows

@@ -83,6 +83,7 @@ def app_of(settings: Settings, *, tells_id: bool = True, jobs: SharedJobs | None
     files = replace(reader.files, size_max=_FILE_BYTES_MAX)
     source = Source(
         reader.find,
+        reader.find_all,
         reader.store,
         settings.home / "tmp",
         files,

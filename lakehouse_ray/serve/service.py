@@ -16,7 +16,7 @@ from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.query.lake import Lake
-from lakehouse_ray.query.pins import AsOf, FindTable
+from lakehouse_ray.query.pins import AsOf, FindTable, FindTables
 from lakehouse_ray.query.versions import FixedTables
 from lakehouse_ray.query.witnesses import Bytes
 from lakehouse_ray.serve.cache.answers import Answers
@@ -44,12 +44,14 @@ _ANSWERS_ON_DISK = 4
 class Source:
     """Where the rows are.
 
-    find: Returns a table as it is now, or None. temp: Folder below which statements spill.
+    find: Returns a table as it is now, or None. find_all: Of some tables those that are there, at one
+        moment and less cost. temp: Folder below which statements spill.
     files: For `/v1/why` to read files again; None: it says nothing of what is inside of them.
     verify_files: Whether checksums of files are looked at before DuckDB reads them.
     """
 
     find: FindTable
+    find_all: FindTables
     store: ObjectStore
     temp: Path
     files: Bytes | None = None
@@ -171,7 +173,11 @@ class Service:
 
     async def fix(self, tables: Iterable[Table], as_of: AsOf) -> FixedTables:
         """The tables of a question at one version each. Waits for no other question."""
-        return await asyncio.to_thread(FixedTables, self.source.find, tables, as_of)
+        return await asyncio.to_thread(self._fix, list(tables), as_of)
+
+    def _fix(self, tables: Sequence[Table], as_of: AsOf) -> FixedTables:
+        found = self.source.find_all([table.name for table in tables])
+        return FixedTables(found.get, tables, as_of)
 
     def lake(self, tables: FixedTables, engine: StoppableEngine) -> Lake:
         """The lake of one question: these tables as they were, and nothing else."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pyiceberg.catalog import Catalog
-from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from pyiceberg.catalog.sql import IcebergTables
 from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
@@ -63,7 +63,7 @@ from lakehouse_ray.errors import (
 from lakehouse_ray.model.table import Partition, Table
 from lakehouse_ray.storage.objects import explain
 from lakehouse_ray.storage.paths import TABLES
-from lakehouse_ray.storage.sql_catalog import open_catalog
+from lakehouse_ray.storage.sql_catalog import LakeCatalog, open_catalog
 
 BUCKETS = 16
 # Of a snapshot: the run that committed it.
@@ -197,6 +197,22 @@ def explain_catalog(error: Exception, what: str) -> LakehouseError:
     return UnavailableError(f"the catalog did not answer while {what}: {text}")
 
 
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what looking for tables raises into errors a caller can act on."""
+    try:
+        yield
+    except ValidationError as error:
+        advice = "`lakehouse repair` sets the table back"
+        raise BadDataError(
+            "METADATA_UNREADABLE", f"metadata of {name} is torn; {advice} ({error})"
+        ) from error
+    except SQLAlchemyError as error:
+        raise explain_catalog(error, f"looking for {name}") from error
+    except OSError as error:
+        raise explain(error, f"reading the table {name}") from error
+
+
 def swept_before_us(told: str | None) -> int:
     """From when on files are surely left alone by sweeps so far, by `SWEPT_PROPERTY`."""
     return 0 if told is None else int(told.partition("-")[0])
@@ -266,19 +282,25 @@ class TableCatalog:
 
         Raises BadDataError where its metadata is torn, LakehouseError where it cannot be read.
         """
-        try:
-            return self._catalog.load_table(name)
-        except (NoSuchTableError, NoSuchNamespaceError):
-            return None
-        except ValidationError as error:
-            advice = "`lakehouse repair` sets the table back"
-            raise BadDataError(
-                "METADATA_UNREADABLE", f"metadata of {name} is torn; {advice} ({error})"
-            ) from error
-        except SQLAlchemyError as error:
-            raise explain_catalog(error, f"looking for {name}") from error
-        except OSError as error:
-            raise explain(error, f"reading the table {name}") from error
+        with _explained(name):
+            try:
+                return self._catalog.load_table(name)
+            except (NoSuchTableError, NoSuchNamespaceError):
+                return None
+
+    def find_all(self, names: Collection[str]) -> dict[str, IcebergTable]:
+        """Those of these tables that are there, as they were at one moment: asked together, they
+        cost about as much as one.
+
+        Raises as `find` does.
+        """
+        with _explained(", ".join(names)):
+            located = self._sql.locate(names)
+        found = {}
+        for name, location in located.items():
+            with _explained(name):
+                found[name] = self._sql.load_at(name, location)
+        return found
 
     def open(self, table: Table) -> IcebergTable:
         """Return the table as it is now, for writing.
@@ -376,8 +398,8 @@ class TableCatalog:
             raise ValueError(f"{location} is torn: {error}") from error
 
     @property
-    def _sql(self) -> SqlCatalog:
-        assert isinstance(self._catalog, SqlCatalog), "the lake's catalogs are in SQL"
+    def _sql(self) -> LakeCatalog:
+        assert isinstance(self._catalog, LakeCatalog), "the lake's catalogs are in SQL"
         return self._catalog
 
     def _row_of(self, space: str, table: str) -> tuple[ColumnElement[bool], ...]:

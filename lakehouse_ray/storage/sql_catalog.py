@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
@@ -13,7 +13,7 @@ from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from pyiceberg.typedef import Identifier
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
 # Tables that it keeps in its own database.
@@ -38,6 +38,34 @@ class LakeCatalog(SqlCatalog):
             IcebergTables.table_name == bindparam("table"),
             *(() if kind is None else (kind,)),
         )
+        columns = IcebergTables.table_namespace, IcebergTables.table_name
+        self._locations = select(*columns, IcebergTables.metadata_location).where(
+            IcebergTables.catalog_name == name,
+            tuple_(*columns).in_(bindparam("tables", expanding=True)),
+            *(() if kind is None else (kind,)),
+        )
+
+    def locate(self, names: Iterable[str]) -> dict[str, str]:
+        """Where the metadata of these tables is at one moment; without those that are not there."""
+        asked = [tuple(name.split(".")) for name in names]
+        with self.engine.connect() as connection:
+            rows = connection.execute(self._locations, {"tables": asked}).all()
+        return {f"{space}.{table}": location for space, table, location in rows if location}
+
+    def load_at(self, name: str, location: str) -> IcebergTable:
+        """A table as its metadata there has it."""
+        namespace, _, table = name.partition(".")
+        known = self._last.get((namespace, table))
+        if known is not None and known[0] == location:
+            return self._own(known[1])
+        row = IcebergTables(
+            catalog_name=self.name,
+            table_namespace=namespace,
+            table_name=table,
+            metadata_location=location,
+            previous_metadata_location=None,
+        )
+        return self._convert_orm_to_iceberg(row)
 
     def load_table(self, identifier: str | Identifier) -> IcebergTable:
         namespace = self.namespace_to_string(self.namespace_from(identifier))

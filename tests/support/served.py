@@ -65,7 +65,7 @@ def source_at(home: Path) -> Source:
     settings = load_settings({"home": home}).resolved()
     reader = Reader(settings)
     return Source(
-        reader.find, reader.store, settings.home / "tmp", reader.files,
+        reader.find, reader.find_all, reader.store, settings.home / "tmp", reader.files,
         verify_files=settings.query.verify_files,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from lakehouse_ray.serve.cache.flights import Flights, Gone
-from lakehouse_ray.serve.cache.level import Level
+from lakehouse_ray.serve.cache.level import SMALL_BYTES_MAX, Level
 from lakehouse_ray.serve.cache.memory import AnswerMemory
 from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.formats import Format
@@ -36,12 +36,15 @@ class Answers:
         work: Callable[[Gone], Awaitable[Written]],
         hold: Callable[[Written], None],
         gone: Gone,
+        *,
+        small: bool = False,
     ) -> Written:
         """Return the answer under a key.
 
         work: Makes it, where it is nowhere; given what returns when nobody waits for it any more.
         hold: Told of an answer before it is handed out; may raise. gone: Returns when the client
-            has hung up.
+            has hung up. small: Whether it has `SMALL_BYTES_MAX` at most: where such answers are
+            never kept it is not looked for, which costs a request to a bucket.
 
         Raises what `work` and `hold` raise, or GoneAwayError.
         """
@@ -49,8 +52,10 @@ class Answers:
         if found is not None:
             return found
 
+        levels = [one for one in self.levels if not small or one.takes(SMALL_BYTES_MAX)]
+
         async def obtain(deserted: Gone) -> Written:
-            for level in self.levels:
+            for level in levels:
                 kept = await level.get(key, form)
                 if kept is not None:
                     hold(kept)
@@ -59,14 +64,14 @@ class Answers:
             made = await work(deserted)
             hold(made)
             self.memory.put(key, made)
-            self._keep(key, made)
+            self._keep(levels, key, made)
             return made
 
         return await self.flights.join(key, obtain, gone)
 
-    def _keep(self, key: str, made: Written) -> None:
+    def _keep(self, levels: Sequence[Level], key: str, made: Written) -> None:
         """Put an answer where others find it, while its client is answered."""
-        for level in self.levels:
+        for level in levels:
             if not level.takes(made.whole.size):
                 continue
             if len(self._keeping) >= _WAITING_MAX:

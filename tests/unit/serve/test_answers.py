@@ -12,7 +12,7 @@ from support.ticking import TickingClock
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.serve.cache.answers import Answers
 from lakehouse_ray.serve.cache.breaker import Breaker
-from lakehouse_ray.serve.cache.level import Counts
+from lakehouse_ray.serve.cache.level import SMALL_BYTES_MAX, Counts
 from lakehouse_ray.serve.cache.memory import AnswerMemory
 from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.formats import Format, hold_rows
@@ -20,20 +20,20 @@ from lakehouse_ray.serve.problems import GoneAwayError
 
 
 class FakeLevel:
-    """A place elsewhere. size_max: What it takes."""
+    """A place elsewhere. size_min, size_max: What it takes."""
 
     name = "fake"
     up = True
 
-    def __init__(self, size_max: int = 1 << 20) -> None:
+    def __init__(self, size_max: int = 1 << 20, size_min: int = 0) -> None:
         self.counts = Counts()
         self.kept: dict[str, Written] = {}
         self.asked = 0
-        self.size_max = size_max
+        self.size_min, self.size_max = size_min, size_max
         self.closed = False
 
     def takes(self, size_bytes: int) -> bool:
-        return size_bytes <= self.size_max
+        return self.size_min <= size_bytes <= self.size_max
 
     async def get(self, key: str, form: Format) -> Written | None:
         self.asked += 1
@@ -262,3 +262,19 @@ def test_many_tiny_answers_are_bounded_too() -> None:
     for number in range(10_000):
         memory.put(str(number), answer())
     assert sum(memory.get(str(number)) is not None for number in range(10_000)) < 64
+
+
+def test_an_answer_that_is_small_is_not_looked_for_where_only_large_ones_are_kept() -> None:
+    async def run() -> None:
+        large, every = FakeLevel(1 << 30, SMALL_BYTES_MAX + 1), FakeLevel()
+        answers = Answers(AnswerMemory(0), [large, every])
+        work = Work(answer())
+        work.go.set()
+        await answers.get("k", Format.JSON, work, no_hold, never, small=True)
+        assert (large.asked, every.asked) == (0, 1)
+        await settled()
+        assert (set(large.kept), set(every.kept)) == (set(), {"k"})
+        await answers.get("l", Format.JSON, work, no_hold, never)
+        assert (large.asked, every.asked) == (1, 2)
+
+    asyncio.run(run())

@@ -16,7 +16,9 @@ from lakehouse_ray.storage.objects import LocalStore
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("openapi")
-    return create_app(Source(lambda name: None, LocalStore(folder), folder)).openapi()
+    return create_app(
+        Source(lambda name: None, lambda names: {}, LocalStore(folder), folder)
+    ).openapi()
 
 
 def test_every_data_set_has_a_path(document: dict[str, Any]) -> None:

@@ -20,7 +20,9 @@ QUERY = "SELECT n FROM silver.klines_coarse"
 
 @pytest.fixture
 def service(tmp_path: Path) -> Service:
-    return Service(Source(lambda name: None, LocalStore(tmp_path), tmp_path), Limits())
+    return Service(
+        Source(lambda name: None, lambda names: {}, LocalStore(tmp_path), tmp_path), Limits()
+    )
 
 
 def attached(service: Service) -> int:

@@ -19,7 +19,7 @@ def on_disk(size: int) -> Whole:
 
 
 def test_answers_that_wait_on_disk_are_bounded(tmp_path: Path) -> None:
-    source = Source(lambda name: None, LocalStore(tmp_path), tmp_path)
+    source = Source(lambda name: None, lambda names: {}, LocalStore(tmp_path), tmp_path)
     service = Service(source, Limits(answer_bytes_max=100))
     held = [on_disk(100) for _ in range(4)]
     for whole in held:

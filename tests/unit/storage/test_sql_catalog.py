@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pyiceberg.table import Table
 
+from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.storage.catalog import CatalogAccess, TableCatalog
 
@@ -33,3 +35,34 @@ def test_old_metadata_is_deleted_whoever_commits_and_nobody_is_warned(
     files = list(tmp_path.rglob("*.metadata.json"))
     assert len(files) == KEPT + 1
     assert caplog.text == ""
+
+
+def test_tables_looked_for_together_are_what_each_is_by_itself(tmp_path: Path) -> None:
+    access = CatalogAccess(f"sqlite:///{tmp_path}/catalog.db", str(tmp_path / "data"), {})
+    reader, writer = TableCatalog(access), TableCatalog(access)
+    bars = KLINES.table("1m")
+    names = [QUARANTINE.name, bars.name, "silver.never_made", "silver.it's"]
+    assert reader.find_all(names) == {}
+    assert reader.find_all([]) == {}
+    opened = {table.name: writer.open(table) for table in (QUARANTINE, bars)}
+    for number in range(3):
+        with opened[bars.name].transaction() as transaction:
+            transaction.set_properties({"number": str(number)})
+        found = reader.find_all(names)
+        assert set(found) == set(opened)
+        for name, table in found.items():
+            alone = reader.find(name)
+            assert alone is not None
+            assert table.name() == alone.name()
+            assert table.metadata_location == opened[name].metadata_location
+            assert table.metadata == alone.metadata
+        assert found[bars.name].properties["number"] == str(number)
+
+
+def test_torn_metadata_is_told_with_the_name_of_its_table(tmp_path: Path) -> None:
+    access = CatalogAccess(f"sqlite:///{tmp_path}/catalog.db", str(tmp_path / "data"), {})
+    writer, bars = TableCatalog(access), KLINES.table("1m")
+    writer.open(QUARANTINE)
+    Path(writer.open(bars).metadata_location.removeprefix("file://")).write_text("{")
+    with pytest.raises(BadDataError, match=f"metadata of {bars.name} is torn"):
+        TableCatalog(access).find_all([QUARANTINE.name, bars.name])
