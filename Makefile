@@ -73,6 +73,7 @@ bench: setup ## benchmarks; figures go to .bench/
 	$(BIN)/python tests/benchmarks/bench_replica_streams.py --json .bench/replica_streams.json
 	$(BIN)/python tests/benchmarks/bench_update.py --json .bench/update.json
 	$(BIN)/python tests/benchmarks/bench_live.py --json .bench/live.json
+	$(BIN)/python tests/benchmarks/bench_commits.py
 
 docs: setup ## write the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py

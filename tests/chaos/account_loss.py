@@ -44,7 +44,8 @@ def main() -> None:
         cluster.add_node(**node)
         with (
             connect(cluster.address) as session,
-            tempfile.TemporaryDirectory() as folder,
+            # What a killed one left may still be written to.
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
             counted_exchange() as exchange,
             shared_by_all(
                 MakeAccount(Path(folder), LIMIT, "alone" in sys.argv), "account", methods=METHODS
@@ -55,7 +56,8 @@ def main() -> None:
             askers: list[Any] = [make.remote(exchange.url, account) for _ in range(2)]
             asked = [asker.ask_for_s.remote(60.0) for asker in askers]
             while not exchange.arrived:
-                time.sleep(0.05)
+                for ended in ray.wait(asked, timeout=0.05)[0]:
+                    ray.get(ended)  # tells why it could not
             begin_s = time.monotonic()
             time.sleep(8)
             seen["share_used"] = (

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from support.cluster import cluster, free_port
 from support.commands import environment
-from support.in_process import run_here
+from support.forked import completed
 from support.wire import Wire, wire
 
 pytestmark = pytest.mark.integration
@@ -42,7 +42,8 @@ class Head:
         return str(path)
 
     def run(self, *arguments: str, **settings: str) -> Any:
-        return run_here("jobs", *arguments, env=self.variables | settings)
+        # Not in this process: where it has a Ray of its own, that would read this one's token.
+        return completed("jobs", *arguments, text=True, env=self.variables | settings)
 
     def asked(self, *arguments: str) -> dict[str, Any]:
         action, *others = arguments

@@ -134,27 +134,29 @@ class Asker:
     """A worker that asks on and on, several requests beside each other."""
 
     def __init__(self, url: str, account: KeptBudget) -> None:
-        self._bases: Mapping[str, str] = {"um": url}
+        self._bases = {"um": url}
         self._account = account
 
     def ask_for_s(self, seconds: float) -> int:
         """Return how many fills were answered."""
-        return asyncio.run(self._ask(time.monotonic() + seconds))
+        return asyncio.run(_ask(self._bases, self._account, time.monotonic() + seconds))
 
-    async def _ask(self, until_s: float) -> int:
-        clock = SystemClock()
-        http = HttpClient(8, 10.0, RetryPolicy(), clock)
-        rest = BinanceRest(
-            http, self._account, self._bases, clock, policy=RestPolicy(20, 600.0)  # type: ignore[arg-type]
-        )  # fmt: skip
 
-        async def one() -> int:
-            done = 0
-            while time.monotonic() < until_s:
-                done += not (await rest.fetch(_FILL)).reason
-            return done
+# Not of the class: Ray would run all of an actor that has a coroutine in an event loop.
+async def _ask(bases: Mapping[str, str], account: KeptBudget, until_s: float) -> int:
+    clock = SystemClock()
+    http = HttpClient(8, 10.0, RetryPolicy(), clock)
+    rest = BinanceRest(
+        http, account, bases, clock, policy=RestPolicy(20, 600.0)  # type: ignore[arg-type]
+    )  # fmt: skip
 
-        try:
-            return sum(await asyncio.gather(*(one() for _ in range(8))))
-        finally:
-            await http.close()
+    async def one() -> int:
+        done = 0
+        while time.monotonic() < until_s:
+            done += not (await rest.fetch(_FILL)).reason
+        return done
+
+    try:
+        return sum(await asyncio.gather(*(one() for _ in range(8))))
+    finally:
+        await http.close()

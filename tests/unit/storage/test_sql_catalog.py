@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from pyiceberg.table import Table
+from pyiceberg.table import StaticTable, Table
 
 from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.datasets.klines import KLINES
@@ -66,3 +66,23 @@ def test_torn_metadata_is_told_with_the_name_of_its_table(tmp_path: Path) -> Non
     Path(writer.open(bars).metadata_location.removeprefix("file://")).write_text("{")
     with pytest.raises(BadDataError, match=f"metadata of {bars.name} is torn"):
         TableCatalog(access).find_all([QUARANTINE.name, bars.name])
+
+
+def test_a_commit_knows_what_its_file_says_and_copies_no_snapshots(tmp_path: Path) -> None:
+    access = CatalogAccess(f"sqlite:///{tmp_path}/catalog.db", str(tmp_path / "data"), {})
+    catalog = TableCatalog(access)
+    table = catalog.open(QUARANTINE)
+    for _ in range(3):
+        with table.transaction() as transaction, transaction.update_snapshot().fast_append():
+            before = transaction.table_metadata
+            told = before.model_dump_json()
+        assert before.model_dump_json() == told
+        assert len(table.metadata.snapshots) == len(before.snapshots) + 1
+        assert all(
+            kept is known
+            for kept, known in zip(table.metadata.snapshots, before.snapshots, strict=False)
+        )
+        # As another process reads it.
+        written = StaticTable.from_metadata(table.metadata_location).metadata
+        assert table.metadata.model_dump() == written.model_dump()
+        assert catalog.open(QUARANTINE).metadata.model_dump() == written.model_dump()
