@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
+import structlog
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +20,12 @@ def _no_ray_and_no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = sys.modules.get("ray")
     if ray is not None:  # importing it here would cost every run of the unit tests its seconds
         monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.fixture
+def all_events() -> Iterator[None]:
+    """Whatever level another test of this process has set."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)

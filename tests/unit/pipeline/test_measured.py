@@ -125,6 +125,7 @@ def test_a_run_that_fails_before_anything_is_planned_is_counted(heard: Heard) ->
     assert heard.level[("lakehouse_runs_active", "ingest")] == 0
 
 
+@pytest.mark.usefixtures("all_events")
 def test_the_log_has_the_beginning_and_the_end_of_a_run_with_what_it_counted() -> None:
     report = IngestReport(run_id="r1", market="um", dataset="klines")
     with capture_logs(processors=[merge_contextvars]) as said:
@@ -143,6 +144,7 @@ def test_the_log_has_the_beginning_and_the_end_of_a_run_with_what_it_counted() -
     assert (ended[1]["workflow"], ended[1]["state"], ended[1]["rows"]) == ("fold", "ok", 0)
 
 
+@pytest.mark.usefixtures("all_events")
 def test_the_log_says_by_which_kind_of_error_a_run_failed() -> None:
     with (
         capture_logs() as said,

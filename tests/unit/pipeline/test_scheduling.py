@@ -197,6 +197,7 @@ def test_the_end_of_a_run_is_written_down_with_how_long_it_took(ending: Ending, 
     assert stage.history.open == ()
 
 
+@pytest.mark.usefixtures("all_events")
 def test_the_log_has_the_beginning_and_the_end_of_runs() -> None:
     stage = Stage(scheduled())
     runner, _ = stage.runner()
