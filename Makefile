@@ -41,7 +41,7 @@ unit: compiled $(BIN)/kubectl ## tests without Ray and network
 check: setup ## format, lint, types, imports, documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
@@ -55,8 +55,8 @@ integration: compiled $(BIN)/kubectl ## tests on a local Ray, real HTTP, real st
 acceptance: setup ## the finished commands on real data of ../shared/data
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/acceptance
 
-chaos: setup ## kill drivers, workers and nodes at seeded moments; half an hour
-	$(BIN)/python -m pytest tests/chaos
+chaos: setup ## kill drivers, workers and nodes at seeded moments, and all that is slow; an hour
+	$(BIN)/python -m pytest tests/chaos tests/integration -m "chaos or slow"
 
 bench: setup ## benchmarks; figures go to .bench/
 	mkdir -p .bench

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -10,7 +13,22 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Commands, workers and services find no pandas, as where only the package is installed: pyarrow would
+# load it for half a second in each of them.
+_ABSENT = str(Path(__file__).parent / "support" / "absent")
+_paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([_ABSENT, *_paths]))
+# Processes of xdist inherit it, and run the clients.
+sys.path[:] = [path for path in sys.path if path != _ABSENT]
+
+# Other examples are tried each time; many at once by `pytest --hypothesis-profile many`.
+for name, examples in (("tests", 40), ("many", 1000)):
+    settings.register_profile(
+        name,
+        deadline=None,
+        max_examples=examples,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile("tests")
 
 

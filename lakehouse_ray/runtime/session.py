@@ -133,7 +133,9 @@ def view_cluster(*, free: bool = False) -> ClusterView:
 
 
 @contextmanager
-def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySession]:
+def _own_ray(
+    worker_env: Mapping[str, str], *, log_to_driver: bool, **options: object
+) -> Iterator[RaySession]:
     _remove_leftovers()
     with contextlib.ExitStack() as stack:
         temp_dir = _make_temp_dir()
@@ -148,11 +150,16 @@ def _own_ray(worker_env: Mapping[str, str], **options: object) -> Iterator[RaySe
         try:
             # Whatever is in the environment while Ray starts, its workers inherit. The process
             # itself gets its own back: Polars, for one, must not be narrowed here.
-            with _environment(worker_env), _kept_sigterm(), _agent_at_any_port():
+            with (
+                _environment(worker_env),
+                _kept_sigterm(),
+                _only_what_is_used(log_to_driver=log_to_driver),
+            ):
                 ray.init(
                     address="local",
                     _temp_dir=str(temp_dir),
                     logging_level=logging.ERROR,
+                    log_to_driver=log_to_driver,
                     **options,  # type: ignore[arg-type]
                 )
         except _START_ERRORS as error:
@@ -323,15 +330,22 @@ def _stdout_left_alone() -> Iterator[None]:
 
 
 @contextmanager
-def _agent_at_any_port() -> Iterator[None]:
-    """Let the node's agent take a free port for HTTP, which ray.init (2.60) cannot be told.
+def _only_what_is_used(*, log_to_driver: bool) -> Iterator[None]:
+    """Choose of a node what ray.init (2.60) cannot be told.
 
-    It takes 52365 else, and where another Ray of this machine has that, goes on without; jobs, which
-    it starts, are then refused.
+    Its agent takes a free port for HTTP. It takes 52365 else, and where another Ray of this machine
+    has that, goes on without; jobs, which it starts, are then refused. No process scales a cluster
+    that is one machine, and none reads the workers' output where nobody wants it: each takes a
+    second of a CPU to start.
     """
     original = ray._private.parameter.RayParams
-    with_any = functools.partial(original, dashboard_agent_listen_port=0)
-    ray._private.parameter.RayParams = with_any  # type: ignore[assignment, misc]
+    chosen = functools.partial(
+        original,
+        dashboard_agent_listen_port=0,
+        no_monitor=True,
+        include_log_monitor=log_to_driver,  # type: ignore[arg-type]
+    )
+    ray._private.parameter.RayParams = chosen  # type: ignore[assignment, misc]
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
 """The contract of an `Executor`, one test per sentence. Every implementation subclasses it.
 
 class TestMyExecutor(ExecutorTests):
-    @pytest.fixture
-    def executor(self) -> Executor:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> Executor:
         return MyExecutor()
 """
 
@@ -18,26 +19,38 @@ from pathlib import Path
 import pytest
 
 from lakehouse_ray.errors import BadDataError, InvalidError, UnavailableError
-from lakehouse_ray.runtime.executor import Executor, PoolSpec
+from lakehouse_ray.runtime.executor import Executor, Pool, PoolSpec
 
 
 class ExecutorTests:
     """Promises of `Executor`, `Pool` and `PoolSpec`, whatever stands behind them."""
 
-    @pytest.fixture
-    def executor(self) -> Executor:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> Executor:
         raise NotImplementedError("a subclass says which executor it tests")
 
-    def test_every_task_is_done_once(self, executor: Executor) -> None:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def doubling(cls, executor: Executor) -> Iterator[Pool[int, int]]:
+        """A pool that several tests ask, since starting one takes longer than asking it."""
         with executor.pool(no_component, double, spec()) as pool:
-            done = list(pool.map_unordered(range(1000)))
+            yield pool
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def refusing(cls, executor: Executor) -> Iterator[Pool[int, int]]:
+        with executor.pool(no_component, refuse_multiples_of_ten, spec()) as pool:
+            yield pool
+
+    def test_every_task_is_done_once(self, doubling: Pool[int, int]) -> None:
+        done = list(doubling.map_unordered(range(1000)))
         assert sorted(one.result or 0 for one in done) == [2 * n for n in range(1000)]
         assert sorted(one.task for one in done) == list(range(1000))
         assert {(one.error, one.attempts) for one in done} == {(None, 1)}
 
-    def test_no_tasks_give_no_results(self, executor: Executor) -> None:
-        with executor.pool(no_component, double, spec()) as pool:
-            assert list(pool.map_unordered([])) == []
+    def test_no_tasks_give_no_results(self, doubling: Pool[int, int]) -> None:
+        assert list(doubling.map_unordered([])) == []
 
     def test_results_come_in_the_order_they_finish(self, executor: Executor) -> None:
         with executor.pool(no_component, pause, spec()) as pool:
@@ -79,24 +92,24 @@ class ExecutorTests:
             seen |= {one.result for one in pool.map_unordered(range(50))}
         assert 1 <= len(seen) <= shape.actors
 
-    def test_an_error_keeps_its_type_and_spares_its_siblings(self, executor: Executor) -> None:
-        with executor.pool(no_component, refuse_multiples_of_ten, spec()) as pool:
-            done = list(pool.map_unordered(range(100)))
+    def test_an_error_keeps_its_type_and_spares_its_siblings(
+        self, refusing: Pool[int, int]
+    ) -> None:
+        done = list(refusing.map_unordered(range(100)))
         errors = {one.task: one.error for one in done if one.error is not None}
         assert sorted(errors) == list(range(0, 100, 10))
         error = errors[30]
         assert type(error) is BadDataError
         assert (error.reason, str(error)) == ("CHECKSUM_MISMATCH", "CHECKSUM_MISMATCH: object 30")
 
-    def test_an_error_of_work_is_final_at_once(self, executor: Executor) -> None:
-        with executor.pool(no_component, refuse_multiples_of_ten, spec(attempts_max=3)) as pool:
-            (one,) = pool.map_unordered([10])
+    def test_an_error_of_work_is_final_at_once(self, refusing: Pool[int, int]) -> None:
+        (one,) = refusing.map_unordered([10])
         assert (one.attempts, one.result) == (1, None)
 
     def test_an_error_that_does_not_pickle_still_tells_what_happened(
         self, executor: Executor
     ) -> None:
-        with executor.pool(no_component, raise_unpicklable, spec()) as pool:
+        with executor.pool(no_component, raise_unpicklable, spec(actors=1)) as pool:
             (one,) = pool.map_unordered(["a thing"])
         assert one.error is not None
         assert "a thing broke" in str(one.error)
@@ -109,21 +122,17 @@ class ExecutorTests:
             pass
         assert caught.value.hint == "name another"
 
-    def test_an_error_of_the_tasks_comes_through(self, executor: Executor) -> None:
+    def test_an_error_of_the_tasks_comes_through(self, doubling: Pool[int, int]) -> None:
         def broken_plan() -> Iterator[int]:
             yield from range(10)
             raise InvalidError("the plan is wrong")
 
-        with (
-            executor.pool(no_component, double, spec()) as pool,
-            pytest.raises(InvalidError, match="the plan is wrong"),
-        ):
-            list(pool.map_unordered(broken_plan()))
+        with pytest.raises(InvalidError, match="the plan is wrong"):
+            list(doubling.map_unordered(broken_plan()))
 
-    def test_a_pool_may_be_asked_again(self, executor: Executor) -> None:
-        with executor.pool(no_component, double, spec()) as pool:
-            for _ in range(3):
-                assert len(list(pool.map_unordered(range(20)))) == 20
+    def test_a_pool_may_be_asked_again(self, doubling: Pool[int, int]) -> None:
+        for _ in range(3):
+            assert len(list(doubling.map_unordered(range(20)))) == 20
 
     def test_closing_early_gives_up_the_rest(self, executor: Executor) -> None:
         with executor.pool(no_component, pause, spec()) as pool:
@@ -156,10 +165,9 @@ class ExecutorTests:
         assert "1 s" in str(late.error)
         assert all(one.error is None for one in done.values())
 
-    def test_stats_say_how_the_pool_is(self, executor: Executor) -> None:
-        with executor.pool(no_component, double, spec()) as pool:
-            list(pool.map_unordered(range(20)))
-            stats = pool.stats()
+    def test_stats_say_how_the_pool_is(self, doubling: Pool[int, int]) -> None:
+        list(doubling.map_unordered(range(20)))
+        stats = doubling.stats()
         assert stats.workers >= 1
         assert (stats.in_flight, stats.requeued, stats.workers_lost) == (0, 0, 0)
 
@@ -167,8 +175,8 @@ class ExecutorTests:
 def spec(
     *, actors: int = 2, depth: int = 2, attempts_max: int = 3, deadline_s: float = 60.0
 ) -> PoolSpec:
-    """A pool that fits on two CPUs with room to spare."""
-    return PoolSpec(actors, 0.5, 64 << 20, depth, attempts_max, deadline_s)
+    """Three such pools fit on two CPUs."""
+    return PoolSpec(actors, 0.25, 64 << 20, depth, attempts_max, deadline_s)
 
 
 def close(results: Iterator[object]) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from support.commands import environment, run, running
+from support.commands import environment, running
+from support.in_process import run_here
 
 import lakehouse_ray as lh
 from lakehouse_ray.testing.exchange import FolderArchive, ReplicaExchange, RestAnswers
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 SEED = 41
 ROUNDS = 8
@@ -55,12 +56,12 @@ def test_a_run_killed_at_any_moment_is_completed_by_the_next(tmp_path: Path) -> 
                 time.sleep(rng.uniform(0, 0.25))
                 if command.process.poll() is None:
                     os.kill(command.process.pid, signal.SIGKILL)
-            code, said = run(*INGEST, env=env)
-            assert code in (0, 3), said
+            done = run_here(*INGEST, env=env)
+            assert done.returncode in (0, 3), done.stderr
             check(tmp_path / "home", statuses)
-            code, said = run(*INGEST, "--json", env=env)
-            assert code == 0, said
-            report = json.loads(next(text for text in said.splitlines() if text.startswith("{")))
+            done = run_here(*INGEST, "--json", env=env)
+            assert done.returncode == 0, done.stderr
+            report = json.loads(done.stdout)
             assert (report["rows"], report["commits"]) == (0, 0)
 
 

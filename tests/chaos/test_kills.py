@@ -38,7 +38,7 @@ KINDS = ("driver", "worker", "raylet", "driver", "committer")
 MOMENTS_COUNT = 20
 
 # A driver whose node died says so and ends; without an answer it would hang.
-NODE_LOSS_TIMEOUT_S = 90
+NODE_LOSS_TIMEOUT_S = 180
 # Processes of a killed driver end by themselves; Ray's agents first try for a minute to tell the
 # dead GCS about it.
 LEFTOVERS_TIMEOUT_S = 120
@@ -80,17 +80,14 @@ def test_interrupted_at_a_seeded_moment(stage: Stage, tmp_path: Path, number: in
 def test_one_lake_outlives_one_loss_of_each_kind(small_stage: Stage, tmp_path: Path) -> None:
     rng = random.Random(SEED)
     env = small_stage.environment(tmp_path, on_ray=True)
-    # A run whose worker or node is killed does all its work in spite of it: the third has half.
+    # A run whose worker or node is killed does all its work in spite of it: the worker's has half.
     half = ("--symbols", ",".join(SYMBOLS[::2]))
-    for kind, part in (("sigterm", ()), ("driver", ()), ("worker", half), ("raylet", ())):
+    for kind, part in (("driver", ()), ("worker", half), ("raylet", ())):
         with running("ingest", *KLINES_1M, *part, env=env, real=True) as command:
             command.wait_for_work()
             time.sleep(rng.uniform(0, 0.3))
-            if kind == "sigterm":
-                _interrupt(command, signal.SIGTERM)
-            else:
-                code = _kill(command, kind, rng)
-                assert kind != "worker" or code in (0, small_stage.code)
+            code = _kill(command, kind, rng)
+            assert kind != "worker" or code in (0, small_stage.code)
             _tell(kind, "early on", command, command.process.returncode)
     _repair(small_stage, tmp_path, on_ray=False)
 
@@ -172,10 +169,10 @@ def _interrupt(command: Command, number: signal.Signals) -> int:
         os.killpg(command.process.pid, number)
     else:
         os.kill(command.process.pid, number)
-    code = command.wait(60)
+    code = command.wait(120)
     assert code == 128 + number, command.said()
     assert "Traceback" not in command.said()
-    assert command.leftovers(10) == []
+    assert command.leftovers(60) == []
     return code
 
 

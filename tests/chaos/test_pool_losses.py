@@ -72,6 +72,7 @@ def test_a_task_that_kills_its_worker_ends_alone(executor: RayExecutor) -> None:
     assert [one.error for one in done.values() if one.error] == []
 
 
+@pytest.mark.slow
 def test_several_poisoned_tasks_take_no_sibling_with_them(executor: RayExecutor) -> None:
     with executor.pool(lambda: None, work, SPEC) as pool:
         tasks = [*(f"kill {n}" for n in range(3)), *(f"b{n}" for n in range(60))]
@@ -86,7 +87,7 @@ def test_a_frozen_worker_is_replaced_at_its_deadline(executor: RayExecutor, tmp_
         started = time.monotonic()
         done = {one.task: one for one in pool.map_unordered([freeze, *map(str, range(100))])}
         assert pool.stats().workers_lost == 1
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 60
     assert len(done) == 101
     assert [one.error for one in done.values() if one.error] == []
     assert done[freeze].attempts == 2

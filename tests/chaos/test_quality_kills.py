@@ -122,6 +122,7 @@ def kill_and_repair(home: Path, undisturbed: Path, number: int, kind: str, *, on
     assert (report.assessed, report.current) == (0, SERIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_lake_outlives_the_loss_of_a_driver_in_a_commit(
     tmp_path: Path, undisturbed: Path, number: int
@@ -138,7 +139,8 @@ def test_an_assessment_is_killed_at_a_seeded_moment(
     kill_and_repair(tmp_path, undisturbed, number, kind, on_ray=True)
 
 
-@pytest.mark.parametrize("on_ray", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("on_ray", [False, True])
 def test_two_assessments_at_once_leave_what_one_does(
     tmp_path: Path, undisturbed: Path, on_ray: bool
 ) -> None:

@@ -12,7 +12,8 @@ from support.stage import SYMBOLS, Stage
 pytestmark = pytest.mark.chaos
 
 
-@pytest.mark.parametrize("on_ray", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("on_ray", [False, True])
 def test_two_runs_at_once_leave_what_one_does(
     small_stage: Stage, tmp_path: Path, on_ray: bool
 ) -> None:

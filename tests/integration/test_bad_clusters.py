@@ -127,6 +127,7 @@ def test_no_head_there(site: Site) -> None:
     assert "`ray status` on a machine of the cluster shows where its head is" in said
 
 
+@pytest.mark.slow
 def test_a_full_object_store_stops_nothing(site: Site) -> None:
     """Rows never pass through it: what workers hand back is small."""
     with site.held(OBJECT_STORE):

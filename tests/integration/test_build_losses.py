@@ -16,6 +16,7 @@ from support.bars import BarLake, bars
 from support.commands import MANY_BYTES, environment
 from support.in_process import run_here
 from support.products import ALL, only
+from support.restored import Restored
 
 from lakehouse_ray.gold.plan import BuildScope
 from lakehouse_ray.gold.recipe import Recipe
@@ -44,18 +45,30 @@ def spoil_footer(path: Path) -> None:
 LOSSES = [(Path.unlink, "FILE_GONE"), (truncate, "FILE_DAMAGED"), (spoil_footer, "FILE_DAMAGED")]
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> BarLake:
+def fill(home: Path) -> None:
     """A file of hours and one of minutes for each symbol."""
-    lake = BarLake(tmp_path / "lake")
-    fill(lake)
-    return lake
-
-
-def fill(lake: BarLake) -> None:
     for symbol in SYMBOLS:
-        lake.put(bars(symbol, "2024-05-20", 20))
-        lake.put(bars(symbol, "2024-05-10", 1, interval="1m"))
+        BarLake(home).put(bars(symbol, "2024-05-20", 20))
+        BarLake(home).put(bars(symbol, "2024-05-10", 1, interval="1m"))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Restored:
+    return Restored(tmp_path_factory.mktemp("filled"), fill)
+
+
+@pytest.fixture
+def lake(filled: Restored) -> BarLake:
+    return BarLake(filled.again())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> BarLake:
+    """What is built where nothing is lost."""
+    lake = BarLake(tmp_path_factory.mktemp("whole"))
+    fill(lake.home)
+    make(lake)
+    return lake
 
 
 def make(
@@ -90,7 +103,7 @@ def failed(report: BuildReport) -> dict[str, str]:
 )
 def test_who_needs_a_lost_file_fails_and_all_others_are_what_they_would_be(
     lake: BarLake,
-    tmp_path: Path,
+    whole: BarLake,
     loss: Callable[[Path], object],
     reason: str,
     table: str,
@@ -104,9 +117,6 @@ def test_who_needs_a_lost_file_fails_and_all_others_are_what_they_would_be(
     assert failed(report) == dict.fromkeys([*units, "lives spot BBB all"], reason)
     assert all(path.name in one["detail"] for one in report.examples)
     assert all("lakehouse verify" in one["detail"] for one in report.examples)
-    whole = BarLake(tmp_path / "whole")
-    fill(whole)
-    make(whole)
     for name in ("daily", "steps", "lives"):
         wanted = rows(whole, RECIPES[name])
         mine = pl.col("symbol") == "BBB"

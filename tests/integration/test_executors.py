@@ -14,14 +14,15 @@ from lakehouse_ray.testing.executor_suite import ExecutorTests, double, no_compo
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ray_executor(ray_session: RaySession) -> RayExecutor:
     return RayExecutor(inherited_env=ray_session.inherited_env)
 
 
 class TestRayExecutor(ExecutorTests):
-    @pytest.fixture
-    def executor(self, ray_executor: RayExecutor) -> Executor:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls, ray_executor: RayExecutor) -> Executor:
         return ray_executor
 
 
@@ -149,7 +150,7 @@ def test_a_pool_that_finds_no_room_says_what_the_cluster_has(
 
 
 def test_a_result_that_does_not_pickle_is_an_error_of_its_task(ray_executor: RayExecutor) -> None:
-    with ray_executor.pool(no_component, make_lock, spec()) as pool:
+    with ray_executor.pool(no_component, make_lock, spec(actors=1)) as pool:
         (one,) = pool.map_unordered([1])
     assert type(one.error) is TypeError
 
@@ -159,7 +160,7 @@ def make_lock(_: None, task: int) -> object:
 
 
 def test_the_error_tells_where_it_was_raised(ray_executor: RayExecutor) -> None:
-    with ray_executor.pool(no_component, divide, spec()) as pool:
+    with ray_executor.pool(no_component, divide, spec(actors=1)) as pool:
         (one,) = pool.map_unordered([0])
     assert isinstance(one.error, ZeroDivisionError)
     (note,) = one.error.__notes__

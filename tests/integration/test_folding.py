@@ -16,6 +16,7 @@ from support.failing import Crashed, FailingCommitter, crash
 from support.in_process import run_here
 from support.live_lake import Around, LiveLake
 from support.live_rows import live_rows, version
+from support.restored import Restored
 
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.model.datasets.registry import DATASETS
@@ -52,6 +53,16 @@ def fill(lake: LiveLake) -> None:
                 lake.append(dataset, frame)
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Restored:
+    return Restored(tmp_path_factory.mktemp("filled"), lambda home: fill(LiveLake(home)))
+
+
+@pytest.fixture
+def lake(filled: Restored) -> LiveLake:
+    return LiveLake(filled.again())
+
+
 def seen(lake: Lake) -> pl.DataFrame:
     bars = lake.sql("SELECT * FROM silver.klines").pl().drop("base_volume", "taker_buy_base_volume")
     trades = lake.sql("SELECT * FROM silver.agg_trades").pl()
@@ -72,9 +83,7 @@ def folded(lake: LiveLake, until_us: int = END_US, around: Around | None = None)
     return fold(lake.writer(around), until_us)
 
 
-def test_folding_changes_no_answer_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    lake = LiveLake(tmp_path)
-    fill(lake)
+def test_folding_changes_no_answer_and_leaves_nothing_behind(lake: LiveLake) -> None:
     before = seen(lake.connect())
     later = files(lake, HOT)
     report = folded(lake, START_US + 2 * HOUR_US)
@@ -91,13 +100,20 @@ def test_folding_changes_no_answer_and_leaves_nothing_behind(tmp_path: Path) -> 
     assert (report.files, report.rows, report.merged.commits) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("table", [HOT, FINE, AGG_TRADES.table().name])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("table", "when"),
+    [
+        (HOT, "before"),
+        (FINE, "after"),
+        (AGG_TRADES.table().name, "before"),
+        pytest.param(HOT, "after", marks=pytest.mark.slow),
+        pytest.param(FINE, "before", marks=pytest.mark.slow),
+        pytest.param(AGG_TRADES.table().name, "after", marks=pytest.mark.slow),
+    ],
+)
 def test_a_fold_that_ends_around_a_commit_is_completed_by_the_next(
-    tmp_path: Path, table: str, when: str
+    lake: LiveLake, table: str, when: str
 ) -> None:
-    lake = LiveLake(tmp_path)
-    fill(lake)
     before = seen(lake.connect())
     hooks: dict[str, Callable[[], None]] = {when: crash}
     with pytest.raises(Crashed):
@@ -108,9 +124,7 @@ def test_a_fold_that_ends_around_a_commit_is_completed_by_the_next(
     assert_frame_equal(seen(lake.connect()), before)
 
 
-def test_whoever_looks_in_the_middle_sees_each_row_once(tmp_path: Path) -> None:
-    lake = LiveLake(tmp_path)
-    fill(lake)
+def test_whoever_looks_in_the_middle_sees_each_row_once(lake: LiveLake) -> None:
     before = seen(lake.connect())
     looks = 0
 
@@ -131,9 +145,7 @@ def test_whoever_looks_in_the_middle_sees_each_row_once(tmp_path: Path) -> None:
     assert looks >= 2 * len(tables)
 
 
-def test_a_fold_between_two_looks_of_one_read_takes_no_row_from_it(tmp_path: Path) -> None:
-    lake = LiveLake(tmp_path)
-    fill(lake)
+def test_a_fold_between_two_looks_of_one_read_takes_no_row_from_it(lake: LiveLake) -> None:
     reader = lake.connect()
     before = reader.sql("SELECT count(*) AS n FROM silver.klines").rows()
     find, looked = reader._find, []
@@ -151,9 +163,7 @@ def test_a_fold_between_two_looks_of_one_read_takes_no_row_from_it(tmp_path: Pat
     assert files(lake, HOT) == []
 
 
-def test_a_file_that_cannot_be_read_stays_and_the_others_are_folded(tmp_path: Path) -> None:
-    lake = LiveLake(tmp_path)
-    fill(lake)
+def test_a_file_that_cannot_be_read_stays_and_the_others_are_folded(lake: LiveLake) -> None:
     first, *_ = files(lake, HOT)
     Path(first.removeprefix("file://")).write_bytes(b"PAR1 nothing PAR1")
     report = folded(lake)
@@ -161,9 +171,7 @@ def test_a_file_that_cannot_be_read_stays_and_the_others_are_folded(tmp_path: Pa
     assert files(lake, HOT) == [first]
 
 
-def test_reads_as_of_before_the_fold_see_what_there_was(tmp_path: Path) -> None:
-    lake = LiveLake(tmp_path)
-    fill(lake)
+def test_reads_as_of_before_the_fold_see_what_there_was(lake: LiveLake) -> None:
     before = seen(lake.connect())
     moment = datetime.now(UTC)
     folded(lake)
@@ -230,9 +238,7 @@ class Moved(SystemClock):
         return self.us
 
 
-def test_beside_a_capture_hours_are_folded_as_they_end(tmp_path: Path) -> None:
-    lake = LiveLake(tmp_path)
-    fill(lake)
+def test_beside_a_capture_hours_are_folded_as_they_end(lake: LiveLake) -> None:
     before, every = seen(lake.connect()), files(lake, HOT)
     writer = lake.writer()
     clock = Moved(START_US + 90 * MINUTE_US)
@@ -250,9 +256,7 @@ def test_beside_a_capture_hours_are_folded_as_they_end(tmp_path: Path) -> None:
     assert_frame_equal(seen(lake.connect()), before)
 
 
-def test_a_fold_that_is_told_to_stop_leaves_the_rest_to_the_next(tmp_path: Path) -> None:
-    lake = LiveLake(tmp_path)
-    fill(lake)
+def test_a_fold_that_is_told_to_stop_leaves_the_rest_to_the_next(lake: LiveLake) -> None:
     before, every = seen(lake.connect()), files(lake, HOT)
     asked: list[int] = []
 

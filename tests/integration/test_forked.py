@@ -18,7 +18,14 @@ pytestmark = pytest.mark.integration
 SETTINGS = ("config", "show", "--json")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+# One of those that write, one that starts Ray Serve, one that reads, and one that serves by itself.
+REAL = ("ingest", "serve", "sql", "exchange")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in REAL else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS],
+)
 def test_the_real_command_starts_and_the_forked_one_says_the_same(name: str) -> None:
     real = subprocess.run(
         [LAKEHOUSE, name, "--help"], env=environment(), capture_output=True, text=True, check=False

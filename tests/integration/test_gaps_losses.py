@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 from support.bars import BarLake, bars
-from support.commands import environment, running
+from support.commands import environment
+from support.in_process import run_here
+from support.restored import Restored
 
 import lakehouse_ray as lh
 from lakehouse_ray.query.lake import Lake
@@ -53,14 +55,22 @@ def spoil_column(path: Path, name: str) -> None:
 LOSSES = [Path.unlink, truncate, spoil_footer, spoil_times]
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> BarLake:
+def fill(home: Path) -> None:
     """A file for each symbol; DDD lives by itself, a year before the others."""
-    lake = BarLake(tmp_path / "lake")
+    lake = BarLake(home)
     for symbol in SYMBOLS:
         lake.put(bars(symbol, "2024-05-20", 10))
     lake.put(bars("DDD", "2023-05-20", 10))
-    return lake
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Restored:
+    return Restored(tmp_path_factory.mktemp("filled"), fill)
+
+
+@pytest.fixture
+def lake(filled: Restored) -> BarLake:
+    return BarLake(filled.again())
 
 
 def file_of(lake: BarLake, symbol: str, table: str = COARSE) -> Path:
@@ -73,9 +83,9 @@ def connected(lake: BarLake) -> Lake:
 
 
 def command(lake: BarLake, *arguments: str) -> tuple[int, str, str]:
-    """The real command: its code, stdout and stderr."""
-    with running(*arguments, env=environment(HOME=lake.home)) as ran:
-        return ran.wait(), "".join(ran.out), "".join(ran.err)
+    """The command's code, stdout and stderr."""
+    done = run_here(*arguments, env=environment(HOME=lake.home))
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("lose", LOSSES)

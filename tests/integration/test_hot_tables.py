@@ -60,7 +60,7 @@ def seen(lake: Lake, dataset: Dataset, where: str = "true") -> dict[int, tuple[s
 
 
 @pytest.mark.parametrize("dataset", [KLINES, AGG_TRADES], ids=["klines", "aggTrades"])
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(ROW, min_size=1, max_size=14), cut=st.integers(0, 8))
 def test_a_view_has_each_key_once_and_main_rows_hide_live_ones(
     dataset: Dataset,

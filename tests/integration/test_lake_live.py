@@ -95,7 +95,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, min_size=3, max_size=9), cut=st.booleans())
 def test_what_was_told_is_what_the_lake_has(
     steps: list[tuple[str, int, int, int, str]], cut: bool, tmp_path_factory: pytest.TempPathFactory

@@ -53,7 +53,7 @@ def read_bucket(bucket: Bucket, prefix: str, home: Path) -> Contents:
     )
 
 
-@pytest.mark.parametrize("on_ray", [False, True])
+@pytest.mark.parametrize("on_ray", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_lake_in_a_bucket_equals_one_on_disk(
     local: Stage, bucket: Bucket, tmp_path: Path, on_ray: bool
 ) -> None:
@@ -67,11 +67,11 @@ def test_a_lake_in_a_bucket_equals_one_on_disk(
     assert not (tmp_path / "data").exists()
 
     env = environment(local, tmp_path, bucket.settings(prefix), on_ray=False)
-    code, said = run("ingest", *KLINES_1M, "--json", env=env)
-    assert code == 0, said
-    again = read_bucket(bucket, prefix, tmp_path)
-    assert again.snapshots == found.snapshots
-    assert_same(again, local.contents)
+    again = run_here("ingest", *KLINES_1M, "--json", env=env)
+    assert again.returncode == 0, again.stderr
+    then = read_bucket(bucket, prefix, tmp_path)
+    assert then.snapshots == found.snapshots
+    assert_same(then, local.contents)
 
     counted = "select count(*) n from silver.klines"
     done = run_here("sql", counted, "--output", "ndjson", env=env)

@@ -195,7 +195,7 @@ def test_a_replica_that_is_killed_costs_no_wrong_answer(running: Running) -> Non
     told: Counter[str] = Counter()
 
     def ask() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.02):
             try:
                 reply = running.served.get("/v1/klines", **ASKED)
             except (OSError, http.client.HTTPException, urllib.error.URLError):

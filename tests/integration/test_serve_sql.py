@@ -134,12 +134,18 @@ def test_broken_bodies_are_problems(served: Served, body: bytes) -> None:
 
 
 RUNAWAY = [
+    # By time, by memory, and by what is put aside on disk.
     "select count(*) from range(10000000) a, range(10000000) b",
-    "with recursive t(n) as (select 1 union all select n + 1 from t) select max(n) from t",
     "with recursive t(s) as (select 'x' union all select s || s from t) select max(len(s)) from t",
-    "select a.i, list(b.i) from range(10000000) a(i), range(1000) b(i) group by 1",
-    "select list_sort(list(i)), list(i), list(-i) from range(10000000) t(i), range(3)",
     "select a.open from silver.klines a, silver.klines b, silver.klines c order by random()",
+    *(
+        pytest.param(query, marks=pytest.mark.slow)
+        for query in (
+            "with recursive t(n) as (select 1 union all select n + 1 from t) select max(n) from t",
+            "select a.i, list(b.i) from range(10000000) a(i), range(1000) b(i) group by 1",
+            "select list_sort(list(i)), list(i), list(-i) from range(10000000) t(i), range(3)",
+        )
+    ),
 ]
 
 

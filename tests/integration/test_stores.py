@@ -73,6 +73,8 @@ def seaweedfs_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucke
 
 
 class TestS3StoreOnMoto(BucketTests):
+    many = 50  # it takes its time; pages are what SeaweedFS is asked for
+
     @pytest.fixture
     def bucket(self, moto_bucket: Bucket) -> Bucket:
         return moto_bucket

@@ -75,7 +75,7 @@ def lake(home: Path) -> Lake:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     symbol=st.sampled_from((*SYMBOLS, "AA", "NONE")),
@@ -109,7 +109,7 @@ def test_any_range_is_the_same_rows(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     equal=st.fixed_dictionaries(

@@ -69,7 +69,7 @@ class Wrong(SystemClock):
         return super().now_us() + self._off_us
 
 
-@pytest.mark.parametrize("hours", [-7.0, 30.0])
+@pytest.mark.parametrize("hours", [pytest.param(-7.0, marks=pytest.mark.slow), 30.0])
 def test_a_machine_whose_clock_is_wrong_stores_the_exchanges_times(
     tmp_path: Path, hours: float
 ) -> None:

@@ -278,7 +278,7 @@ payments = st.lists(
 # The first bar lies off the grid, and a price jumps after a day's gap between bars that do not.
 @example(history([(1, 0), (1, 1440), (1, 0)], 0, 0.0, True, [0]), funding_of())
 @given(histories, payments)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_difference_is_counted_and_explained(bars: pl.DataFrame, paid: pl.DataFrame) -> None:
     found = compared(bars, paid)
     assert found.filter(reason="UNEXPLAINED").is_empty()
@@ -311,7 +311,7 @@ def test_every_difference_is_counted_and_explained(bars: pl.DataFrame, paid: pl.
 @example(history([(1, 0), (53, 0), (60, 1439), (15, 0), (60, 0)], 3, 0.4, True, []), funding_of(),
          ("1h", "5m"))  # fmt: skip
 @given(histories, payments, st.sampled_from([("1h", "5m"), ("30m", "0m"), ("4h", "30m")]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_difference_of_resampled_bars_is_explained(
     bars: pl.DataFrame, paid: pl.DataFrame, what: tuple[str, str]
 ) -> None:

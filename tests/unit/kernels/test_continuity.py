@@ -56,7 +56,7 @@ def disturbed(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, int]], int]:
     return sent, arrivals, start
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(disturbed())
 def test_each_number_comes_out_once_in_order_and_each_missing_one_is_in_one_gap(
     case: tuple[list[int], list[tuple[int, int]], int],
@@ -70,7 +70,7 @@ def test_each_number_comes_out_once_in_order_and_each_missing_one_is_in_one_gap(
     assert duplicates == len(arrivals) - len(came)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 300)), min_size=1, max_size=80))
 def test_whatever_arrives_nothing_is_lost_and_nothing_comes_twice(
     steps: list[tuple[int, int]],
@@ -92,7 +92,7 @@ def test_whatever_arrives_nothing_is_lost_and_nothing_comes_twice(
     assert duplicates == len(arrivals) - len(items) - len(late)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(disturbed(), st.integers(1, 7))
 def test_what_waits_may_be_taken_out_and_fed_again(
     case: tuple[list[int], list[tuple[int, int]], int], every: int

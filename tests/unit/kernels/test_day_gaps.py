@@ -78,7 +78,7 @@ select symbol, date_trunc('day', slot) as day, cause, count(*) as missing from (
 
 
 @pytest.mark.parametrize("step_us", [MINUTE_US * 5, HOUR_US, 8 * HOUR_US, DAY_US])
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(data=st.data())
 def test_slots_of_a_grid_are_missing_on_the_day_they_belong_to(
     data: st.DataObject, step_us: int
@@ -102,7 +102,7 @@ any_gaps = st.lists(
 ).map(lambda rows: gaps_of([(s, a, a + length, n, c) for s, a, length, n, c in rows]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(any_gaps)
 def test_the_days_of_a_hole_add_up_to_the_hole(gaps: pl.DataFrame) -> None:
     found = missing_by_day(gaps)
@@ -112,7 +112,7 @@ def test_the_days_of_a_hole_add_up_to_the_hole(gaps: pl.DataFrame) -> None:
     assert found["missing"].min() is None or found["missing"].min() > 0  # type: ignore[operator]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(any_gaps)
 def test_rows_are_missing_on_no_day_outside_the_hole(gaps: pl.DataFrame) -> None:
     days = ask(
@@ -123,7 +123,7 @@ def test_rows_are_missing_on_no_day_outside_the_hole(gaps: pl.DataFrame) -> None
     assert missing_by_day(gaps).join(days, on=["symbol", "cause", "day"], how="anti").is_empty()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(any_gaps)
 def test_of_bars_longer_than_a_day_one_is_missing_on_every_day_of_the_hole(
     gaps: pl.DataFrame,

@@ -66,7 +66,7 @@ def interrupted(draw: st.DrawFn) -> tuple[pl.DataFrame, list[int]]:
 
 
 @given(interrupted())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_pieces_of_any_size_give_what_one_run_gives(case: tuple[pl.DataFrame, list[int]]) -> None:
     frame, cuts = case
     whole, _ = compute(frame, NAMES, "1m")
@@ -74,7 +74,7 @@ def test_pieces_of_any_size_give_what_one_run_gives(case: tuple[pl.DataFrame, li
 
 
 @given(interrupted(), st.integers(0, 100))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_nothing_after_a_gap_depends_on_what_came_before(
     case: tuple[pl.DataFrame, list[int]], other: int
 ) -> None:

@@ -9,8 +9,9 @@ from lakehouse_ray.testing.executor_suite import ExecutorTests, double, spec
 
 
 class TestLocalExecutor(ExecutorTests):
-    @pytest.fixture
-    def executor(self) -> Executor:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> Executor:
         return LocalExecutor()
 
 

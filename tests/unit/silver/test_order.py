@@ -24,7 +24,7 @@ KLINES = DATASETS["klines"]
 AGG_TRADES = DATASETS["aggTrades"]
 
 SLOW = settings(
-    max_examples=15,
+    max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

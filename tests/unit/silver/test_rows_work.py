@@ -35,7 +35,7 @@ MONTH = month_range(2024, 1)
 START_US = DAYS[0].start_us
 
 SLOW = settings(
-    max_examples=15,
+    max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

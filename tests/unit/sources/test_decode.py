@@ -281,7 +281,7 @@ BAR_ROWS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=BAR_ROWS, unit=st.sampled_from([1, 1000]), header=st.booleans(), glued=st.booleans())
 def test_what_is_written_is_read_back_whole_by_either_way(
     rows: list[Any], unit: int, header: bool, glued: bool

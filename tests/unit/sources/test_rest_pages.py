@@ -62,7 +62,7 @@ def bars_exchange(minutes: set[int], keep: float, newest: bool) -> Exchange:
     return answer
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sets(st.integers(0, 1199), max_size=60),
     st.floats(0, 1),
@@ -142,7 +142,7 @@ def trade(number: int, us: int) -> dict[str, Any]:
     return {"a": number, "p": "1.5", "q": "2", "f": number, "l": number, "T": us // 1000, "m": True}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sets(st.integers(0, 2500), min_size=1, max_size=4),
     st.integers(1, 1000),
@@ -179,7 +179,7 @@ def test_trades_that_the_exchange_has_are_never_missed(
     assert sorted(frame["agg_trade_id"]) == [n for n, us in trades if us < span.end_us]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sets(st.integers(0, 2500), max_size=4),
     st.integers(0, 2400),
@@ -218,7 +218,7 @@ def test_of_ids_that_are_asked_for_all_that_exist_come_and_no_others(
     assert len(asked) <= length // 500 + 4 + len(holes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.integers(0, 3_000), min_size=1, max_size=30),
     st.integers(0, 2_999),

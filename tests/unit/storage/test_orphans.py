@@ -67,7 +67,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(st.lists(STEPS, min_size=4, max_size=12))
 def test_no_file_that_is_spoken_of_is_removed(steps: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
