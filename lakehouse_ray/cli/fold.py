@@ -13,7 +13,7 @@ from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, Quiet
 from lakehouse_ray.cli.quality_words import count
 from lakehouse_ray.model.timespan import format_time, parse_time
 from lakehouse_ray.pipeline import folding
-from lakehouse_ray.pipeline.folding import FoldReport
+from lakehouse_ray.pipeline.fold_report import FoldReport
 
 
 def fold(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -33,6 +35,7 @@ from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.allocator import Allocation
 from lakehouse_ray.runtime.cluster import this_machine
 from lakehouse_ray.sources.source import Selection
+from lakehouse_ray.storage.footprint import footprint
 
 
 def ingest(
@@ -93,7 +96,7 @@ def ingest(
             plan = bulk_ingestion.plan_ingestion(writer, request, progress)
             allocation = bulk_ingestion.allocate_ingestion(writer, plan, this_machine())
             progress.close()
-            _print_plan(plan, allocation, as_json=json_)
+            _print_plan(writer, plan, allocation, as_json=json_)
             return endings.OK
         report = bulk_ingestion.ingest(writer, request, progress)
     _print_report(report, as_json=json_)
@@ -139,7 +142,7 @@ def _freq(text: str) -> FreqPolicy:
     raise InvalidError(f"unknown frequency {text!r}", "auto, monthly or daily")
 
 
-def _print_plan(plan: Plan, allocation: Allocation, *, as_json: bool) -> None:
+def _print_plan(writer: Writer, plan: Plan, allocation: Allocation, *, as_json: bool) -> None:
     candidates = plan.todo.filter(role="candidate").height
     # 400 MiB: a worker at rest.
     cost = plan.dataset.cost
@@ -147,6 +150,12 @@ def _print_plan(plan: Plan, allocation: Allocation, *, as_json: bool) -> None:
     seconds = plan.compressed_bytes / 2**20 * cost.cpu_s_per_mib / cpus
     in_work = cost.memory_per_byte * allocation.depth * allocation.batch_bytes
     memory = int(allocation.actors * ((400 << 20) + in_work))
+    units = min(allocation.units, plan.files)
+    asked = footprint(
+        plan.files, plan.compressed_bytes / max(1, plan.files),
+        units, plan.compressed_bytes / max(1, units),
+        math.ceil(units / writer.settings.ingest.units_per_commit),
+    )  # fmt: skip
     document = {
         "market": plan.market,
         "dataset": plan.dataset.name,
@@ -158,6 +167,7 @@ def _print_plan(plan: Plan, allocation: Allocation, *, as_json: bool) -> None:
         "rows_estimated": plan.rows_estimated,
         "seconds_estimated": round(seconds, 1),
         "memory_bytes_estimated": memory,
+        "store_estimated": asdict(asked),
         "skipped": plan.skipped,
         "left_alone": plan.left_alone,
         "unrecognised": list(plan.unrecognised[:100]),
@@ -185,6 +195,8 @@ def _print_plan(plan: Plan, allocation: Allocation, *, as_json: bool) -> None:
         f"  rows       about {plan.rows_estimated:,}",
         f"  time       about {seconds:,.0f} s, plus the start of Ray",
         f"  memory     about {memory / 2**30:.1f} GiB",
+        f"  store      about {asked.writes:,} writes and {asked.reads:,} reads if it is S3, "
+        f"{asked.metadata_bytes / 1e6:,.1f} MB of metadata",
         *(f"  pool       {line}" if i == 0 else f"             {line}"
           for i, line in enumerate(allocation.explain())),
     ]  # fmt: skip

@@ -35,11 +35,13 @@ from lakehouse_ray.pipeline.execution import (
     check_store,
     concerns_all,
     open_executor,
+    planning,
     store_marker,
 )
 from lakehouse_ray.pipeline.ingest_commits import IngestCommits
 from lakehouse_ray.pipeline.measured import measures_of
 from lakehouse_ray.pipeline.report import IngestReport, Observer, Silent
+from lakehouse_ray.pipeline.run_measures import RunMeasures
 from lakehouse_ray.runtime.allocator import Allocation, Workload
 from lakehouse_ray.runtime.cluster import ClusterView
 from lakehouse_ray.runtime.executor import Done, Executor
@@ -192,37 +194,47 @@ def ingest(
     """
     observer = observer or Silent()
     started_s = time.monotonic()
-    plan = plan_ingestion(writer, request, observer)
-    run = _Run(writer, plan, observer)
-    with ExitStack() as stack:
+    selection = request.selection
+    report = IngestReport(
+        run_id=f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}",
+        market=selection.market,
+        dataset=selection.dataset.name,
+        interval=selection.interval,
+    )
+    measures = measures_of("ingest", report, writer.clock)
+    with measures, ExitStack() as stack:
+        with planning(writer, measures):
+            plan = plan_ingestion(writer, request, observer)
+        run = _Run(writer, plan, observer, report, measures)
         executor, allocation = open_executor(
             writer, lambda view: allocate_ingestion(writer, plan, view), stack, "ingest"
         )
         observer.planned(plan, allocation)
         run.execute(executor, allocation, local=allocation.executor == "local")
-    run.report.seconds = time.monotonic() - started_s
-    return run.report
+    report.seconds = time.monotonic() - started_s
+    return report
 
 
 class _Run:
     """The state of one run."""
 
-    def __init__(self, writer: Writer, plan: Plan, observer: Observer) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        plan: Plan,
+        observer: Observer,
+        report: IngestReport,
+        measures: RunMeasures,
+    ) -> None:
         self._writer = writer
         self._plan = plan
         self._observer = observer
         self._table = plan.dataset.table(plan.interval)
-        self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
-        self.report = IngestReport(
-            run_id=self._run_id,
-            market=plan.market,
-            dataset=plan.dataset.name,
-            interval=plan.interval,
-            skipped=plan.skipped,
-            left_alone=plan.left_alone,
-            unrecognised=len(plan.unrecognised),
-        )
-        self._measures = measures_of("ingest", self.report, writer.clock)
+        self._run_id = report.run_id
+        self._measures = measures
+        self.report = report
+        report.skipped, report.left_alone = plan.skipped, plan.left_alone
+        report.unrecognised = len(plan.unrecognised)
 
     def execute(self, executor: Executor, allocation: Allocation, *, local: bool) -> None:
         plan, report = self._plan, self.report
@@ -236,7 +248,7 @@ class _Run:
         )
         lanes = max(1, int(allocation.cpus_per_actor))
         with ExitStack() as stack:
-            stack.enter_context(self._measures)
+            stack.enter_context(self._measures.heard())
             committers = stack.enter_context(self._committers(local))
             commits = IngestCommits(
                 self._writer, committers, plan, self._run_id, report, self._committed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,15 +12,15 @@ from typing import cast
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.errors import DeniedError, InvalidError, LakehouseError, ResourceError
+from lakehouse_ray.pipeline.run_measures import RunMeasures
 from lakehouse_ray.pipeline.run_records import begin, end
 from lakehouse_ray.runtime.allocator import Allocation, Kind, Workload, allocate
 from lakehouse_ray.runtime.cluster import ClusterView, this_machine
 from lakehouse_ray.runtime.executor import Executor, LocalExecutor
 from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
 from lakehouse_ray.runtime.scaling import Rules
-from lakehouse_ray.runtime.session import connect
+from lakehouse_ray.runtime.session import connect, inside_job
 from lakehouse_ray.runtime.shared import shared_by_all, unshared
-from lakehouse_ray.telemetry.logs import at_work
 
 # Times work is done anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
@@ -114,15 +115,32 @@ def store_marker(writer: Writer, run_id: str) -> Iterator[str]:
 
     Whoever looks for runs that were killed or interrupted finds it, too.
     """
-    with at_work("run", run_id=run_id):
-        path = begin(writer.store, run_id)
-        try:
-            yield path
-        except Exception:
-            # It says itself what went wrong.
-            end(writer.store, run_id)
-            raise
+    path = begin(writer.store, run_id)
+    try:
+        yield path
+    except Exception:
+        # It says itself what went wrong.
         end(writer.store, run_id)
+        raise
+    end(writer.store, run_id)
+
+
+@contextmanager
+def planning(writer: Writer, measures: RunMeasures) -> Iterator[None]:
+    """The part of a run before it is connected to Ray: a cluster hears of what fails there, too."""
+    try:
+        yield
+    except Exception as error:
+        settings = writer.settings
+        if settings.ray.address or inside_job():
+            with (
+                contextlib.suppress(LakehouseError),
+                connect(
+                    settings.ray.address, object_store_bytes=settings.compute.object_store_mb << 20
+                ),
+            ):
+                measures.end(error)
+        raise
 
 
 def check_store(writer: Writer, marker: str) -> None:

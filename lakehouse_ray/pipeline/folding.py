@@ -13,7 +13,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
 from itertools import groupby
 
 import polars as pl
@@ -23,39 +23,18 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.model.timespan import HOUR_US, format_time
+from lakehouse_ray.model.timespan import HOUR_US
 from lakehouse_ray.pipeline.commits import Committers, open_committers
+from lakehouse_ray.pipeline.fold_report import FoldReport
 from lakehouse_ray.pipeline.hot_rows import give_up_snapshots
-from lakehouse_ray.pipeline.row_merging import RowMerger, RowsMerged, tables_of
+from lakehouse_ray.pipeline.measured import measures_of
+from lakehouse_ray.pipeline.row_merging import RowMerger, tables_of
+from lakehouse_ray.pipeline.run_measures import RunMeasures
 from lakehouse_ray.silver.given_rows import rows_schema
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import FileEntry, index_files
 from lakehouse_ray.storage.groups import DAMAGE, Footers, GroupReader
 from lakehouse_ray.storage.objects import ObjectStore
-
-
-@dataclass
-class FoldReport:
-    """What a fold did.
-
-    until_us: Files that end before it were folded.
-    rows: Live rows that were read; `merged` says what became of them.
-    files: Dropped from hot tables. files_left: Those that stay, since they go beyond the moment.
-    unreadable: Files that could not be read, and why: they stay too.
-    """
-
-    until_us: int
-    rows: int = 0
-    files: int = 0
-    files_left: int = 0
-    merged: RowsMerged = field(default_factory=RowsMerged)
-    unreadable: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, object]:
-        """For `--json`: stable names."""
-        told = asdict(self)
-        return {"until": format_time(told.pop("until_us")), **told}
 
 
 def closed_until_us(writer: Writer) -> int:
@@ -83,12 +62,18 @@ def fold(
     Raises LakehouseError where the lake cannot be written; what was folded until then stays.
     """
     started_s = time.monotonic()
-    report = FoldReport(closed_until_us(writer) if until_us is None else until_us)
-    for dataset in DATASETS.values():
-        hot = dataset.hot_table
-        found = None if hot is None else writer.catalog.find(hot.name)
-        if hot is not None and found is not None:
-            _Fold(writer, dataset, hot, found, report, stopped).run(dry_run=dry_run)
+    report = FoldReport(
+        closed_until_us(writer) if until_us is None else until_us,
+        f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}",
+    )
+    measures = measures_of("fold", report, writer.clock)
+    with nullcontext() if dry_run else measures:
+        for dataset in DATASETS.values():
+            hot = dataset.hot_table
+            found = None if hot is None else writer.catalog.find(hot.name)
+            if hot is not None and found is not None:
+                one = _Fold(writer, dataset, hot, found, report, stopped, measures)
+                one.run(dry_run=dry_run)
     report.seconds = time.monotonic() - started_s
     return report
 
@@ -104,6 +89,7 @@ class _Fold:
         found: IcebergTable,
         report: FoldReport,
         stopped: Callable[[], bool],
+        measures: RunMeasures,
     ) -> None:
         self._stopped = stopped
         self._writer = writer
@@ -111,7 +97,8 @@ class _Fold:
         self._hot = hot
         self._found = found
         self._report = report
-        self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
+        self._run_id = report.run_id
+        self._measures = measures
 
     def run(self, *, dry_run: bool) -> None:
         entries = list(index_files(self._hot, self._found))
@@ -129,6 +116,7 @@ class _Fold:
                     if self._stopped():
                         break
                     self._fold(batch, merger, committers)
+                    self._measures.advanced()
                 self._report.merged.add(merger.report)
         give_up_snapshots(self._writer, self._hot)
 

@@ -33,6 +33,7 @@ from lakehouse_ray.pipeline.execution import (
     check_store,
     concerns_all,
     open_executor,
+    planning,
     store_marker,
 )
 from lakehouse_ray.pipeline.gold_report import BuildObserver, BuildReport, SilentBuild
@@ -129,7 +130,7 @@ def build(
     observer = observer or SilentBuild()
     started_s = time.monotonic()
     run = _Run(writer, request, observer, in_order(recipes.values(), request.products))
-    with ExitStack() as stack:
+    with run.measures, ExitStack() as stack:
         run.execute(stack)
     run.report.seconds = time.monotonic() - started_s
     return run.report
@@ -170,11 +171,12 @@ class _Run:
         self._state = BuildState(writer, request.scope, self._products, rebuild=request.rebuild)
         self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
         self.report = BuildReport(run_id=self._run_id)
-        self._measures = measures_of("build", self.report, writer.clock)
+        self.measures = measures_of("build", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
-        plans = [self._state.plan(product) for product in self._products]
-        _check_scope(self._request.scope, plans)
+        with planning(self._writer, self.measures):
+            plans = [self._state.plan(product) for product in self._products]
+            _check_scope(self._request.scope, plans)
         for plan in plans:
             self.report.planned(plan)
         if not any(plan.stale for plan in plans):
@@ -186,7 +188,7 @@ class _Run:
             self._writer, lambda view: allocate_build(self._writer, plans, view), stack, "build"
         )
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
-        stack.enter_context(self._measures)
+        stack.enter_context(self.measures.heard())
         self._observer.allocated(sum(len(plan.stale) for plan in plans), allocation)
         tables = [*(product.table for product in self._products), BUILD_LOG]
         local = allocation.executor == "local"
@@ -279,7 +281,7 @@ class _Run:
         queue.put(_Finished(done.task, derived))
 
     def _advanced(self, units: int) -> None:
-        self._measures.advanced()
+        self.measures.advanced()
         self._observer.advanced(self.report, units)
 
 

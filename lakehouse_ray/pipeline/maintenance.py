@@ -92,10 +92,10 @@ def maintain(
     # Looking must not make a catalog.
     path = writer.access.sqlite_path
     if path is None or path.is_file():
-        there = set(writer.catalog.names())
-        found = [shape for shape in shapes if shape.name in there]
-        observer.planned(len(found))
         with measures:
+            there = set(writer.catalog.names())
+            found = [shape for shape in shapes if shape.name in there]
+            observer.planned(len(found))
             if any(shape.live for shape in found):
                 run.fold()
             for shape in found:

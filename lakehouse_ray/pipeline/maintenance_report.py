@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lakehouse_ray.pipeline.folding import FoldReport
+from lakehouse_ray.pipeline.fold_report import FoldReport
 
 # Files and reasons that are named, of each table.
 EXAMPLES_MAX = 20

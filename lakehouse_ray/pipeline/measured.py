@@ -1,100 +1,37 @@
-"""What runs of workflows tell a monitor while they are at work: the growth of their reports."""
+"""What the reports of workflows have counted, as a monitor hears of it."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Literal
+from collections.abc import Mapping
 
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.pipeline.assessment_report import AssessmentReport
+from lakehouse_ray.pipeline.fold_report import FoldReport
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.maintenance_report import MaintenanceReport
 from lakehouse_ray.pipeline.realtime_report import UpdateReport
 from lakehouse_ray.pipeline.report import IngestReport
-from lakehouse_ray.telemetry.meter import add, observe, set_to
+from lakehouse_ray.pipeline.run_measures import Name, RunMeasures, Totals
 from lakehouse_ray.telemetry.metrics import (
     DECODED_BYTES,
     ERRORS,
     ROWS,
     ROWS_REFUSED,
-    RUN_PROGRESS_AT,
-    RUN_SECONDS,
-    RUNS,
-    RUNS_ACTIVE,
     SOURCE_BYTES,
     UNITS,
     MetricShape,
 )
 
-Report = IngestReport | UpdateReport | BuildReport | AssessmentReport | MaintenanceReport
-Name = Literal["ingest", "update", "build", "quality", "maintain", "stream"]
-# By metric and values of its labels.
-Totals = Mapping[tuple[MetricShape, tuple[str, ...]], float]
-
-
-class RunMeasures:
-    """One run, told from its beginning to its end: a context. Safe for the threads of a run.
-
-    totals: What it has counted so far; labels without `workflow`. partial: Whether something that was
-    asked for was not done.
-    """
-
-    def __init__(
-        self,
-        workflow: Name,
-        clock: Clock,
-        totals: Callable[[], Totals],
-        partial: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._workflow = workflow
-        self._clock = clock
-        self._totals = totals
-        self._partial = partial
-        self._told: dict[tuple[MetricShape, tuple[str, ...]], float] = {}
-        self._lock = threading.Lock()
-        self._begun_s = 0.0
-
-    def __enter__(self) -> RunMeasures:
-        self._begun_s = self._clock.monotonic_s()
-        set_to(RUNS_ACTIVE, 1, self._workflow)
-        set_to(RUN_PROGRESS_AT, self._clock.now_us() / 1e6, self._workflow)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.advanced()
-        set_to(RUNS_ACTIVE, 0, self._workflow)
-        if isinstance(error, Exception):
-            add(ERRORS, 1, self._workflow, type(error).__name__)
-        outcome = "failed" if isinstance(error, Exception) else "stopped"
-        if error is None:
-            outcome = "partial" if self._partial() else "ok"
-        add(RUNS, 1, self._workflow, outcome)
-        observe(RUN_SECONDS, self._clock.monotonic_s() - self._begun_s, self._workflow)
-
-    def advanced(self) -> None:
-        """Something of the run is done."""
-        set_to(RUN_PROGRESS_AT, self._clock.now_us() / 1e6, self._workflow)
-        self.tell()
-
-    def tell(self) -> None:
-        """Say what has come since it was last said."""
-        with self._lock:
-            for key, total in self._totals().items():
-                shape, labels = key
-                of = (self._workflow, *labels) if "workflow" in shape.labels else labels
-                add(shape, total - self._told.get(key, 0.0), *of)
-                self._told[key] = total
+Report = (
+    IngestReport | UpdateReport | BuildReport | AssessmentReport | MaintenanceReport | FoldReport
+)
 
 
 def measures_of(workflow: Name, report: Report, clock: Clock) -> RunMeasures:
-    return RunMeasures(workflow, clock, lambda: totals_of(report), lambda: report.partial)
+    return RunMeasures(
+        workflow, clock, lambda: totals_of(report), lambda: report.partial,
+        run_id=report.run_id, more=lambda: _rows_told_elsewhere(report),
+    )  # fmt: skip
 
 
 def totals_of(report: Report) -> Totals:
@@ -121,6 +58,9 @@ def totals_of(report: Report) -> Totals:
             done, failed = report.total("built") + report.total("unchanged"), report.total("failed")
         case AssessmentReport():
             done, failed = report.assessed, report.failed
+        case FoldReport():
+            # Its rows were told when they came into the hot tables.
+            done, failed = report.files, len(report.unreadable)
         case MaintenanceReport():
             failed = len(report.failed) + sum(bool(table.failed) for table in report.tables)
             done = len(report.tables) - sum(bool(table.failed) for table in report.tables)
@@ -131,5 +71,15 @@ def totals_of(report: Report) -> Totals:
     }
 
 
+def _rows_told_elsewhere(report: Report) -> Mapping[str, int]:
+    match report:
+        case UpdateReport():
+            return {"rows": report.rows, "rows_refused": report.rows_quarantined}
+        case FoldReport():
+            return {"rows": report.rows}
+        case _:
+            return {}
+
+
 def _reasons(report: Report) -> Mapping[str, int]:
-    return {} if isinstance(report, MaintenanceReport) else report.reasons
+    return {} if isinstance(report, MaintenanceReport | FoldReport) else report.reasons

@@ -39,6 +39,7 @@ from lakehouse_ray.pipeline.execution import (
     check_store,
     concerns_all,
     open_executor,
+    planning,
     store_marker,
 )
 from lakehouse_ray.pipeline.findings import NOT_INSTALLED, SEEN, AssessTask
@@ -105,7 +106,7 @@ def assess(
     """
     started_s = time.monotonic()
     run = _Run(writer, request, observer or SilentAssessment())
-    with ExitStack() as stack:
+    with run.measures, ExitStack() as stack:
         run.execute(stack)
     run.report.seconds = time.monotonic() - started_s
     tell(writer, run.report)
@@ -201,6 +202,24 @@ class _Seen:
         return self._prints[market]
 
 
+def allocate_assessment(
+    writer: Writer, tasks: int, size_bytes: int, view: ClusterView
+) -> Allocation:
+    """Choose executor and workers for an assessment. size_bytes: Compressed, of all its tasks."""
+    return allocation_for(
+        writer,
+        Workload(
+            kind="analytics",
+            files=tasks,
+            compressed_bytes=size_bytes,
+            units=tasks,
+            unit_bytes_max=writer.settings.build.task_bytes_max,
+            in_parts=True,
+        ),
+        view,
+    )
+
+
 class _Run:
     """The state of one run."""
 
@@ -212,11 +231,12 @@ class _Run:
         self._observer = observer
         self._run_id = f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}"
         self.report = AssessmentReport(run_id=self._run_id)
-        self._measures = measures_of("quality", self.report, writer.clock)
+        self.measures = measures_of("quality", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
-        seen = _Seen(self._writer, self._request)
-        tasks = seen.tasks()
+        with planning(self._writer, self.measures):
+            seen = _Seen(self._writer, self._request)
+            tasks = seen.tasks()
         todo = sum(len(task.symbols) for task in tasks)
         all_ = sum(wanted(lives, self._request.asked).height for _, lives in seen.series)
         self.report.series, self.report.current = all_, all_ - todo - len(seen.lost)
@@ -227,11 +247,13 @@ class _Run:
         size_bytes = seen.size_bytes(tasks)
         before_s = time.monotonic()
         executor, allocation = open_executor(
-            self._writer, lambda view: self._allocate(tasks, size_bytes, view), stack, "assess"
-        )
+            self._writer,
+            lambda view: allocate_assessment(self._writer, len(tasks), size_bytes, view),
+            stack, "assess",
+        )  # fmt: skip
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
         self._observer.allocated(todo, allocation)
-        stack.enter_context(self._measures)
+        stack.enter_context(self.measures.heard())
         local = allocation.executor == "local"
         committers = stack.enter_context(
             open_committers(self._writer, LOGS, self._run_id, local=local)
@@ -245,21 +267,6 @@ class _Run:
                 self._take(done, queue)
         self.report.work_seconds = time.monotonic() - work_started_s
         self.report.driver_rss_bytes_max = rss_bytes_max()
-
-    def _allocate(self, tasks: list[AssessTask], size_bytes: int, view: ClusterView) -> Allocation:
-        settings = self._writer.settings
-        return allocation_for(
-            self._writer,
-            Workload(
-                kind="process",
-                files=len(tasks),
-                compressed_bytes=size_bytes,
-                units=len(tasks),
-                unit_bytes_max=settings.build.task_bytes_max,
-                in_parts=True,
-            ),
-            view,
-        )
 
     def _pool(
         self, seen: _Seen, executor: Executor, allocation: Allocation, stack: ExitStack
@@ -287,11 +294,11 @@ class _Run:
             for symbol in done.task.symbols:
                 reason = type(done.error).__name__
                 self.report.fail(f"{done.task.kind} {symbol}", reason, str(done.error))
-            self._measures.advanced()
+            self.measures.advanced()
             self._observer.advanced(self.report, len(done.task.symbols))
             return
         assert done.result is not None
-        self._measures.advanced()
+        self.measures.advanced()
         assessed, worker_rss_bytes = done.result
         self.report.worker_rss_bytes_max = max(self.report.worker_rss_bytes_max, worker_rss_bytes)
         queue.put(_Finished(done.task, assessed))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lakehouse_ray.bronze.fill_plan import FillPlan
 from lakehouse_ray.model.streams import GapState
-from lakehouse_ray.pipeline.folding import FoldReport
+from lakehouse_ray.pipeline.fold_report import FoldReport
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.report import EXAMPLES_MAX
 from lakehouse_ray.runtime.allocator import Allocation

@@ -29,6 +29,7 @@ from lakehouse_ray.pipeline.execution import (
     concerns_all,
     open_account,
     open_executor,
+    planning,
     store_marker,
 )
 from lakehouse_ray.pipeline.folding import fold
@@ -78,10 +79,12 @@ def update(
     observer = observer or SilentUpdate()
     started_s = time.monotonic()
     run = _Run(writer, request, observer, here=here, account=account)
-    if not request.stream_gaps_only:
-        _fold(writer, run.report)
-    with ExitStack() as stack:
-        run.execute(stack)
+    with run.measures:
+        if not request.stream_gaps_only:
+            with planning(writer, run.measures):
+                _fold(writer, run.report)
+        with ExitStack() as stack:
+            run.execute(stack)
     if request.build:
         run.report.built = _rebuild(writer, request)
     run.report.seconds = time.monotonic() - started_s
@@ -141,14 +144,15 @@ class _Run:
         self._request = request
         self._observer = observer
         self.report = UpdateReport(run_id=f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}")
-        self._measures = measures_of("update", self.report, writer.clock)
+        self.measures = measures_of("update", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:
-        # What an earlier run left comes first: its rows are then no gaps any more.
-        resume_answers(self._writer, self._request.asked, self.report)
-        self._settle()
-        plan = dry_run(self._writer, self._request, self._given)
-        self._count(plan)
+        with planning(self._writer, self.measures):
+            # What an earlier run left comes first: its rows are then no gaps any more.
+            resume_answers(self._writer, self._request.asked, self.report)
+            self._settle()
+            plan = dry_run(self._writer, self._request, self._given)
+            self._count(plan)
         if plan.planned:
             self._fill(plan, stack)
         if self.report.stream_gaps:
@@ -166,7 +170,7 @@ class _Run:
         report, settings = self.report, self._writer.settings
         report.executor, report.actors = allocation.executor, allocation.actors
         self._observer.planned(plan, allocation)
-        stack.enter_context(self._measures)
+        stack.enter_context(self.measures.heard())
         local = allocation.executor == "local"
         account = stack.enter_context(self._account(local=local))
         datasets = sorted({(one.fill.dataset, one.fill.interval) for one in plan.planned}, key=str)
@@ -229,7 +233,7 @@ class _Run:
         else:
             assert done.result is not None
             queue.put(done.result)
-        self._measures.advanced()
+        self.measures.advanced()
         self._observer.advanced(self.report, unit.requests)
 
 

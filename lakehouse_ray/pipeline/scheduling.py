@@ -188,16 +188,22 @@ class Scheduler:
     def _take_over(self, epoch: int) -> None:
         """Say so in the log, and settle what the runner before left open, in one step."""
 
+        lost: list[Run] = []
+
         def rows(history: RunHistory) -> list[Row]:
             found = [self._row(_RUNNER, "leader", epoch=epoch)]
+            lost.clear()
             for run in history.open:
                 if run.place != self._place.name or not self._place.outlives:
+                    lost.append(run)
                     found += self._lost(history, run, epoch, "its runner was lost")
             return found + self._changes_of_schedules(history, epoch)
 
         history = self._write(epoch, rows)
         self._epoch = epoch
         self._tell(f"keeping {len(self._schedules)} schedules, lease {epoch}")
+        for run in lost:
+            _log_end(run, "interrupted", error="its runner was lost")
         for run in history.open:
             if run.place == self._place.name and self._place.outlives:
                 self._watch(run, found=True)
@@ -252,7 +258,14 @@ class Scheduler:
         self._write(epoch, rows)
         for run_id, watched in ended.items():
             del self._watched[run_id]
-            self._tell(f"{run_id}: {self._state_of(watched)}")
+            state, ending = self._state_of(watched), watched.ending
+            assert ending is not None
+            self._tell(f"{run_id}: {state}")
+            seconds = None if watched.found else round(watched.ended_s - watched.began_s, 3)
+            _log_end(
+                watched.run, state, seconds=seconds, exit_code=ending.exit_code,
+                error=ending.error or None,
+            )  # fmt: skip
 
     def _look_at_runs(self) -> None:
         now_s = self._clock.monotonic_s()
@@ -381,10 +394,12 @@ class Scheduler:
             else:
                 self._watch(run, found=False)
                 self._tell(f"{run.run_id}: started ({run.trigger})")
+                log.info("run started", **_ids(run), trigger=run.trigger, attempt=run.attempt)
 
     def _fail(self, run: Run, epoch: int, why: str) -> None:
         self._write(epoch, lambda _: [self._end_row(run, "failed", epoch, error=why)])
         self._tell(f"{run.run_id}: failed: {why}")
+        _log_end(run, "failed", error=why)
 
     def _watch(self, run: Run, *, found: bool) -> None:
         schedule = self._schedules.get(run.schedule)
@@ -440,6 +455,19 @@ class Scheduler:
             planned_at=skipped.first_us, planned_last=skipped.last_us, times=skipped.times,
             error=f"missed; catch_up is {schedule.catch_up}",
         )  # fmt: skip
+
+
+def _ids(run: Run) -> dict[str, str]:
+    return {"workflow": run.workflow, "run_id": run.run_id, "schedule": run.schedule}
+
+
+def _log_end(run: Run, state: State, **facts: object) -> None:
+    """As a workflow says it of itself; what it counted is in its own process' event."""
+    told = {name: fact for name, fact in facts.items() if fact is not None}
+    if state == "succeeded":
+        log.info("run ended", **_ids(run), state=state, **told)
+    else:
+        log.warning("run failed", **_ids(run), state=state, **told)
 
 
 def request_run(log_: RunLog, schedule: Schedule, clock: Clock, runner: str, letters: str) -> str:

@@ -21,9 +21,9 @@ from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.errors import BadDataError, DeniedError, InvalidError, UnavailableError
 from lakehouse_ray.model.streams import GapState
 from lakehouse_ray.model.venue import Market
-from lakehouse_ray.pipeline.execution import open_account
+from lakehouse_ray.pipeline.execution import open_account, planning
 from lakehouse_ray.pipeline.hourly_fold import HourlyFold
-from lakehouse_ray.pipeline.measured import RunMeasures, Totals
+from lakehouse_ray.pipeline.run_measures import RunMeasures, Totals
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
 from lakehouse_ray.pipeline.stream_filling import FillTask, GapFiller, fill_gaps
 from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture, recover
@@ -120,11 +120,15 @@ def capture_streams(
     """
     clock = writer.clock
     started_s = clock.monotonic_s()
-    tasks = plan_capture(writer, request)
-    report = CaptureReport(tasks[0].run_id, request.market, len(tasks), len(request.streams))
-    for task in left_over(writer, tasks):
-        report.recovered_segments += recover(task).segments
-    with ExitStack() as stack:
+    run_id = _run_id(writer.settings.spool_folder / request.market)
+    report = CaptureReport(run_id, request.market, 0, len(request.streams))
+    measures = RunMeasures("stream", clock, lambda: totals_of_capture(report), run_id=report.run_id)
+    with measures, ExitStack() as stack:
+        with planning(writer, measures):
+            tasks = plan_capture(writer, request)
+            report.workers = len(tasks)
+            for task in left_over(writer, tasks):
+                report.recovered_segments += recover(task).segments
         if writer.settings.hot.fold:
             stack.enter_context(HourlyFold(writer))
         here = _works_here(writer, stack)
@@ -132,9 +136,9 @@ def capture_streams(
         account = None if here else stack.enter_context(open_account(writer, local=False))
         tasks = [replace(task, account=account) for task in tasks]
         keeper: Keeper = LocalKeeper(capture) if here else RayKeeper(capture)
-        watch = _Watch(writer, keeper, tasks, report, progress)
+        watch = _Watch(writer, keeper, tasks, report, progress, measures)
         stack.callback(keeper.kill)
-        stack.enter_context(watch.measures)
+        stack.enter_context(measures.heard())
         if writer.settings.stream.fill_gaps:
             watch.filler = _filler(writer, request.market, account)
             stack.callback(watch.filler.kill)
@@ -260,6 +264,7 @@ class _Watch:
         tasks: Sequence[CaptureTask],
         report: CaptureReport,
         progress: Callable[[CaptureReport], None],
+        measures: RunMeasures,
     ) -> None:
         self._clock = writer.clock
         self._keeper = keeper
@@ -273,7 +278,7 @@ class _Watch:
         self._running: set[int] = set()
         self._committed_us = 0
         self.filler: GapFiller | None = None
-        self.measures = RunMeasures("stream", writer.clock, lambda: totals_of_capture(report))
+        self.measures = measures
 
     def start(self) -> None:
         # What never commits anything is to be seen, too.

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from pyiceberg.table import Table as IcebergTable
 
+from lakehouse_ray.kernels.cadence import observed_pause_us
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import DAY_US
 from lakehouse_ray.query.pins import FindTable
 from lakehouse_ray.query.views import TABLES
 from lakehouse_ray.storage.files import index_files
@@ -36,6 +38,7 @@ class TableMetrics:
         self._find = find
         self._seen: dict[str, int] = {}
         self._newest: dict[str, dict[tuple[str, ...], float]] = {}
+        self._commits: dict[str, list[int]] = {}
 
     def look(self) -> Iterator[tuple[MetricShape, Samples]]:
         """Raises LakehouseError where the catalog or the store does not answer."""
@@ -48,6 +51,8 @@ class TableMetrics:
             if table is None or snapshot is None:
                 continue
             found[TABLE_COMMIT_AT][(name,)] = snapshot.timestamp_ms / 1000
+            if name in _DATASETS:
+                self._commits[name] = [one.timestamp_ms * 1000 for one in table.metadata.snapshots]
             for metric, key in _SUMMED:
                 told = snapshot.summary.get(key) if snapshot.summary else None
                 if told is not None:
@@ -58,6 +63,13 @@ class TableMetrics:
         for labels, at_s in _pairs(self._newest.values()):
             found[NEWEST_ROW_AT][labels] = max(at_s, found[NEWEST_ROW_AT].get(labels, 0.0))
         yield from found.items()
+
+    def pause_us(self, now_us: int) -> int | None:
+        """The usual pause between publications of the last week, as it was last looked; None where
+        there was none."""
+        since_us = now_us - 7 * DAY_US
+        times = {at_us for table in self._commits.values() for at_us in table if at_us >= since_us}
+        return observed_pause_us(times)
 
 
 def _newest(shape: Table, table: IcebergTable) -> dict[tuple[str, ...], float]:

@@ -24,6 +24,7 @@ from lakehouse_ray.telemetry.exposition import registry_of, text_of
 from lakehouse_ray.telemetry.metrics import (
     JOBS,
     JOBS_OLDEST_AT,
+    PUBLICATION_DUE,
     QUALITY_THRESHOLD,
     STATE_AT,
     TABLE_COMMIT_AT,
@@ -35,6 +36,7 @@ _log = structlog.get_logger()
 
 # How long who asks first waits; later ones are shown what there is.
 _FIRST_S = 8.0
+_DUE_S_MIN = 2 * 3600.0
 # An assessment adds to the first at its end; alerts may be delivered later.
 _QUALITY_LOGS = ("gold.assessment_log", "gold.alert_deliveries")
 
@@ -44,7 +46,8 @@ Families = list[tuple[MetricShape, Samples]]
 class LakeState:
     """lake: Makes a lake to ask. jobs: Of this lake; None: there are none. threshold: Of scores.
 
-    name: Of the lake, its label. every_s: Between two looks.
+    name: Of the lake, its label. every_s: Between two looks. publish_within_s: For how long nothing
+    may be published, as it is configured at a moment (UTC, microseconds); None: as it has been so far.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class LakeState:
         threshold: float,
         every_s: float = 30.0,
         jobs: Callable[[], list[Job]] | None = None,
+        publish_within_s: Callable[[int], float | None] = lambda now_us: None,
     ) -> None:
         self._tables = TableMetrics(find)
         self._lake = lake
@@ -65,6 +69,7 @@ class LakeState:
         self._threshold = threshold
         self._every_s = every_s
         self._jobs = jobs
+        self._publish_within_s = publish_within_s
         self._quality: Families = []
         self._quality_of: Mapping[str, float] = {}
         self._shown = CollectorRegistry()
@@ -99,10 +104,24 @@ class LakeState:
             self._quality_of = of_quality
         families += self._quality
         families.append((QUALITY_THRESHOLD, {(): self._threshold}))
+        families.append((PUBLICATION_DUE, self._due()))
         if self._jobs is not None:
             families += _job_metrics(self._jobs())
         families.append((STATE_AT, {(): self._clock.now_us() / 1e6}))
         return registry_of(families, self._labels)
+
+    def _due(self) -> Samples:
+        """Nothing where nobody can know: a lake that was filled once is not late."""
+        now_us = self._clock.now_us()
+        due_s = self._publish_within_s(now_us)
+        if due_s is None and (pause_us := self._tables.pause_us(now_us)) is not None:
+            due_s = due_after_s(pause_us)
+        return {} if due_s is None else {(): due_s}
+
+
+def due_after_s(pause_us: int) -> float:
+    """When the next publication is overdue: one may find nothing new, or be late."""
+    return max(_DUE_S_MIN, 2 * pause_us / 1e6)
 
 
 def _job_metrics(jobs: Iterable[Job]) -> Iterator[tuple[MetricShape, Samples]]:

@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -19,13 +19,15 @@ from lakehouse_ray.assembly.jobs import job_environment, lake_of
 from lakehouse_ray.assembly.reader import Reader
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.errors import ConflictError, DeniedError, InvalidError
+from lakehouse_ray.kernels.cadence import planned_pause_us
+from lakehouse_ray.model.schedules import Cron
 from lakehouse_ray.runtime.jobs import SharedJobs
 from lakehouse_ray.serve.app import create_app
 from lakehouse_ray.serve.cache.in_redis import RedisLevel
 from lakehouse_ray.serve.cache.in_store import StoreLevel
 from lakehouse_ray.serve.cache.level import Level
 from lakehouse_ray.serve.job_desk import JobDesk
-from lakehouse_ray.serve.lake_state import LakeState
+from lakehouse_ray.serve.lake_state import LakeState, due_after_s
 from lakehouse_ray.serve.limits import Limits
 from lakehouse_ray.serve.service import Source
 from lakehouse_ray.serve.streams.hub import Hub, StreamLimits
@@ -113,8 +115,27 @@ def app_of(settings: Settings, *, tells_id: bool = True, jobs: SharedJobs | None
             threshold=settings.quality.threshold,
             every_s=settings.telemetry.state_every_s,
             jobs=desk.all if isinstance(desk, JobDesk) else None,
+            publish_within_s=publish_within(settings),
         ),
     )
+
+
+def publish_within(settings: Settings) -> Callable[[int], float | None]:
+    """Return for how long nothing may be published, asked at a moment (UTC, microseconds); None where
+    settings do not say. Raises InvalidError for a cron that cannot be."""
+    publishing = [
+        Cron(one.cron)
+        for one in settings.schedules
+        if one.enabled and one.workflow in ("ingest", "update")
+    ]
+
+    def within_s(now_us: int) -> float | None:
+        if settings.telemetry.publish_within_s:
+            return settings.telemetry.publish_within_s
+        pause_us = planned_pause_us(publishing, now_us)
+        return None if pause_us is None else due_after_s(pause_us)
+
+    return within_s
 
 
 def _desk(settings: Settings, jobs: SharedJobs | None) -> JobDesk | str:

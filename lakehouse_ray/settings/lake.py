@@ -223,6 +223,13 @@ class TelemetrySettings(Section):
     state_every_s: float = Field(
         30.0, gt=0, description="How often the service looks what it says of the lake at /metrics."
     )
+    publish_within_s: float = Field(
+        0.0,
+        ge=0,
+        description="Nothing published for longer is an alert. 0: twice the longest pause of "
+        "`schedules`, of that which publishes most often; without any, twice the usual pause of the "
+        "last week; two hours at least.",
+    )
     port: int = Field(
         0,
         ge=0,
@@ -258,7 +265,7 @@ class ComputeSettings(Section):
     processing: ProfileName = Field(
         "large", description="Profile of workers that build and assess."
     )
-    analytics: ProfileName = Field("xlarge", description="Profile of workers that analyse.")
+    analytics: ProfileName = Field("xlarge", description="Profile of workers that assess quality.")
     other: ProfileName = Field("small", description="Profile of all other workers.")
     node_label: str = Field(
         "",

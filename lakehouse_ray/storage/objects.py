@@ -220,7 +220,10 @@ class S3Store:
                 "access_key": access.access_key_id,
                 "secret_key": access.secret_access_key,
             }
-        self._fs = pafs.S3FileSystem(connect_timeout=10, request_timeout=60, **options)
+        # What is smaller than a part (10 MiB) is one request then, and not the three of an upload in parts.
+        self._fs = pafs.S3FileSystem(
+            connect_timeout=10, request_timeout=60, allow_delayed_open=True, **options
+        )
 
     @property
     def root(self) -> str:

@@ -250,6 +250,11 @@ JOBS_OLDEST_AT = MetricShape(
     "lakehouse_jobs_oldest_timestamp_seconds", "gauge",
     "When the oldest job was submitted that is in a state still", ("state",),
 )  # fmt: skip
+PUBLICATION_DUE = MetricShape(
+    "lakehouse_publication_due_seconds", "gauge",
+    "For how long nothing may be published: telemetry.publish_within_s, else twice the pause of the "
+    "schedules, or of the last week",
+)  # fmt: skip
 STATE_AT = MetricShape(
     "lakehouse_state_timestamp_seconds",
     "gauge",
@@ -333,7 +338,8 @@ SERVICE = (
     ANSWERS_UNKEPT,
 )  # fmt: skip
 LAKE = (
-    TABLE_COMMIT_AT, TABLE_ROWS, TABLE_BYTES, TABLE_FILES, NEWEST_ROW_AT, JOBS, JOBS_OLDEST_AT, STATE_AT,
+    TABLE_COMMIT_AT, TABLE_ROWS, TABLE_BYTES, TABLE_FILES, NEWEST_ROW_AT, PUBLICATION_DUE, JOBS,
+    JOBS_OLDEST_AT, STATE_AT,
 )  # fmt: skip
 QUALITY_STATE = (
     ALERTS_RAISED, ALERTS_DELIVERED, ASSESSMENTS, ROWS_ASSESSED, SERIES_KNOWN, ASSESSED_AT,

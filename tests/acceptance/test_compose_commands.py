@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shlex
@@ -14,8 +15,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.buckets import free_ports
 from support.cluster import BIN, answers, free_port, nodes_alive, process
 from support.start_commands import document
+
+from lakehouse_ray.errors import DeniedError, LakehouseError
+from lakehouse_ray.storage.objects import S3Access, S3Store
 
 pytestmark = pytest.mark.acceptance
 
@@ -85,3 +90,48 @@ def test_the_commands_bring_up_what_they_say(folder: Path) -> None:
         )  # fmt: skip
         assert listed.stdout == '{"v": 1, "jobs": []}\n', listed.stderr
         assert (folder / "r" / "prom_metrics_service_discovery.json").is_file()
+
+
+def test_the_bucket_answers_who_has_its_keys_and_nobody_else(folder: Path) -> None:
+    service = document("compose.yaml")["services"]["s3"]
+    (folder / "keys.json").write_text(
+        json.dumps(
+            {
+                "identities": [
+                    {
+                        "name": "lake",
+                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                        "credentials": [{"accessKey": "lake", "secretKey": "secret"}],
+                    }
+                ]
+            }
+        )
+    )
+    port, (master, volume, filer) = free_port(), free_ports(3)
+    here = {
+        "weed": str(BIN / "weed"),
+        "-dir=/data": f"-dir={folder}",
+        "-s3.port=8333": f"-s3.port={port}",
+        # Nothing of a test is open to others.
+        "-s3.ip.bind=0.0.0.0": "-s3.ip.bind=127.0.0.1",
+        "-s3.config=/run/secrets/s3_keys": f"-s3.config={folder}/keys.json",
+    }
+    command = [here.get(part, part) for part in shlex.split(service["command"])]
+    command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
+    url = f"http://127.0.0.1:{port}"
+
+    def store(secret: str) -> S3Store:
+        return S3Store("s3://lake/lakehouse", S3Access(url, "us-east-1", "lake", secret))
+
+    def up() -> bool:
+        try:
+            store("secret").put("ready", b"1")
+        except LakehouseError:
+            return False
+        return True
+
+    with process(command, dict(os.environ), up):
+        store("secret").put("object", b"bytes")
+        assert store("secret").get("object") == b"bytes"
+        with pytest.raises(DeniedError):
+            store("another").get("object")

@@ -281,16 +281,32 @@ def test_who_is_not_known(api: KubernetesApi, capsys: Any, tmp_path: Path) -> No
     assert "another" not in err
 
 
-def test_who_may_not(api: KubernetesApi, capsys: Any) -> None:
-    api.denied.add(("patch", "rayclusters"))
-    code, _, err = run(capsys, "scale", "medium", "--max", "40")
+@pytest.mark.parametrize(
+    ("arguments", "denied"),
+    [
+        (("status",), ("list", "rayclusters")),
+        (("scale", "medium", "--max", "40"), ("get", "rayclusters")),
+        (("scale", "medium", "--max", "40"), ("patch", "rayclusters")),
+        (("submit", "bulk-ingestion"), ("get", "rayjobs")),
+        (("submit", "bulk-ingestion"), ("create", "rayjobs")),
+        (("submit", "bulk-ingestion", "--wait", "60"), ("watch", "rayjobs")),
+    ],
+)
+def test_who_may_not(
+    api: KubernetesApi, capsys: Any, arguments: tuple[str, ...], denied: tuple[str, str]
+) -> None:
+    api.denied.add(denied)
+    code, _, err = run(capsys, *arguments)
     assert code == 6
-    assert "kubectl auth can-i patch rayclusters.ray.io -n lakehouse" in err
+    assert f"kubectl auth can-i {denied[0]} {denied[1]}.ray.io -n lakehouse" in err
 
 
-def test_without_kuberay(api: KubernetesApi, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("scale", "medium", "--max", "40"), ("submit", "bulk-ingestion")]
+)
+def test_without_kuberay(api: KubernetesApi, capsys: Any, arguments: tuple[str, ...]) -> None:
     api.installed = False
-    code, _, err = run(capsys, "status")
+    code, _, err = run(capsys, *arguments)
     assert code == 4
     assert "operator with its definitions must be installed" in err
 

@@ -21,7 +21,8 @@ from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.lake import QUARANTINE
 from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, SECOND_US, parse_time
-from lakehouse_ray.pipeline.folding import FoldReport, fold
+from lakehouse_ray.pipeline.fold_report import FoldReport
+from lakehouse_ray.pipeline.folding import fold
 from lakehouse_ray.pipeline.hourly_fold import HourlyFold
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.storage.catalog import TableCatalog

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from support.bars import BarLake, bars
 from support.commands import KLINES_1M, environment, running, serve
 from support.in_process import run_here
 from support.stage import write
@@ -52,6 +53,33 @@ def test_workers_on_ray_say_the_ids_of_their_run(tmp_path: Path, ray_session: Ra
     assert not any(one["event"].startswith("unit") for one in on_stderr)
     assert document["files"] == 3
     assert "1440" not in done.stderr  # its rows are told as data, not as events
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "workflows"),
+    [
+        (("maintain",), 0, ["maintain"]),
+        (("fold",), 0, ["fold"]),
+        (("build", "--symbols", "NOSUCH"), 4, ["build"]),
+        (("quality", "--symbols", "NOSUCH"), 4, ["quality"]),
+    ],
+)
+def test_every_workflow_says_when_it_begins_and_how_it_ended(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, workflows: list[str]
+) -> None:
+    lake = BarLake(tmp_path)
+    lake.put(bars("BTCUSDT", "2024-01-01", 1))
+    env = environment(HOME=tmp_path, LOG__FORMAT="json", LOG__LEVEL="info")
+    done = run_here(*arguments, env=env)
+    assert done.returncode == code, done.stderr
+    told = [one for one in events(done.stderr) if one["event"].startswith("run ")]
+    end = "run failed" if code else "run ended"
+    assert [one["event"] for one in told] == ["run started", end]
+    assert [one["workflow"] for one in told] == workflows * 2
+    assert told[0]["run_id"] == told[1]["run_id"] != ""
+    assert told[1]["state"] == ("failed" if code else "ok")
+    assert told[1].get("error_kind") == ("NotFoundError" if code else None)
+    assert told[1]["seconds"] >= 0
 
 
 def test_the_service_says_whose_request_it_was(tmp_path: Path) -> None:

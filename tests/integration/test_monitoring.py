@@ -93,6 +93,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory, ray_session: RaySession) -
         assert job.returncode == 3, job.stderr
         report = json.loads(job.stdout)
         assert (report["files"], report["quarantined"], report["executor"]) == (4, 2, "ray")
+        # One more fails before it has anything to do, and before it needs a worker.
+        lost = completed("build", "--symbols", "NOSUCH", "--address", ray_session.address, env=env)
+        assert lost.returncode == 4, lost.stderr
         assess(Writer(settings), AssessmentRequest())
         yield Watched(watcher, hook, port)
 
@@ -164,6 +167,15 @@ def test_an_injected_failure_raises_its_alert_and_reaches_the_webhook(watched: W
         )
         == 4 * 24
     )
+
+
+def test_a_run_that_fails_while_it_is_planned_raises_its_alert(watched: Watched) -> None:
+    failed = 'sum(lakehouse_runs_total{workflow="build",outcome="failed"})'
+    eventually(lambda: watched.prometheus.value(failed) == 1)
+    alert = 'ALERTS{alertname="LakehouseRunFailed",workflow="build",alertstate="firing"}'
+    eventually(lambda: watched.prometheus.value(f"count({alert})") == 1)
+    active = watched.prometheus.value('sum(lakehouse_runs_active{workflow="build"})')
+    assert not active
 
 
 def test_the_service_tells_of_tables_and_ray_of_the_rest(watched: Watched) -> None:

@@ -169,4 +169,5 @@ def test_one_of_three_keeps_to_every_workflow_and_is_followed_when_it_is_killed(
         planned += [first_at + timedelta(seconds=10 * n) for n in range(run["times"] or 1)]
     planned.sort()
     assert {b - a for a, b in itertools.pairwise(planned)} == {timedelta(seconds=10)}
-    assert sum(run["state"] == "interrupted" for run in each) <= 1
+    # By the kill, and where the one that followed was told to end.
+    assert sum(run["state"] == "interrupted" for run in each) <= 2

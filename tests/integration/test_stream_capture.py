@@ -69,7 +69,11 @@ def test_recorded_frames_become_the_rows_that_they_say_across_a_planned_end(
     tmp_path: Path, frames: Path
 ) -> None:
     home = tmp_path / "lake"
-    with played(tmp_path, [frames], LAKEHOUSE_STREAM__OVERLAP_S="0.5") as exchange:
+    log = tmp_path / "log.jsonl"
+    with played(
+        tmp_path, [frames], LAKEHOUSE_STREAM__OVERLAP_S="0.5",
+        LAKEHOUSE_LOG__FILE=str(log), LAKEHOUSE_LOG__LEVEL="info",
+    ) as exchange:  # fmt: skip
         process = start(exchange, home, "trade", "bookTicker")
         first, last = exchange.recording.span_us
         exchange.play(first + (last - first) // 4, SPEED)
@@ -114,6 +118,14 @@ def test_recorded_frames_become_the_rows_that_they_say_across_a_planned_end(
     assert not list((home / "spool/um/0").glob("*.seg")) + list(
         (home / "spool/um/0").glob("*.open")
     )
+    # The log has its beginning and its end, as of any workflow.
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    began, over = [one for one in told if one["event"].startswith("run ")]
+    assert (began["event"], began["workflow"]) == ("run started", "stream")
+    assert (over["event"], over["state"], over["run_id"]) == (
+        "run ended", "stopped", report["run_id"],
+    )  # fmt: skip
+    assert (over["rows"], over["frames"]) == (len(trades) + len(quotes), report["received"])
 
 
 def test_disorder_and_malformed_frames_are_mended_or_named(tmp_path: Path, frames: Path) -> None:

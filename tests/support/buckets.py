@@ -74,14 +74,17 @@ def moto() -> Iterator[Bucket]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
-        # What it holds is the process's: another test's bucket would still be there.
-        reset = urllib.request.Request(f"{url}/moto-api/reset", method="POST")
-        with urllib.request.urlopen(reset, timeout=30):
-            pass
-        yield _made(url)
+        yield emptied(f"http://{host}:{port}")
     finally:
         server.stop()
+
+
+def emptied(url: str) -> Bucket:
+    """The bucket of moto at an address. What it holds is the process's: another's would still be there."""
+    reset = urllib.request.Request(f"{url}/moto-api/reset", method="POST")
+    with urllib.request.urlopen(reset, timeout=30):
+        pass
+    return _made(url)
 
 
 @contextmanager
@@ -93,7 +96,7 @@ def seaweedfs(folder: Path) -> Iterator[Bucket]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     # Each of its servers also answers gRPC 10,000 ports higher.
-    master, volume, filer, s3 = _free_ports(4)
+    master, volume, filer, s3 = free_ports(4)
     command = [
         str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}",
         "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}",
@@ -111,7 +114,7 @@ def seaweedfs(folder: Path) -> Iterator[Bucket]:
 
 
 def _made(endpoint_url: str, patience_s: float = 60) -> Bucket:
-    """Make the bucket as soon as the server lets us."""
+    """Make the bucket `lake` as soon as the server lets us."""
     until = time.monotonic() + patience_s
     while True:
         try:
@@ -139,7 +142,7 @@ def _client(endpoint_url: str) -> Any:
     )
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         found: list[int] = []
         # At random: another process of these tests may be looking at the same moment.

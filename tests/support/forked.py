@@ -65,8 +65,11 @@ class Forked(subprocess.Popen[Any]):
         return self.returncode
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
-        if wait_flags & os.WNOHANG and not select.select([self._told], [], [], 0)[0]:
-            return 0, 0
+        if wait_flags & os.WNOHANG:
+            looked = select.poll()  # select() has no more than 1,024 files
+            looked.register(self._told, select.POLLIN)
+            if not looked.poll(0):
+                return 0, 0
         status = self._told.recv(STATUS.size)
         self._told.close()
         assert status, "the fork server is gone"

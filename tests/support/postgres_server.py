@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -56,7 +57,8 @@ def postgres() -> Iterator[str]:
             _await(port, server, folder / "log")
             yield f"postgresql://lake@127.0.0.1:{port}/postgres"
         finally:
-            server.terminate()
+            # Its "fast" end; it would wait for connections that a test has left.
+            server.send_signal(signal.SIGINT)
             server.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

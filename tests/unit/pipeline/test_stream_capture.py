@@ -10,12 +10,14 @@ import pytest
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.errors import BadDataError, InvalidError, UnavailableError
+from lakehouse_ray.pipeline.run_measures import RunMeasures
 from lakehouse_ray.pipeline.stream_capture import (
     CaptureReport,
     CaptureRequest,
     _Watch,
     left_over,
     plan_capture,
+    totals_of_capture,
 )
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
 from lakehouse_ray.pipeline.stream_state import (
@@ -144,7 +146,8 @@ def watch(
     lake.__dict__["clock"] = PatientClock()
     tasks = plan_capture(lake, request("a@trade", "b@trade"))
     report = CaptureReport("run", "um", 2, 2)
-    return _Watch(lake, ScriptedKeeper(script), tasks, report, lambda _: None), report
+    measures = RunMeasures("stream", lake.clock, lambda: totals_of_capture(report))
+    return _Watch(lake, ScriptedKeeper(script), tasks, report, lambda _: None, measures), report
 
 
 def status(frames: int) -> CaptureStatus:
