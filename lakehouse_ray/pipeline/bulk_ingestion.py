@@ -207,7 +207,7 @@ def ingest(
             plan = plan_ingestion(writer, request, observer)
         run = _Run(writer, plan, observer, report, measures)
         executor, allocation = open_executor(
-            writer, lambda view: allocate_ingestion(writer, plan, view), stack, "ingest"
+            writer, lambda view: allocate_ingestion(writer, plan, view), stack, "ingest", measures
         )
         observer.planned(plan, allocation)
         run.execute(executor, allocation, local=allocation.executor == "local")
@@ -248,7 +248,6 @@ class _Run:
         )
         lanes = max(1, int(allocation.cpus_per_actor))
         with ExitStack() as stack:
-            stack.enter_context(self._measures.heard())
             committers = stack.enter_context(self._committers(local))
             commits = IngestCommits(
                 self._writer, committers, plan, self._run_id, report, self._committed

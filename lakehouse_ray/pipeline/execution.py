@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
@@ -53,17 +53,30 @@ def allocation_for(writer: Writer, work: Workload, view: ClusterView) -> Allocat
 
 
 def open_executor(
-    writer: Writer, sized: Callable[[ClusterView], Allocation], stack: ExitStack, workload: str
+    writer: Writer,
+    sized: Callable[[ClusterView], Allocation],
+    stack: ExitStack,
+    workload: str,
+    measures: RunMeasures,
 ) -> tuple[Executor, Allocation]:
     """Choose the executor and start what it needs: Ray only for work that is worth it.
 
     sized: Sizes a pool for the work on a cluster. workload: The work, a word for metrics.
+    measures: Of the run, which Ray hears of for as long as `stack` is open.
     """
     settings, compute = writer.settings, writer.settings.compute
-    allocation = sized(this_machine())
-    if allocation.executor == "local" and not settings.ray.address:
-        return LocalExecutor(), allocation
-    env = default_worker_env(allocation.cpus_per_actor)
+    env: Mapping[str, str] = {}
+    if not settings.ray.address:
+        try:
+            allocation = sized(this_machine())
+        except InvalidError:
+            # The cluster that runs this job may hold what this machine does not.
+            if not inside_job():
+                raise
+        else:
+            if allocation.executor == "local":
+                return LocalExecutor(), allocation
+            env = default_worker_env(allocation.cpus_per_actor)
     session = stack.enter_context(
         connect(
             settings.ray.address,
@@ -71,6 +84,7 @@ def open_executor(
             worker_env=env,
         )
     )
+    stack.enter_context(measures.heard())
     view = session.view()
     allocation = replace(sized(view), executor="ray")
     label = "" if session.own else compute.node_label

@@ -185,10 +185,11 @@ class _Run:
             return
         before_s = time.monotonic()
         executor, allocation = open_executor(
-            self._writer, lambda view: allocate_build(self._writer, plans, view), stack, "build"
-        )
+            self._writer,
+            lambda view: allocate_build(self._writer, plans, view),
+            stack, "build", self.measures,
+        )  # fmt: skip
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
-        stack.enter_context(self.measures.heard())
         self._observer.allocated(sum(len(plan.stale) for plan in plans), allocation)
         tables = [*(product.table for product in self._products), BUILD_LOG]
         local = allocation.executor == "local"

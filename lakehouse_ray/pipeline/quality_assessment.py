@@ -249,11 +249,10 @@ class _Run:
         executor, allocation = open_executor(
             self._writer,
             lambda view: allocate_assessment(self._writer, len(tasks), size_bytes, view),
-            stack, "assess",
+            stack, "assess", self.measures,
         )  # fmt: skip
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
         self._observer.allocated(todo, allocation)
-        stack.enter_context(self.measures.heard())
         local = allocation.executor == "local"
         committers = stack.enter_context(
             open_committers(self._writer, LOGS, self._run_id, local=local)

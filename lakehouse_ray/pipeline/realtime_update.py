@@ -165,12 +165,13 @@ class _Run:
             executor: Executor = LocalExecutor()
         else:
             executor, allocation = open_executor(
-                writer, lambda view: allocate_update(writer, plan, view), stack, "update"
-            )
+                writer,
+                lambda view: allocate_update(writer, plan, view),
+                stack, "update", self.measures,
+            )  # fmt: skip
         report, settings = self.report, self._writer.settings
         report.executor, report.actors = allocation.executor, allocation.actors
         self._observer.planned(plan, allocation)
-        stack.enter_context(self.measures.heard())
         local = allocation.executor == "local"
         account = stack.enter_context(self._account(local=local))
         datasets = sorted({(one.fill.dataset, one.fill.interval) for one in plan.planned}, key=str)

@@ -93,9 +93,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory, ray_session: RaySession) -
         assert job.returncode == 3, job.stderr
         report = json.loads(job.stdout)
         assert (report["files"], report["quarantined"], report["executor"]) == (4, 2, "ray")
-        # One more fails before it has anything to do, and before it needs a worker.
-        lost = completed("build", "--symbols", "NOSUCH", "--address", ray_session.address, env=env)
+        # One more fails before it has anything to do, and one before it has a worker.
+        build = ("build", "--address", ray_session.address)
+        lost = completed(*build, "--symbols", "NOSUCH", env=env)
         assert lost.returncode == 4, lost.stderr
+        lost = completed(*build, env=env | {"LAKEHOUSE_COMPUTE__PROFILE": "xlarge"})
+        assert lost.returncode == 2, lost.stderr
         assess(Writer(settings), AssessmentRequest())
         yield Watched(watcher, hook, port)
 
@@ -169,9 +172,9 @@ def test_an_injected_failure_raises_its_alert_and_reaches_the_webhook(watched: W
     )
 
 
-def test_a_run_that_fails_while_it_is_planned_raises_its_alert(watched: Watched) -> None:
+def test_runs_that_fail_before_they_are_at_work_raise_their_alert(watched: Watched) -> None:
     failed = 'sum(lakehouse_runs_total{workflow="build",outcome="failed"})'
-    eventually(lambda: watched.prometheus.value(failed) == 1)
+    eventually(lambda: watched.prometheus.value(failed) == 2)
     alert = 'ALERTS{alertname="LakehouseRunFailed",workflow="build",alertstate="firing"}'
     eventually(lambda: watched.prometheus.value(f"count({alert})") == 1)
     active = watched.prometheus.value('sum(lakehouse_runs_active{workflow="build"})')
