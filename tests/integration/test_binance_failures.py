@@ -48,12 +48,12 @@ def test_failures_have_codes_that_clients_try_again_on(tmp_path: Path) -> None:
     source = source_at(tmp_path / "home")
 
     def answer(limits: Limits | None = None, error: Exception | None = None) -> tuple[int, Any]:
-        def find(name: str) -> Any:
+        def find_all(names: Any) -> Any:
             if error is not None:
                 raise error
-            return source.find(name)
+            return source.find_all(names)
 
-        with running(create_app(replace(source, find=find), limits)) as served:
+        with running(create_app(replace(source, find_all=find_all), limits)) as served:
             reply = served.get("/api/v3/klines", **BTC)
             assert set(reply.json) == {"code", "msg"}
             return reply.status, reply.json["code"]
@@ -67,10 +67,10 @@ def test_failures_have_codes_that_clients_try_again_on(tmp_path: Path) -> None:
 def test_texts_of_failures_tell_nothing(tmp_path: Path) -> None:
     source = source_at(tmp_path / "home")
 
-    def find(name: str) -> Any:
+    def find_all(names: Any) -> Any:
         raise RuntimeError("a mistake of ours at /secret/path")
 
-    with running(create_app(replace(source, find=find))) as served:
+    with running(create_app(replace(source, find_all=find_all))) as served:
         for path in ("/api/v3/klines", "/fapi/v1/exchangeInfo"):
             reply = served.get(path, **(BTC if "klines" in path else {}))
             assert reply.status == 500
