@@ -51,8 +51,8 @@ FOLDERS = (
     "data/spot/monthly/klines/BTCUSDT/1h",
 )  # fmt: skip
 CUT = ("2026-04-10", "2026-04-11", "2026-04-15", "2026-04-19", "2025-02", "2024-12", "2025-05")
-# Enough of them: each has some ten thousand.
-DAYS_OF_TRADES = ("2026-04-09", "2026-04-10", "2026-04-12", "2026-04-19")
+# Enough of them: each has some ten thousand. The last but one is there, so that its hole is seen at once.
+DAYS_OF_TRADES = ("2026-04-09", "2026-04-10", "2026-04-12", "2026-04-18", "2026-04-19")
 SERIES = (
     ("um", "klines", "1m"),
     ("um", "aggTrades", None),
