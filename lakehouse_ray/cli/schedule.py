@@ -181,7 +181,7 @@ def trigger(
     """
     from lakehouse_ray.assembly.schedules import find_schedule, open_run_log, runner_name
     from lakehouse_ray.assembly.writer import Writer
-    from lakehouse_ray.pipeline.scheduling import request_run
+    from lakehouse_ray.pipeline.run_rows import request_run
 
     settings = settings_of(home=home)
     writer, runner = Writer(settings), runner_name()

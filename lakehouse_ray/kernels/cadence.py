@@ -26,7 +26,7 @@ def planned_pause_us(crons: Iterable[Cron], now_us: int) -> int | None:
 
 
 def observed_pause_us(times_us: Iterable[int]) -> int | None:
-    """The median pause between publications; None where there was one alone, or none ceases.
+    """The median pause between publications; None where there was one alone, or no pause.
 
     times_us: Of commits, in any order. One long outage among many pauses changes nothing.
     """

@@ -146,7 +146,8 @@ def planning(writer: Writer, measures: RunMeasures) -> Iterator[None]:
         yield
     except Exception as error:
         settings = writer.settings
-        if settings.ray.address or inside_job():
+        # A Ray of its own would be started only to hear of it.
+        if settings.ray.address not in ("", "local") or inside_job():
             with (
                 contextlib.suppress(LakehouseError),
                 connect(

@@ -10,39 +10,30 @@ that dies in between leaves a row "started" without an end, which the next one f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 import structlog
 
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import ConflictError, InvalidError, LakehouseError, UnavailableError
-from lakehouse_ray.kernels.planning import Plan, plan
+from lakehouse_ray.kernels.planning import plan
 from lakehouse_ray.kernels.run_history import Run, RunHistory
 from lakehouse_ray.model.schedules import Schedule, State, Trigger
-from lakehouse_ray.model.timespan import format_time, from_us
+from lakehouse_ray.model.timespan import format_time
 from lakehouse_ray.model.workflows import parse_workflow
+from lakehouse_ray.pipeline.run_rows import Row, RunLog, RunRows, attempt_id_of, run_id_of
 from lakehouse_ray.runtime.places import Ending, Place
-from lakehouse_ray.storage.event_log import Seen
 
 log = structlog.get_logger()
 
-Row = dict[str, Any]
 # Requests of people may come between reading and writing; other runners can do so once.
 _ATTEMPTS_MAX = 20
 # More wait in the log for the next look.
 _STARTS_PER_LOOK_MAX = 50
 _RUNNER = "*"  # of no schedule
-
-
-class RunLog(Protocol):
-    """`storage.event_log.EventLog` of `bronze.run_log`."""
-
-    def read(self) -> Seen: ...
-
-    def add(self, rows: Sequence[Mapping[str, object]], seen: Seen | None) -> bool: ...
 
 
 class Held(Protocol):
@@ -116,6 +107,7 @@ class Scheduler:
         self._clock = clock
         self._manner = manner
         self._runner = runner
+        self._rows = RunRows(clock, runner)
         self._tell = tell
         self._epoch: int | None = None
         self._watched: dict[str, _Watched] = {}
@@ -191,7 +183,7 @@ class Scheduler:
         lost: list[Run] = []
 
         def rows(history: RunHistory) -> list[Row]:
-            found = [self._row(_RUNNER, "leader", epoch=epoch)]
+            found = [self._rows.of_schedule(_RUNNER, "leader", epoch=epoch)]
             lost.clear()
             for run in history.open:
                 if run.place != self._place.name or not self._place.outlives:
@@ -217,27 +209,30 @@ class Scheduler:
             if standing is None or standing.cron != schedule.cron.text:
                 since_us = now_us if standing is None else max(now_us, standing.decided_us)
                 rows.append(
-                    self._row(
+                    self._rows.of_schedule(
                         name, "adopted", epoch=epoch, planned_at=since_us, cron=schedule.cron.text,
                         workflow=schedule.workflow.workflow,
                     )
                 )  # fmt: skip
         gone = history.standings.keys() - self._schedules.keys()
-        return [*rows, *(self._row(name, "retired", epoch=epoch) for name in sorted(gone))]
+        return [
+            *rows,
+            *(self._rows.of_schedule(name, "retired", epoch=epoch) for name in sorted(gone)),
+        ]
 
     def _lost(self, history: RunHistory, run: Run, epoch: int, why: str) -> list[Row]:
         """Rows of a run that was lost: that it was, and what follows by the schedule's policy."""
-        rows = [self._end_row(run, "interrupted", epoch, error=why)]
+        rows = [self._rows.of_run(run, "interrupted", epoch, error=why)]
         schedule = self._schedules.get(run.schedule)
         if schedule is None or schedule.interrupted != "again":
             return rows
         if run.attempt >= self._manner.attempts_max:
             return rows
         again = replace(
-            run, run_id=_attempt_id(run.run_id, run.attempt + 1), attempt=run.attempt + 1,
+            run, run_id=attempt_id_of(run.run_id, run.attempt + 1), attempt=run.attempt + 1,
             trigger="again",
         )  # fmt: skip
-        return [*rows, self._run_row(again, "requested", epoch)]
+        return [*rows, self._rows.of_run(again, "requested", epoch)]
 
     def _settle(self, epoch: int) -> None:
         """Write down the ends of runs."""
@@ -306,7 +301,7 @@ class Scheduler:
         duration_s = None if watched.found else round(watched.ended_s - watched.began_s, 3)
         facts = {"duration_s": duration_s, "exit_code": ending.exit_code, "error": error or None}
         if state != "interrupted":
-            return [self._end_row(watched.run, state, epoch, **facts)]
+            return [self._rows.of_run(watched.run, state, epoch, **facts)]
         first, *further = self._lost(history, watched.run, epoch, error)
         return [{**first, **facts}, *further]
 
@@ -339,7 +334,7 @@ class Scheduler:
             schedule = self._schedules.get(run.schedule)
             if schedule is None:
                 why = "the runner's settings have no such schedule"
-                draft.rows.append(self._end_row(run, "failed", epoch, error=why))
+                draft.rows.append(self._rows.of_run(run, "failed", epoch, error=why))
             elif self._may_begin(history, draft, schedule):
                 self._begin(draft, run, epoch)
 
@@ -355,13 +350,13 @@ class Scheduler:
                 catch_up_max=self._manner.catch_up_max,
             )  # fmt: skip
             if next_.skipped is not None:
-                draft.rows.append(self._skip_row(schedule, next_, epoch))
+                draft.rows.append(self._rows.passed_over(schedule, next_.skipped, epoch))
                 decided_us = next_.skipped.last_us
             if next_.run_us is not None:
                 decided_us = next_.run_us
                 trigger: Trigger = "catch_up" if next_.is_late else "cron"
                 run = Run(
-                    _run_id(schedule.name, next_.run_us), schedule.name,
+                    run_id_of(schedule.name, next_.run_us), schedule.name,
                     schedule.workflow.workflow, orjson.dumps(schedule.parameters()).decode(),
                     trigger, next_.run_us, 1,
                 )  # fmt: skip
@@ -373,7 +368,7 @@ class Scheduler:
     def _begin(self, draft: _Draft, run: Run, epoch: int) -> None:
         draft.started.append(run)
         draft.rows.append(
-            self._run_row(run, "started", epoch, place=self._place.name, runner=self._runner)
+            self._rows.of_run(run, "started", epoch, place=self._place.name, runner=self._runner)
         )
 
     def _start(self, epoch: int) -> None:
@@ -397,7 +392,7 @@ class Scheduler:
                 log.info("run started", **_ids(run), trigger=run.trigger, attempt=run.attempt)
 
     def _fail(self, run: Run, epoch: int, why: str) -> None:
-        self._write(epoch, lambda _: [self._end_row(run, "failed", epoch, error=why)])
+        self._write(epoch, lambda _: [self._rows.of_run(run, "failed", epoch, error=why)])
         self._tell(f"{run.run_id}: failed: {why}")
         _log_end(run, "failed", error=why)
 
@@ -429,33 +424,6 @@ class Scheduler:
                 return self._history()
         raise UnavailableError(f"others wrote to the log of runs first {_ATTEMPTS_MAX} times")
 
-    def _row(self, schedule: str, state: State, **facts: Any) -> Row:
-        return {
-            "schedule": schedule, "state": state, "at": self._clock.now_us(),
-            "runner": self._runner, **facts,
-        }  # fmt: skip
-
-    def _run_row(self, run: Run, state: State, epoch: int, **facts: Any) -> Row:
-        row = self._row(
-            run.schedule, state, epoch=epoch, run_id=run.run_id, workflow=run.workflow,
-            parameters=run.parameters, trigger=run.trigger, planned_at=run.planned_us,
-            attempt=run.attempt, place=run.place or None,
-        )  # fmt: skip
-        return {**row, **facts}
-
-    def _end_row(self, run: Run, state: State, epoch: int, **facts: Any) -> Row:
-        return self._run_row(run, state, epoch, **facts)
-
-    def _skip_row(self, schedule: Schedule, next_: Plan, epoch: int) -> Row:
-        skipped = next_.skipped
-        assert skipped is not None
-        return self._row(
-            schedule.name, "skipped", epoch=epoch, workflow=schedule.workflow.workflow,
-            run_id=f"{_run_id(schedule.name, skipped.first_us)}-skipped",
-            planned_at=skipped.first_us, planned_last=skipped.last_us, times=skipped.times,
-            error=f"missed; catch_up is {schedule.catch_up}",
-        )  # fmt: skip
-
 
 def _ids(run: Run) -> dict[str, str]:
     return {"workflow": run.workflow, "run_id": run.run_id, "schedule": run.schedule}
@@ -468,33 +436,6 @@ def _log_end(run: Run, state: State, **facts: object) -> None:
         log.info("run ended", **_ids(run), state=state, **told)
     else:
         log.warning("run failed", **_ids(run), state=state, **told)
-
-
-def request_run(log_: RunLog, schedule: Schedule, clock: Clock, runner: str, letters: str) -> str:
-    """Ask for a run of a schedule now, whoever keeps to it. Returns the run's id.
-
-    letters: Random ones, which tell requests of one second apart.
-    """
-    now_us = clock.now_us()
-    run_id = f"{_run_id(schedule.name, now_us)}-manual-{letters}"
-    row: Row = {
-        "schedule": schedule.name, "state": "requested", "at": now_us, "run_id": run_id,
-        "workflow": schedule.workflow.workflow,
-        "parameters": orjson.dumps(schedule.parameters()).decode(),
-        "trigger": "manual", "planned_at": now_us, "attempt": 1, "runner": runner, "epoch": 0,
-        "sequence": 0,
-    }  # fmt: skip
-    log_.add([row], None)
-    return run_id
-
-
-def _run_id(schedule: str, planned_us: int) -> str:
-    return f"{schedule}-{from_us(planned_us):%Y%m%dT%H%M%S}"
-
-
-def _attempt_id(run_id: str, attempt: int) -> str:
-    base = run_id.removesuffix(f"-attempt{attempt - 1}")
-    return f"{base}-attempt{attempt}"
 
 
 def run_schedules(

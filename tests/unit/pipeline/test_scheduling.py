@@ -22,7 +22,8 @@ from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.kernels.run_history import RunHistory
 from lakehouse_ray.model.schedules import ENDED, RUN_LOG, CatchUp, Schedule, make_schedule
 from lakehouse_ray.model.timespan import MINUTE_US, parse_time, to_us
-from lakehouse_ray.pipeline.scheduling import Manner, Scheduler, request_run
+from lakehouse_ray.pipeline.run_rows import request_run
+from lakehouse_ray.pipeline.scheduling import Manner, Scheduler
 from lakehouse_ray.runtime.places import Ending, LocalProcesses
 from lakehouse_ray.storage.event_log import Seen
 from lakehouse_ray.storage.frames import frame_schema
