@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 NETWORK = "10.77.0"
+# A namespace, and what is tied to it, lives on as long as a process in it does.
+_turns = itertools.count()
 
 
 def _ip(*arguments: str) -> None:
@@ -45,7 +48,7 @@ class Host:
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
     """So many hosts that reach one another."""
-    own = os.getpid() % 100_000
+    own = f"{os.getpid() % 100_000}.{next(_turns)}"
     bridge = f"lkb{own}"
     found = [Host(f"lkn{own}-{n}", f"{NETWORK}.{n}") for n in range(1, count + 1)]
     with ExitStack() as stack:
@@ -58,6 +61,7 @@ def hosts(count: int) -> Iterator[list[Host]]:
             stack.callback(_ip, "netns", "del", host.name)
             outer = f"lkv{own}-{n}"
             _ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+            stack.callback(_ip, "link", "del", outer)
             _ip("link", "set", outer, "master", bridge, "up")
             _ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", "eth0")
             _ip("-n", host.name, "link", "set", "eth0", "up")
