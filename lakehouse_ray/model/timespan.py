@@ -111,7 +111,7 @@ def month_of(ordinal: int) -> TimeRange:
 
 def days_of(span: TimeRange) -> Iterator[date]:
     """Each UTC day that the range touches."""
-    day = from_us(span.start_us).date()
-    while day_range(day).start_us < span.end_us:
-        yield day
-        day += timedelta(days=1)
+    first = span.start_us // DAY_US
+    day = _EPOCH.date() + timedelta(days=first)
+    for i in range(-(-span.end_us // DAY_US) - first):
+        yield day + timedelta(days=i)

@@ -15,18 +15,26 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.work import ObjectResult
 from lakehouse_ray.silver.resolve import SOURCE_NAMES
 
-# Number of the object that a row came from, among those of its symbol; cheaper than its names.
+# Number of the object that a row came from, among those of its symbol; cheaper than its names. Rows
+# that all come from one need none.
 ORIGIN = "_origin"
 
 
 def with_origin(frame: pl.DataFrame, numbers: Sequence[int], counts: Sequence[int]) -> pl.DataFrame:
     """Say of each row which object it came from: `counts[i]` rows of object `numbers[i]`."""
     origin = np.repeat(np.asarray(numbers, np.int32), np.asarray(counts, np.int64))
-    return frame.with_columns(pl.Series(ORIGIN, origin))
+    return frame.hstack([pl.Series(ORIGIN, origin)])
 
 
 def with_sources(frame: pl.DataFrame, objects: Sequence[ObjectResult]) -> pl.DataFrame:
-    """Replace the number of the object by its names."""
+    """Replace the number of the object by its names; without numbers all rows are of the one object."""
+    if ORIGIN not in frame.columns:
+        (item,) = objects
+        return frame.with_columns(
+            source=pl.lit(item.task.freq, pl.String),
+            source_key=pl.lit(item.task.key, pl.String),
+            source_version=pl.lit(item.version, pl.String),
+        )
     names = pl.DataFrame(
         {
             ORIGIN: range(len(objects)),
@@ -49,40 +57,40 @@ def to_arrow(
 ) -> pa.Table:
     """Rows of one symbol in the schema of the table's files.
 
-    frame: With ORIGIN, or with the names of the sources.
+    frame: With ORIGIN, or with the names of the sources, or with neither where all are of one object.
     constants: market, symbol and interval.
     rules: That each row is held against; what it breaks stands in `flags`.
     """
     rows = frame.height
     arrays: list[pa.Array | pa.ChunkedArray] = []
-    origin = frame[ORIGIN].to_arrow() if ORIGIN in frame.columns else None
     plain = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
     by_origin = {
         "source": [item.task.freq for item in objects],
         "source_key": [item.task.key for item in objects],
         "source_version": [item.version for item in objects],
     }
+    first = pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(bytes(4 * rows))])
+    origin: pa.Array | None = None
+    if ORIGIN in frame.columns:
+        origin = frame[ORIGIN].to_arrow().cast(pa.int32())
+    elif SOURCE_NAMES[0] not in frame.columns:
+        if len(objects) != 1:
+            raise ValueError(f"rows of {len(objects)} objects that do not say which is whose")
+        origin = first
     for field in schema:
         name = field.name
         if name in constants:
-            arrays.append(_constant(constants[name], rows))
+            value = pa.array([constants[name]], pa.string())
+            arrays.append(pa.DictionaryArray.from_arrays(first, value))
         elif name == FLAGS.name:
             arrays.append(marks(flag_rows(rules, frame), rows))
         elif origin is not None and name in by_origin:
-            arrays.append(
-                pa.DictionaryArray.from_arrays(
-                    origin.cast(pa.int32()), pa.array(by_origin[name], pa.string())
-                )
-            )
+            names = pa.array(by_origin[name], pa.string())
+            arrays.append(pa.DictionaryArray.from_arrays(origin, names))
         else:
             column = plain.column(name)
             arrays.append(column if column.type == field.type else column.cast(field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _constant(value: str, rows: int) -> pa.Array:
-    indices = pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(bytes(4 * rows))])
-    return pa.DictionaryArray.from_arrays(indices, pa.array([value], pa.string()))
 
 
 def marks(flags: pl.Series | None, rows: int) -> pa.Array | pa.ChunkedArray:

@@ -15,7 +15,9 @@ from lakehouse_ray.model.venue import INTERVALS
 
 def day_counts(dataset: Dataset, frame: pl.DataFrame) -> dict[date, int]:
     """Rows of each UTC day that has some; of a file's rows, so of few days."""
-    time = frame[dataset.time].drop_nulls().to_physical()
+    time = frame[dataset.time].cast(pl.Int64)
+    if time.null_count():
+        time = time.drop_nulls()
     if not time.is_sorted():
         time = time.sort()
     micro = time.to_numpy()

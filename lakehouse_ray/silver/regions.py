@@ -48,9 +48,9 @@ def regions_of(
 
 def split_by_partition(table: Table, frame: pl.DataFrame) -> list[tuple[int, pl.DataFrame]]:
     """Rows of one symbol by month or year: a time of each part, and its rows in their order."""
-    time = frame[table.time].dt.epoch("us")
     if frame.is_empty():
         return []
+    time = frame[table.time].cast(pl.Int64)
     unit = "1y" if any(p.transform == "year" for p in table.partitions) else "1mo"
     first, last = time.min(), time.max()
     assert isinstance(first, int)
@@ -60,7 +60,7 @@ def split_by_partition(table: Table, frame: pl.DataFrame) -> list[tuple[int, pl.
     parts = frame.with_columns(_part=pl.col(table.time).dt.truncate(unit)).partition_by(
         "_part", maintain_order=True, include_key=False
     )
-    return [(int(part[table.time].dt.epoch("us")[0]), part) for part in parts]
+    return [(int(part[table.time].cast(pl.Int64)[0]), part) for part in parts]
 
 
 def _same_period(first_us: int, last_us: int, unit: str) -> bool:

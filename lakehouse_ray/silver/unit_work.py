@@ -216,12 +216,14 @@ class UnitWork:
     def _gather(
         self, results: list[ObjectResult], decoded: Sequence[Decoded]
     ) -> tuple[pl.DataFrame, bool]:
-        """One frame of all objects, with their numbers; fills in what the results lack."""
+        """One frame of all objects, with their numbers if they are several; fills in what the results
+        lack."""
         frames = []
         at = 0
         for part in decoded:
             numbers = range(at, at + len(part.rows))
-            frames.append(with_origin(part.frame, numbers, part.rows))
+            several = len(results) > 1
+            frames.append(with_origin(part.frame, numbers, part.rows) if several else part.frame)
             for number, rows, bad, duplicates in zip(
                 numbers, part.rows, part.bad, part.duplicates, strict=True
             ):
@@ -235,10 +237,10 @@ class UnitWork:
         frame = frames[0] if len(frames) == 1 else pl.concat(frames)
         for number, result in enumerate(results):
             if result.task.freq == "monthly":
-                # Usually it is the only one, and nothing but its times is looked at.
-                own = frame.select(self._dataset.time, ORIGIN)
+                # Usually it is the only one.
+                own = frame
                 if len(results) > 1:
-                    own = own.filter(pl.col(ORIGIN) == number)
+                    own = own.select(self._dataset.time, ORIGIN).filter(pl.col(ORIGIN) == number)
                 short = self._days_short(result.task.period, own)
                 results[number] = replace(result, days_short=",".join(short))
         return frame, len(decoded) == 1 and decoded[0].ordered

