@@ -22,15 +22,16 @@ from lakehouse_ray.cli.options import (
     QuietOption,
     settings_of,
 )
-from lakehouse_ray.cli.progress import IngestProgress
+from lakehouse_ray.cli.progress import BuildProgress, IngestProgress
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.datasets.registry import find_dataset
 from lakehouse_ray.model.instruments import INSTRUMENTS
 from lakehouse_ray.model.timespan import parse_span
 from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.model.workflows import LISTED_SPAN, interval_of
-from lakehouse_ray.pipeline import bulk_ingestion
+from lakehouse_ray.pipeline import bulk_ingestion, gold
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest
+from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.allocator import Allocation
 from lakehouse_ray.runtime.cluster import this_machine
@@ -56,6 +57,9 @@ def ingest(
     freq: Annotated[
         str, typer.Option(help="auto: monthly files of closed months, daily for the rest.")
     ] = "auto",
+    build: Annotated[
+        bool, typer.Option("--build/--no-build", help="Build derived tables of it afterwards.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
@@ -70,12 +74,14 @@ def ingest(
     """Bring the archive's files into bronze and silver. Running it again changes nothing.
 
     `--dataset instruments` asks the exchange for its exchangeInfo, and the archive for its symbols.
+    With `--build` derived tables of these symbols follow, as by `lakehouse build`, with workers of
+    that kind of work.
 
     Example: lakehouse ingest --market spot --dataset klines --interval 1m
     --symbols BTCUSDT,ETHUSDT --start 2024-01 --end 2024-07
     """
     if dataset == INSTRUMENTS:
-        chosen = (interval, symbols, quote, contract, start, end)
+        chosen = (interval, symbols, quote, contract, start, end, build)
         if any(chosen) or freq != "auto":
             raise InvalidError(
                 "instruments are asked for as a whole", "give --market and --dataset alone"
@@ -96,11 +102,19 @@ def ingest(
             plan = bulk_ingestion.plan_ingestion(writer, request, progress)
             allocation = bulk_ingestion.allocate_ingestion(writer, plan, this_machine())
             progress.close()
-            _print_plan(writer, plan, allocation, as_json=json_)
+            _print_plan(writer, plan, allocation, build=build, as_json=json_)
             return endings.OK
         report = bulk_ingestion.ingest(writer, request, progress)
-    _print_report(report, as_json=json_)
-    return endings.PARTIAL if report.partial else endings.OK
+    built = _build(writer, request.selection, enabled=not (json_ or quiet)) if build else None
+    _print_report(report, built, as_json=json_)
+    partial = report.partial or (built is not None and built.partial)
+    return endings.PARTIAL if partial else endings.OK
+
+
+def _build(writer: Writer, selection: Selection, *, enabled: bool) -> BuildReport | None:
+    """Whether anything came or not: a run before may have died between the two."""
+    with BuildProgress(enabled=enabled) as progress:
+        return gold.build_series(writer, (selection.market,), selection.symbols, progress)
 
 
 def _selection(
@@ -142,7 +156,9 @@ def _freq(text: str) -> FreqPolicy:
     raise InvalidError(f"unknown frequency {text!r}", "auto, monthly or daily")
 
 
-def _print_plan(writer: Writer, plan: Plan, allocation: Allocation, *, as_json: bool) -> None:
+def _print_plan(
+    writer: Writer, plan: Plan, allocation: Allocation, *, build: bool, as_json: bool
+) -> None:
     candidates = plan.todo.filter(role="candidate").height
     # 400 MiB: a worker at rest.
     cost = plan.dataset.cost
@@ -182,6 +198,7 @@ def _print_plan(writer: Writer, plan: Plan, allocation: Allocation, *, as_json: 
             "unit_bytes": allocation.batch_bytes,
             "reasons": list(allocation.explain()),
         },
+        "build": build,
     }
     if as_json:
         typer.echo(json.dumps(document))
@@ -199,13 +216,15 @@ def _print_plan(writer: Writer, plan: Plan, allocation: Allocation, *, as_json: 
         f"{asked.metadata_bytes / 1e6:,.1f} MB of metadata",
         *(f"  pool       {line}" if i == 0 else f"             {line}"
           for i, line in enumerate(allocation.explain())),
+        *["  then       derived tables are built, with a pool of their own"] * build,
     ]  # fmt: skip
     typer.echo("\n".join(lines))
 
 
-def _print_report(report: IngestReport, *, as_json: bool) -> None:
+def _print_report(report: IngestReport, built: BuildReport | None, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(report.as_dict()))
+        derived = None if built is None else built.as_dict()
+        typer.echo(json.dumps({**report.as_dict(), "built": derived}))
         return
     target = f"{report.market} {report.dataset} {report.interval or ''}".strip()
     speed = report.csv_bytes / 1e6 / report.work_seconds if report.work_seconds else 0.0
@@ -234,4 +253,9 @@ def _print_report(report: IngestReport, *, as_json: bool) -> None:
         lines += [f"    {n:>6,} {reason}" for reason, n in report.reasons.most_common()]
         lines += [f"    {e['reason']}: {e['key']}: {e['detail']}" for e in report.examples[:5]]
         lines.append('  ask why: lakehouse sql "select * from silver.quarantine"')
+    if built is not None:
+        lines.append(
+            f"  derived      {built.total('built'):,} units built in {built.seconds:.1f} s"
+            + (f", {built.total('failed'):,} FAILED" if built.partial else "")
+        )
     print("\n".join(lines), file=sys.stdout)  # noqa: T201

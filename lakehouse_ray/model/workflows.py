@@ -127,6 +127,7 @@ class IngestWorkflow(_Workflow):
     start: Time | None = Field(None, description=_START)
     end: Time | None = Field(None, description=_END)
     freq: Literal["auto", "monthly", "daily"] = Field("auto", description="Which files.")
+    build: bool = Field(False, description="Build derived tables of it afterwards.")
     dry_run: bool = Field(False, description="Only say what would be done.")
     profile: Literal["small", "medium", "large", "xlarge"] | None = Field(
         None, description=_PROFILE
@@ -157,6 +158,7 @@ class IngestWorkflow(_Workflow):
             *_flags({
                 "--no-leverage-tokens": not self.leverage_tokens,
                 "--no-stable-pairs": not self.stable_pairs,
+                "--build": self.build,
                 "--dry-run": self.dry_run,
             }),
         ]  # fmt: skip

@@ -26,6 +26,7 @@ from lakehouse_ray.gold.registry import RECIPES, in_order
 from lakehouse_ray.gold.tasks import Task, make_tasks
 from lakehouse_ray.model.lake import BUILD_LOG
 from lakehouse_ray.model.product import Product
+from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.commits import CommitQueue, Committers, open_committers
 from lakehouse_ray.pipeline.execution import (
     CONFLICT_ROUNDS_MAX,
@@ -134,6 +135,29 @@ def build(
         run.execute(stack)
     run.report.seconds = time.monotonic() - started_s
     return run.report
+
+
+def build_series(
+    writer: Writer,
+    markets: tuple[Market, ...],
+    symbols: Sequence[str],
+    observer: BuildObserver | None = None,
+) -> BuildReport | None:
+    """Bring derived tables up after their silver tables: all that is made of these series.
+
+    symbols: Empty: all. Those of which nothing is made are passed over; None where that leaves none.
+    """
+    scope = BuildScope(markets)
+    if symbols:
+        plans = plan_build(writer, BuildRequest(scope=scope))
+        known = {symbol for plan in plans for symbol in plan.symbols}
+        scope = BuildScope(markets, tuple(symbol for symbol in symbols if symbol in known))
+        if not scope.symbols:
+            return None
+    try:
+        return build(writer, BuildRequest(scope=scope), observer)
+    except NotFoundError:
+        return None
 
 
 def _check_scope(scope: BuildScope, plans: Sequence[ProductPlan]) -> None:

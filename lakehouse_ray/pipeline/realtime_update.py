@@ -19,8 +19,7 @@ from dataclasses import replace
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.bronze.fill_plan import FillPlan, make_units
-from lakehouse_ray.errors import NotFoundError, UnavailableError
-from lakehouse_ray.gold.plan import BuildScope
+from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.pipeline import gold
 from lakehouse_ray.pipeline.commits import CommitQueue
@@ -239,21 +238,7 @@ class _Run:
 
 
 def _rebuild(writer: Writer, request: UpdateRequest) -> BuildReport | None:
-    """Derived tables of the series asked for; None where nothing is made of them.
-
-    Whether this run changed anything or not: one before may have died between the two.
-    """
+    """Whether this run changed anything or not: one before may have died between the two."""
     asked = request.asked
     markets = (parse_market(asked.market),) if asked.market else ()
-    scope = BuildScope(markets)
-    if asked.symbols:
-        plans = gold.plan_build(writer, gold.BuildRequest(scope=scope))
-        known = {symbol for plan in plans for symbol in plan.symbols}
-        symbols = tuple(symbol for symbol in asked.symbols if symbol in known)
-        if not symbols:
-            return None
-        scope = BuildScope(markets, symbols)
-    try:
-        return gold.build(writer, gold.BuildRequest(scope=scope))
-    except NotFoundError:
-        return None
+    return gold.build_series(writer, markets, asked.symbols)

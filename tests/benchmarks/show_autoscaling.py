@@ -1,7 +1,7 @@
-"""Which nodes live while a bulk ingestion and then a build need them, by Ray's own autoscaler.
+"""Which nodes live while a bulk ingestion and the build at its end need them, by Ray's own autoscaler.
 
 Not a figure to compare: it shows docs/autoscaling.md on a real cluster whose machines are processes of this
-one. A line whenever nodes come or go, and what each command said.
+one. What the command said, and a line whenever nodes came or went.
 
 usage: python tests/benchmarks/show_autoscaling.py
 """
@@ -25,7 +25,7 @@ TYPES = {
     "ingestion": NodeType(cpus=2, memory_gib=4, profile="medium", most=2),
     "processing": NodeType(cpus=4, memory_gib=8, profile="large", most=1),
 }
-SHOWN = ("rows", "built", "seconds", "start_seconds", "work_seconds", "actors", "decisions")
+SHOWN = ("executor", "rows", "seconds", "start_seconds", "work_seconds", "actors", "decisions")
 
 
 def contents(root: Path) -> dict[str, tuple[int, int]]:
@@ -55,13 +55,14 @@ def main() -> None:
             }
             told = {f"LAKEHOUSE_{name}": str(value) for name, value in lake.items()}
             env = {**environment(), **cluster.environment, **told}
-            for command in (("ingest", *KLINES_1M), ("build",)):
-                code, said = run(*command, "--json", env=env, timeout_s=200)
-                assert code == 0, said
-                report = json.loads(next(x for x in said.splitlines() if x.startswith("{")))
-                print(
-                    "lakehouse", *command, {k: report[k] for k in SHOWN if k in report}, flush=True
-                )
+            command = ("ingest", *KLINES_1M, "--build", "--json")
+            code, said = run(*command, env=env, timeout_s=300)
+            assert code == 0, said
+            report = json.loads(next(x for x in said.splitlines() if x.startswith("{")))
+            print("lakehouse", *command, flush=True)
+            print("ingested", {name: report[name] for name in SHOWN}, flush=True)
+            built = report["built"]
+            print("built", {name: built[name] for name in SHOWN if name in built}, flush=True)
             until = time.monotonic() + 60
             while cluster.workers and time.monotonic() < until:
                 time.sleep(0.2)

@@ -112,15 +112,20 @@ def test_nodes_come_for_the_work_and_go_after_it(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_each_kind_of_work_gets_the_nodes_that_are_meant_for_it(site: Site) -> None:
+def test_one_ingestion_brings_nodes_of_each_kind_that_its_work_needs(site: Site) -> None:
     cluster = site.cluster
-    for command in (("ingest", *KLINES_1M), ("build",)):
-        assert run_on("both", site, *command)["executor"] == "ray"
-        code, said = run(*command, env=site.local("here"))
-        assert code == 0, said
+    command = ("ingest", *KLINES_1M, "--build")
+    before = len(cluster.seen)
+    told = run_on("both", site, *command)
+    assert told["executor"] == told["built"]["executor"] == "ray"
+    code, said = run(*command, env=site.local("here"))
+    assert code == 0, said
     assert_same(rows(site.folder / "both"), rows(site.folder / "here"))
     assert cluster.most_of("ingestion") == 2
     assert cluster.most_of("processing") == 1
+    first = next(kinds for _, kinds in cluster.seen[before:] if len(kinds) > 1)
+    assert "ingestion" in first
+    assert "processing" not in first
     cluster.wait_for(lambda workers: not workers, 60)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.bars import BarLake, bars
@@ -13,6 +16,7 @@ from support.commands import MANY_BYTES, environment
 from support.days import assert_days
 from support.forked import completed
 from support.in_process import run_here
+from support.lakes import Contents, assert_same, read_lake
 
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.model.datasets.klines import KLINES
@@ -20,7 +24,7 @@ from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.settings import load_settings
 from lakehouse_ray.sources.source import Selection
-from lakehouse_ray.testing.exchange import FolderArchive, ReplicaExchange
+from lakehouse_ray.testing.exchange import FolderArchive, ReplicaExchange, SyntheticArchive
 
 ARCHIVE = Path(__file__).parents[2].parent / "shared/data/archive"
 JOB = Path(__file__).parents[2] / "jobs/build_gold.py"
@@ -126,6 +130,49 @@ def test_a_symbol_whose_file_is_damaged_is_told_and_the_others_are_built(lake: B
     shown = call_here(lake, "daily")
     assert shown.returncode == 3
     assert "daily spot 1h BBB 2024-05" in shown.stdout
+
+
+INGEST = ("ingest", "--market", "spot", "--dataset", "klines", "--interval", "1h", "--json")
+
+
+def ingested(home: Path, url: str, *arguments: str) -> dict[str, Any]:
+    env = environment(HOME=home, BINANCE__ARCHIVE_URL=url, COMPUTE__LOCAL_BYTES_MAX=MANY_BYTES)
+    done = run_here(*arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_an_ingestion_that_builds_leaves_what_the_two_commands_leave(tmp_path: Path) -> None:
+    archive = SyntheticArchive(
+        7, ["BTCUSDT", "ETHUSDT"], ["spot"], date(2025, 1, 1), date(2025, 1, 9)
+    )
+    with ReplicaExchange(archive) as exchange:
+        one, two, url = tmp_path / "one", tmp_path / "two", exchange.url
+        planned = ingested(one, url, *INGEST, "--build", "--dry-run")
+        assert (planned["build"], planned["files"]) == (True, 16)
+        told = ingested(one, url, *INGEST, "--build")
+        assert told["rows"] == 2 * 8 * 24
+        assert ingested(two, url, *INGEST)["built"] is None
+        assert told["built"]["built"] == ingested(two, url, "build", "--json")["built"] > 0
+        again = ingested(one, url, *INGEST, "--build")
+        assert (again["rows"], again["built"]["built"]) == (0, 0)
+        # What a run that died between the two has left.
+        ingested(two, url, *INGEST, "--symbols", "BTCUSDT", "--build")
+        assert_same(gold_of(one), gold_of(two))
+
+
+def gold_of(home: Path) -> Contents:
+    """Without the log of builds: its fingerprints are of files, whose names are by chance."""
+    lake = read_lake(home)
+    return replace(lake, tables={k: v for k, v in lake.tables.items() if k != "gold.build_log"})
+
+
+def test_nothing_is_built_of_instruments(tmp_path: Path) -> None:
+    asked = ("ingest", "--market", "spot", "--dataset", "instruments", "--build")
+    done = run_here(*asked, env=environment(HOME=tmp_path))
+    assert done.returncode == 2
+    assert "instruments are asked for as a whole" in done.stderr
 
 
 REAL: list[tuple[Market, str]] = [("spot", "15m"), ("spot", "1h"), ("spot", "5m"), ("um", "1m")]

@@ -53,7 +53,8 @@ def ingests(draw: st.DrawFn) -> dict[str, Any]:
         "stable_pairs": draw(st.booleans()),
         "contract": draw(st.sampled_from([None, "perpetual", "delivery"])),
         "start": start, "end": end, "freq": draw(st.sampled_from(["auto", "monthly", "daily"])),
-        "dry_run": draw(st.booleans()), "profile": draw(PROFILE), "actors": draw(ACTORS),
+        "build": draw(st.booleans()), "dry_run": draw(st.booleans()), "profile": draw(PROFILE),
+        "actors": draw(ACTORS),
     }  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def test_an_ingest_is_the_commands_own(values: dict[str, Any]) -> None:
     span = selection.span and (selection.span.start_us, selection.span.end_us)
     assert span == span_of(values, "2017-01", "2100-01")
     assert ingest_command._freq(told["freq"]) == values["freq"]
-    assert told["dry_run"] is values["dry_run"]
+    assert (told["build"], told["dry_run"]) == (values["build"], values["dry_run"])
     assert (told["profile"] or None, told["actors"]) == (values["profile"], values["actors"])
     assert not any(told[name] for name in ("address", "home", "json_", "debug"))
 
