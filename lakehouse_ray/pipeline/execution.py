@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
+import structlog
+
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.errors import DeniedError, InvalidError, LakehouseError, ResourceError
@@ -21,6 +23,10 @@ from lakehouse_ray.runtime.pool import RayExecutor, default_worker_env
 from lakehouse_ray.runtime.scaling import Rules
 from lakehouse_ray.runtime.session import connect, inside_job
 from lakehouse_ray.runtime.shared import shared_by_all, unshared
+from lakehouse_ray.telemetry.meter import add, set_to
+from lakehouse_ray.telemetry.metrics import POOL_DECISIONS, POOL_SIZED, POOL_UNIT_BYTES
+
+_log = structlog.get_logger(__name__)
 
 # Times work is done anew because another writer came first.
 CONFLICT_ROUNDS_MAX = 10
@@ -75,6 +81,7 @@ def open_executor(
                 raise
         else:
             if allocation.executor == "local":
+                _tell_size(workload, allocation, stack)
                 return LocalExecutor(), allocation
             env = default_worker_env(allocation.cpus_per_actor)
     session = stack.enter_context(
@@ -87,6 +94,7 @@ def open_executor(
     stack.enter_context(measures.heard())
     view = session.view()
     allocation = replace(sized(view), executor="ray")
+    _tell_size(workload, allocation, stack)
     label = "" if session.own else compute.node_label
     # The CPUs that are there may be those of nodes for other profiles.
     grows = view.may_grow and (compute.cpus_max > view.cpus or bool(label))
@@ -100,6 +108,19 @@ def open_executor(
         workload=workload,
     )
     return executor, allocation
+
+
+def _tell_size(workload: str, allocation: Allocation, stack: ExitStack) -> None:
+    """Say how a run was sized and by which rules, for as long as `stack` is open."""
+    _log.info("pool", workload=workload, decision=" ".join(allocation.explain()))
+    for rule in allocation.rules:
+        add(POOL_DECISIONS, 1, workload, "sized", rule)
+    for shape, value, labels in (
+        (POOL_SIZED, allocation.actors, (workload, allocation.executor, allocation.profile)),
+        (POOL_UNIT_BYTES, allocation.batch_bytes, (workload,)),
+    ):
+        set_to(shape, value, *labels)
+        stack.callback(set_to, shape, 0, *labels)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Allocation:
     actors_most: Workers that the pool may grow to while it works; it shrinks then, too. 0: it keeps its
         size.
     units: Units that the work makes at this size, about.
-    reasons: Why it is so, in sentences.
+    reasons: Why it is so, in sentences. rules: The same, each a word for a label of a metric.
     """
 
     profile: str
@@ -108,6 +108,7 @@ class Allocation:
     actors_most: int
     units: int
     reasons: tuple[str, ...]
+    rules: tuple[str, ...]
 
     def spec(self, *, attempts_max: int = 3, deadline_s: float = 1800.0) -> PoolSpec:
         """The pool to ask an executor for."""
@@ -137,6 +138,10 @@ class Allocation:
             else ()
         )
         return (head, *self.reasons, *grows)
+
+
+# Why, in sentences, by rules: words for a label of a metric.
+Reasons = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -185,10 +190,10 @@ def allocate(
 
     Raises InvalidError where `profile` is unknown or fits no node.
     """
-    reasons: list[str] = []
+    reasons: Reasons = {}
     if work.units == 0 or work.compressed_bytes < local_bytes_max:
         chosen = _local_option(view, profiles)
-        reasons.append(
+        reasons["local"] = (
             f"{_size(work.compressed_bytes)} in {_count(work.files, 'file')} are done sooner in "
             f"this process than Ray starts (limit {_size(local_bytes_max)})."
         )
@@ -257,7 +262,7 @@ class _Sizes:
         return max(held, allowed) if grows else min(held, allowed)
 
 
-def _choose(kind: Kind, sizes: _Sizes, usual: str, asked: bool, reasons: list[str]) -> _Option:
+def _choose(kind: Kind, sizes: _Sizes, usual: str, asked: bool, reasons: Reasons) -> _Option:
     """The profile to take. usual: Of this kind of work, or the one that was asked for."""
     profiles = sizes.profiles
     if usual not in profiles:
@@ -270,7 +275,7 @@ def _choose(kind: Kind, sizes: _Sizes, usual: str, asked: bool, reasons: list[st
                 f"fits no node; the cluster has {sizes.nodes_for(usual)}",
                 "choose a smaller profile, or let an autoscaler bring nodes (compute.cpus_max)",
             )
-        reasons.append(f"Profile {usual} was asked for.")
+        reasons["profile_asked"] = f"Profile {usual} was asked for."
         return option
     smaller = sorted(
         (name for name, size in profiles.items() if size <= profiles[usual]),
@@ -287,12 +292,12 @@ def _choose(kind: Kind, sizes: _Sizes, usual: str, asked: bool, reasons: list[st
         if option.actors >= pair and option.cpus_used >= (1 - IDLE_SHARE_MAX) * best
     ]
     chosen = good[0] if good else max(options, key=lambda option: option.cpus_used)
-    reasons.extend(_why(kind, usual, options[0], chosen))
+    reasons.update(_why(kind, usual, options[0], chosen))
     return chosen
 
 
-def _why(kind: Kind, usual: str, first: _Option, chosen: _Option) -> list[str]:
-    found = [f"Work of kind {kind} takes profile {usual}."]
+def _why(kind: Kind, usual: str, first: _Option, chosen: _Option) -> Reasons:
+    found = {"profile_of_kind": f"Work of kind {kind} takes profile {usual}."}
     if chosen.profile != usual:
         if first.actors == 0:
             cause = "fits no node"
@@ -300,9 +305,9 @@ def _why(kind: Kind, usual: str, first: _Option, chosen: _Option) -> list[str]:
             cause = "would give one worker alone, and several small ones are faster than it"
         else:
             cause = f"would use {first.cpus_used:g} CPUs where {chosen.cpus_used:g} can be used"
-        found.append(f"{usual.capitalize()} {cause}, so {chosen.profile}.")
+        found["profile_smaller"] = f"{usual.capitalize()} {cause}, so {chosen.profile}."
     if chosen.memory_bytes < first.memory_bytes * chosen.cpus / first.cpus:
-        found.append(
+        found["memory_short"] = (
             f"The nodes have less memory than the profile asks for: {_size(chosen.memory_bytes)} "
             "a worker, and smaller units."
         )
@@ -310,7 +315,7 @@ def _why(kind: Kind, usual: str, first: _Option, chosen: _Option) -> list[str]:
 
 
 def _leave_headroom(
-    option: _Option, view: ClusterView, cpus_max: float, headroom_cpus: float, reasons: list[str]
+    option: _Option, view: ClusterView, cpus_max: float, headroom_cpus: float, reasons: Reasons
 ) -> _Option:
     """One worker fewer, or as many as it takes, so that `headroom_cpus` stay free."""
     asks_for_more = cpus_max > view.cpus
@@ -320,7 +325,7 @@ def _leave_headroom(
     fewer = math.ceil(missing / option.cpus - 1e-9)
     if fewer <= 0 or fewer > IDLE_SHARE_MAX * option.actors:
         return option
-    reasons.append(
+    reasons["headroom"] = (
         f"{_count(fewer, 'worker')} fewer than there is room for, so that what others start finds "
         f"{_count(headroom_cpus, 'CPU')} free."
     )
@@ -334,20 +339,22 @@ def _local_option(view: ClusterView, profiles: Mapping[str, tuple[float, float]]
     return _Option(profile, max(1, min(4, node.cpus)), memory_bytes, 1)
 
 
-def _actors(work: Workload, option: _Option, asked: int, reasons: list[str]) -> int:
+def _actors(work: Workload, option: _Option, asked: int, reasons: Reasons) -> int:
     if asked:
         if asked > option.actors:
-            reasons.append(f"{asked} workers were asked for; there is room for {option.actors}.")
+            reasons["workers_asked"] = (
+                f"{asked} workers were asked for; there is room for {option.actors}."
+            )
         return min(asked, option.actors)
     wanted = min(option.actors, _actors_useful(work))
     if wanted == option.actors:
-        reasons.append(
+        reasons["workers_fill"] = (
             f"{_count(wanted, 'worker')} of {_count(option.cpus, 'CPU')} fill what may be used."
         )
     elif wanted == work.units:
-        reasons.append(f"The work has {_count(work.units, 'piece')}.")
+        reasons["workers_pieces"] = f"The work has {_count(work.units, 'piece')}."
     else:
-        reasons.append(
+        reasons["workers_worth"] = (
             f"{_size(work.compressed_bytes)}, about {work.cpu_s:.2g} s of a CPU, are not worth more "
             f"workers ({ACTOR_WORK_S_MIN:.2g} s each at least)."
         )
@@ -374,7 +381,7 @@ def _allocation(
     actors_most: int,
     depth: int,
     executor: Literal["local", "ray"],
-    reasons: list[str],
+    reasons: Reasons,
 ) -> Allocation:
     factor = work.batch_factor
     by_share = math.ceil(work.compressed_bytes / (actors * depth * ROUNDS_MIN) * factor)
@@ -386,14 +393,14 @@ def _allocation(
     ceiling = max(1, min(by_limit, by_memory))
     batch_bytes = min(ceiling, max(by_share, int(BATCH_BYTES_MIN * factor)))
     if batch_bytes == by_memory < by_limit:
-        reasons.append("The memory of a worker bounds the size of a unit.")
+        reasons["unit_memory"] = "The memory of a worker bounds the size of a unit."
     elif batch_bytes == by_share:
-        reasons.append(
+        reasons["unit_rounds"] = (
             f"Units are small enough for {ROUNDS_MIN / factor:g} rounds, so that the tail is short."
         )
     if factor != 1:
         word = "Half-size" if factor < 1 else "Double-size"
-        reasons.append(
+        reasons["unit_half" if factor < 1 else "unit_double"] = (
             f"{word} units: a byte costs {work.cost.cpu_s_per_mib / USUAL_COST.cpu_s_per_mib:.2g} "
             "times what one of 1m klines does."
         )
@@ -407,7 +414,8 @@ def _allocation(
         executor=executor,
         actors_most=actors_most,
         units=max(1, math.ceil(work.compressed_bytes / batch_bytes)) if work.units else 0,
-        reasons=tuple(reasons),
+        reasons=tuple(reasons.values()),
+        rules=tuple(reasons),
     )
 
 

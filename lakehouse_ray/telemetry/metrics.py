@@ -106,10 +106,20 @@ POOL_QUEUED = MetricShape(
 )
 POOL_DECISIONS = MetricShape(
     "lakehouse_pool_decisions", "counter",
-    "Times a pool was grown, shrunk, or workers that waited for a node cancelled, and by which rule "
-    "(docs/autoscaling.md)",
+    "Times a pool was sized before a run, grown, shrunk, or workers that waited for a node cancelled, and "
+    "by which rules (docs/autoscaling.md)",
     ("workload", "action", "rule"),
 )  # fmt: skip
+POOL_SIZED = MetricShape(
+    "lakehouse_pool_sized_workers", "gauge", "Workers that the allocator gave a run before it began",
+    ("workload", "executor", "profile"),
+)  # fmt: skip
+POOL_UNIT_BYTES = MetricShape(
+    "lakehouse_pool_unit_bytes",
+    "gauge",
+    "What a unit of a run should hold, compressed",
+    ("workload",),
+)
 POOL_LOST = MetricShape("lakehouse_pool_workers_lost", "counter", "Workers that died or were late")
 TASK_SECONDS = MetricShape(
     "lakehouse_task_seconds", "histogram", "What a task took, its way to the worker included",
@@ -324,7 +334,8 @@ QUALITY_THRESHOLD = MetricShape(
 
 WORK = (
     RUNS, RUN_SECONDS, RUNS_ACTIVE, RUN_PROGRESS_AT, UNITS, ERRORS, SOURCE_BYTES, DECODED_BYTES, ROWS,
-    ROWS_REFUSED, POOL_WORKERS, POOL_IN_FLIGHT, POOL_QUEUED, POOL_LOST, POOL_DECISIONS, TASK_SECONDS, COMMITS,
+    ROWS_REFUSED, POOL_WORKERS, POOL_IN_FLIGHT, POOL_QUEUED, POOL_LOST, POOL_DECISIONS, POOL_SIZED, POOL_UNIT_BYTES,
+    TASK_SECONDS, COMMITS,
     COMMIT_SECONDS, COMMIT_QUEUE,
 )  # fmt: skip
 EXCHANGE = (EXCHANGE_REQUESTS, EXCHANGE_SECONDS, WEIGHT_USED, WEIGHT_MAX, QUIET_UNTIL)

@@ -172,6 +172,14 @@ def test_an_injected_failure_raises_its_alert_and_reaches_the_webhook(watched: W
     )
 
 
+def test_the_allocator_says_by_which_rules_it_sized_a_run(watched: Watched) -> None:
+    sized = 'sum(lakehouse_pool_decisions_total{workload="ingest",action="sized"%s})'
+    eventually(lambda: watched.prometheus.value(sized % ',rule="profile_of_kind"') == 1)
+    # 4 KiB are worth one worker, whatever there is.
+    assert watched.prometheus.value(sized % ',rule="workers_worth"') == 1
+    assert watched.prometheus.value(sized % ',rule="local"') is None
+
+
 def test_runs_that_fail_before_they_are_at_work_raise_their_alert(watched: Watched) -> None:
     failed = 'sum(lakehouse_runs_total{workflow="build",outcome="failed"})'
     eventually(lambda: watched.prometheus.value(failed) == 2)

@@ -185,6 +185,17 @@ def test_the_plan_says_what_was_decided_and_why() -> None:
     assert reasons[0] == "Work of kind ingest takes profile medium."
 
 
+def test_each_reason_has_a_word_for_a_metric() -> None:
+    found = allocate(work(size_bytes=320 * MIB), cluster((2, 16)), PROFILES)
+    assert found.rules == ("profile_of_kind", "profile_smaller", "workers_fill", "unit_rounds")
+    assert len(found.reasons) == len(found.rules)
+    dear = replace(work(size_bytes=320 * MIB), cost=Cost(0.066, 12))
+    asked = allocate(dear, cluster((2, 16)), PROFILES, profile="small", actors=9)
+    assert asked.rules == ("profile_asked", "workers_asked", "unit_rounds", "unit_half")
+    here = allocate(work(size_bytes=MIB), cluster((2, 16)), PROFILES, local_bytes_max=GIB)
+    assert here.rules[0] == "local"
+
+
 @pytest.mark.parametrize(
     ("cpus", "nodes_", "expected"),
     [
