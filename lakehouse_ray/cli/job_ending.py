@@ -1,9 +1,11 @@
-"""A command as a job of a cluster: what became of it is kept in the lake."""
+"""A command as a job of a cluster: the cluster hears what it counts, the lake keeps what became of it."""
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import structlog
@@ -15,6 +17,7 @@ from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.pipeline.job_records import JobRecord, find, keep
 from lakehouse_ray.runtime.jobs import job_id
+from lakehouse_ray.runtime.session import connect
 from lakehouse_ray.settings import secrets_of
 from lakehouse_ray.storage.objects import ObjectStore
 from lakehouse_ray.telemetry.redaction import Redaction
@@ -22,13 +25,41 @@ from lakehouse_ray.telemetry.redaction import Redaction
 _log = structlog.get_logger()
 
 
+# Set by Ray for the process of a job: the address of the cluster that runs it.
+_ADDRESS = "RAY_ADDRESS"
+
+
 def recorded(run: Callable[[], int], arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; a record that cannot be written changes nothing."""
     clock = SystemClock()
     opened = _open(clock, arguments)
-    if opened is None:
-        return run()
-    store, record, redaction = opened
+    with _heard(arguments):
+        return run() if opened is None else _recorded(run, clock, *opened)
+
+
+@contextmanager
+def _heard(arguments: Sequence[str]) -> Iterator[None]:
+    """Be connected to the cluster from first to last: Ray's exporter hears of work that needs no worker, too."""
+    with ExitStack() as stack:
+        if os.environ.get(_ADDRESS):
+            try:
+                settings = settings_of(
+                    home=_option(arguments, "--home"), address=_option(arguments, "--address")
+                )
+                stack.enter_context(connect(settings.ray.address))
+            except LakehouseError as error:
+                # The command says it itself where it needs the cluster.
+                _log.info("the cluster does not hear of this job", error=str(error))
+        yield
+
+
+def _recorded(
+    run: Callable[[], int],
+    clock: Clock,
+    store: ObjectStore,
+    record: JobRecord,
+    redaction: Redaction,
+) -> int:
     code = endings.UNEXPECTED
     try:
         code = run()
