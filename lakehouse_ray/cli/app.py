@@ -130,6 +130,9 @@ def dispatch(arguments: list[str]) -> int:
 
     if _JOB_MARK not in os.environ or name not in JOBS:
         return run()
+    # Before it is connected to the cluster: nodes that share a machine share the job's working folder, and
+    # unpack it anew when they first hear of the job (Ray 2.60).
+    importlib.import_module(f"lakehouse_ray.cli.{module_name}")
     # Its cluster may be gone when somebody asks what became of it.
     recorded = importlib.import_module("lakehouse_ray.cli.job_ending").recorded
     code: int = recorded(run, arguments)
