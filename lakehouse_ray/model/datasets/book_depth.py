@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.dataset import Cost, Dataset
 from lakehouse_ray.model.table import Column
 
 BOOK_DEPTH = Dataset(
@@ -19,4 +19,5 @@ BOOK_DEPTH = Dataset(
     time="timestamp",
     archive={"um": ("daily",), "cm": ("daily",)},
     bytes_a_row=60,
+    cost=Cost(0.03, 8),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.dataset import Cost, Dataset
 from lakehouse_ray.model.table import Column
 
 BOOK_TICKER = Dataset(
@@ -24,4 +24,5 @@ BOOK_TICKER = Dataset(
     archive={"um": ("daily", "monthly"), "cm": ("daily", "monthly")},
     bytes_a_row=85,
     streamed=True,
+    cost=Cost(0.055, 12),
 )

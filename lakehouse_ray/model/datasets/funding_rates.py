@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.dataset import Cost, Dataset
 from lakehouse_ray.model.table import Column
 
 FUNDING_RATES = Dataset(
@@ -25,4 +25,5 @@ FUNDING_RATES = Dataset(
     archive={"um": ("monthly",), "cm": ("monthly",)},
     fine=False,
     bytes_a_row=30,
+    cost=Cost(0.95, 23),
 )

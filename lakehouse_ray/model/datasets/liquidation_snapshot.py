@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.dataset import Cost, Dataset
 from lakehouse_ray.model.table import Column
 
 _COLUMNS = (
@@ -30,4 +30,5 @@ LIQUIDATION_SNAPSHOT = Dataset(
     fine=False,
     bytes_a_row=90,
     streamed=True,
+    cost=Cost(0.09, 11),
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from lakehouse_ray.model.datasets.registry import DATASETS, find_dataset
@@ -45,3 +48,22 @@ def test_a_table_is_well_formed_and_so_is_its_iceberg_schema(table: Table) -> No
     for field, partition in zip(spec.fields, table.partitions, strict=True):
         assert schema.find_field(field.source_id).name == partition.column
         assert schema.find_field(field.source_id).required
+
+
+def test_what_a_byte_costs_is_documented_as_it_is_counted_with() -> None:
+    text = (Path(__file__).parents[3] / "docs/sizing.md").read_text()
+    section = text.partition("## What a byte costs")[2].partition("\n## ")[0]
+    told = {
+        name: (float(cpu_s), float(memory))
+        for name, cpu_s, memory in re.findall(
+            r"(?m)^\| ([^|]+?) \| ([\d.]+) \| [\d.]+ \| ([\d.]+) \|$", section
+        )
+    }
+    price_klines = told.pop("mark, index and premium price klines")
+    told |= {f"{kind}PriceKlines": price_klines for kind in ("mark", "index")}
+    told["premiumIndexKlines"] = price_klines
+    assert told == {
+        name: (dataset.cost.cpu_s_per_mib, dataset.cost.memory_per_byte)
+        for name, dataset in DATASETS.items()
+        if dataset.archive
+    }
