@@ -103,7 +103,9 @@ def _compact(
             continue
         if new:
             removed = tuple(file.path for file in old)
-            request = CommitRequest(f"{name}-{number}", new, removed, (), frozenset(removed))
+            request = CommitRequest(
+                f"{name}-{number}", new, removed, (), frozenset(removed), rewrites=True
+            )
             requests.append(request)
             sizes[request.id] = len(old), sum(file.size_bytes for file in old)
     if not requests:

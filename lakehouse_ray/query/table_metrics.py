@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.snapshots import Snapshot
 
 from lakehouse_ray.kernels.cadence import observed_pause_us
 from lakehouse_ray.model.datasets.registry import DATASETS
@@ -12,6 +13,7 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import DAY_US
 from lakehouse_ray.query.pins import FindTable
 from lakehouse_ray.query.views import TABLES
+from lakehouse_ray.storage.catalog import MAINTENANCE_PROPERTY
 from lakehouse_ray.storage.files import index_files
 from lakehouse_ray.telemetry.metrics import (
     NEWEST_ROW_AT,
@@ -50,9 +52,11 @@ class TableMetrics:
             snapshot = None if table is None else table.current_snapshot()
             if table is None or snapshot is None:
                 continue
-            found[TABLE_COMMIT_AT][(name,)] = snapshot.timestamp_ms / 1000
+            commits = [one.timestamp_ms for one in table.metadata.snapshots if _brings_rows(one)]
+            # One that was looked after since may remember nothing else.
+            found[TABLE_COMMIT_AT][(name,)] = max(commits, default=snapshot.timestamp_ms) / 1000
             if name in _DATASETS:
-                self._commits[name] = [one.timestamp_ms * 1000 for one in table.metadata.snapshots]
+                self._commits[name] = [at_ms * 1000 for at_ms in commits]
             for metric, key in _SUMMED:
                 told = snapshot.summary.get(key) if snapshot.summary else None
                 if told is not None:
@@ -70,6 +74,14 @@ class TableMetrics:
         since_us = now_us - 7 * DAY_US
         times = {at_us for table in self._commits.values() for at_us in table if at_us >= since_us}
         return observed_pause_us(times)
+
+
+def _brings_rows(snapshot: Snapshot) -> bool:
+    """Whether rows came with it: not where files were written together, moved or taken away."""
+    summary = snapshot.summary
+    if summary is None or summary.get(MAINTENANCE_PROPERTY):
+        return False
+    return int(summary.get("added-records") or 0) > 0
 
 
 def _newest(shape: Table, table: IcebergTable) -> dict[tuple[str, ...], float]:

@@ -34,6 +34,7 @@ from lakehouse_ray.clock import Clock, SystemClock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.storage.catalog import (
+    MAINTENANCE_PROPERTY,
     RUN_ID_PROPERTY,
     SWEPT_PROPERTY,
     CatalogAccess,
@@ -57,6 +58,7 @@ class CommitRequest:
     id: Of the unit; kept in the snapshot's summary. A run commits each id to a table once.
     regions: Where its rows lie. Empty for a log: appending to it conflicts with nothing.
     seen: Paths of the files in these regions whose rows have been taken into account.
+    rewrites: The rows of `added` are those of `removed`, and nothing else.
     """
 
     id: str
@@ -64,6 +66,7 @@ class CommitRequest:
     removed: tuple[str, ...] = ()
     regions: tuple[Region, ...] = ()
     seen: frozenset[str] = field(default_factory=frozenset)
+    rewrites: bool = False
 
     @property
     def empty(self) -> bool:
@@ -230,6 +233,8 @@ class Committer:
             RUN_ID_PROPERTY: self._run_id,
             UNIT_IDS_PROPERTY: ",".join(request.id for request in requests),
         }
+        if all(request.rewrites for request in requests):
+            properties[MAINTENANCE_PROPERTY] = "compaction"
         removed = [path for request in requests for path in request.removed]
         added = [file for request in requests for file in request.added]
         with self._table.transaction() as transaction:

@@ -243,7 +243,7 @@ ANSWERS_UNKEPT = MetricShape(
 TABLE_COMMIT_AT = MetricShape(
     "lakehouse_table_commit_timestamp_seconds",
     "gauge",
-    "When a table was last written to",
+    "When rows last came to a table; maintenance brings none",
     ("table",),
 )
 TABLE_ROWS = MetricShape("lakehouse_table_rows", "gauge", "Rows of a table", ("table",))

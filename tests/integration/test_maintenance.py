@@ -26,9 +26,11 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import MINUTE_US, parse_time
 from lakehouse_ray.pipeline.folding import fold
 from lakehouse_ray.pipeline.maintenance import MaintenanceRequest, maintain
+from lakehouse_ray.query.table_metrics import TableMetrics
 from lakehouse_ray.settings import load_settings
 from lakehouse_ray.silver.hot import hot_table
 from lakehouse_ray.storage.files import index_files
+from lakehouse_ray.telemetry.metrics import TABLE_COMMIT_AT
 
 pytestmark = pytest.mark.integration
 
@@ -85,6 +87,45 @@ def test_a_lake_on_disk_keeps_its_rows_and_loses_what_nobody_needs(tmp_path: Pat
     findings = json.loads(run_here("verify", "--deep", "--json", env=env).stdout)["findings"]
     # Nobody ingested these rows.
     assert {finding["check"] for finding in findings} <= {"source_unknown", "orphan_object"}
+
+
+def test_a_monitor_is_told_when_rows_came_and_not_when_they_were_looked_after(
+    tmp_path: Path,
+) -> None:
+    lake = BarLake(tmp_path)
+    settings = load_settings(
+        {"home": tmp_path, "maintain": {"small_files_min": 2, "manifests_max": 1}}
+    ).resolved()
+    find = Writer(settings).catalog.find
+
+    def told() -> tuple[float, float]:
+        """When rows last came, and when the current snapshot was made."""
+        table = find(FINE)
+        assert table is not None
+        snapshot = table.current_snapshot()
+        assert snapshot is not None
+        found = dict(TableMetrics(find).look())
+        return found[TABLE_COMMIT_AT][(FINE,)], snapshot.timestamp_ms / 1000
+
+    for number in range(4):
+        put(lake, number)
+    came_at, made_at = told()
+    assert came_at == made_at
+    time.sleep(0.002)
+    for step in ("compact", "manifests"):
+        (report,) = maintain(Writer(settings), MaintenanceRequest((FINE,), (step,))).tables
+        assert report.failed == []
+        at_s, made_at = told()
+        assert at_s == came_at
+    assert made_at > came_at
+    # What remembers nothing else says when it was looked after.
+    gone = settings.model_copy(update={"maintain": settings.maintain.model_copy(update=ALL_GOES)})
+    maintain(Writer(gone), MaintenanceRequest((FINE,), ("expire",)), clock=Later(3))
+    assert told() == (made_at, made_at)
+    # Other values of the same rows are news.
+    lake.rewrite(FINE, lambda rows: rows.with_columns(volume=pl.col("volume") + 1))
+    at_s, latest = told()
+    assert at_s == latest > made_at
 
 
 def test_small_files_are_written_together_beside_one_who_appends(tmp_path: Path) -> None:
