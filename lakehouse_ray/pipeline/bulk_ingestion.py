@@ -207,8 +207,11 @@ def ingest(
             plan = plan_ingestion(writer, request, observer)
         run = _Run(writer, plan, observer, report, measures)
         executor, allocation = open_executor(
-            writer, lambda view: allocate_ingestion(writer, plan, view), stack, "ingest", measures
-        )
+            writer,
+            lambda view: allocate_ingestion(writer, plan, view),
+            stack, "ingest", measures,
+            f"{selection.market} {selection.dataset.name} {selection.interval or ''}".rstrip(),
+        )  # fmt: skip
         observer.planned(plan, allocation)
         run.execute(executor, allocation, local=allocation.executor == "local")
     report.seconds = time.monotonic() - started_s

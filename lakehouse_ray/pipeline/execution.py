@@ -64,11 +64,13 @@ def open_executor(
     stack: ExitStack,
     workload: str,
     measures: RunMeasures,
+    subject: str = "",
 ) -> tuple[Executor, Allocation]:
     """Choose the executor and start what it needs: Ray only for work that is worth it.
 
     sized: Sizes a pool for the work on a cluster. workload: The work, a word for metrics.
-    measures: Of the run, which Ray hears of for as long as `stack` is open.
+    measures: Of the run, which Ray hears of for as long as `stack` is open. subject: What it is
+        about, of work whose units the allocator sizes: a word for Ray's dashboard.
     """
     settings, compute = writer.settings, writer.settings.compute
     env: Mapping[str, str] = {}
@@ -98,6 +100,7 @@ def open_executor(
     label = "" if session.own else compute.node_label
     # The CPUs that are there may be those of nodes for other profiles.
     grows = view.may_grow and (compute.cpus_max > view.cpus or bool(label))
+    title = f"{workload} {subject}".rstrip()
     executor = RayExecutor(
         inherited_env=session.inherited_env,
         autoscaling=grows,
@@ -106,8 +109,14 @@ def open_executor(
         node_labels={label: allocation.profile} if label else None,
         rules=Rules(**settings.scaling.model_dump()),
         workload=workload,
+        run_name=f"{title} {measures.run_id}",
+        task_name=f"{title}, of {_units(allocation.units)}" if subject else title,
     )
     return executor, allocation
+
+
+def _units(count: int) -> str:
+    return "1 unit" if count == 1 else f"about {count:,} units"
 
 
 def _tell_size(workload: str, allocation: Allocation, stack: ExitStack) -> None:

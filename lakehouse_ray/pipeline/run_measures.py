@@ -95,6 +95,10 @@ class RunMeasures:
         if self._bound is not None:
             self._bound.__exit__(kind, error, trace)
 
+    @property
+    def run_id(self) -> str:
+        return self._run_id
+
     @contextmanager
     def heard(self) -> Iterator[None]:
         """The part of a run in which others hear of it, as Ray's exporter does: they are told that it

@@ -57,6 +57,8 @@ class RayExecutor:
     rules: Of growing and shrinking, for pools that may. look_every_s, down_after_s: How often they are
         applied, and how long a pool is idle before it gets smaller.
     workload: What the pools do, a word for the label of metrics.
+    run_name, task_name: For who looks at Ray's dashboard: workers are named by the run, tasks counted by
+        their name. Empty: they have no names of their own.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class RayExecutor:
         look_every_s: float = LOOK_EVERY_S,
         down_after_s: float = DOWN_AFTER_S,
         workload: str = "other",
+        run_name: str = "",
+        task_name: str = "",
     ) -> None:
         self._worker_env = worker_env
         self._inherited_env = dict(inherited_env or {})
@@ -83,6 +87,8 @@ class RayExecutor:
         self._look_every_s = look_every_s
         self._down_after_s = down_after_s
         self._workload = workload
+        self._run_name = run_name
+        self._task_name = task_name
 
     @contextmanager
     def pool(
@@ -95,9 +101,15 @@ class RayExecutor:
         missing = {k: v for k, v in wanted.items() if self._inherited_env.get(k) != v}
         if missing:
             options["runtime_env"] = {"env_vars": missing}
-        actor_class = _worker_class().options(**options)
+        actor_class = _worker_class()
+
+        def spawn(number: int) -> Any:
+            name = f"{self._run_name} worker {number}" if self._run_name else None
+            return actor_class.options(**options, name=name).remote(setup, work)
+
         pool = RayPool[T, R](
-            lambda: actor_class.remote(setup, work),
+            spawn,
+            self._task_name,
             spec,
             Room(self._node_labels, spec.cpus, options["memory"] or 0),
             Patience(self._start_timeout_s, self._refused_timeout_s if self._autoscaling else None),

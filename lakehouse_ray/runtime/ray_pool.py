@@ -105,11 +105,15 @@ class Patience:
 
 
 class RayPool(Generic[T, R]):
-    """The pool of `RayExecutor`. Workers are known by a number that is never used again."""
+    """The pool of `RayExecutor`. Workers are known by a number that is never used again.
+
+    spawn: Starts the worker of a number. task_name: Of all its tasks; empty: that of the method.
+    """
 
     def __init__(
         self,
-        spawn: Callable[[], Any],
+        spawn: Callable[[int], Any],
+        task_name: str,
         spec: PoolSpec,
         room: Room,
         patience: Patience,
@@ -118,6 +122,7 @@ class RayPool(Generic[T, R]):
         view: ClusterView,
     ) -> None:
         self._spawn = spawn
+        self._task_name = task_name
         self._spec = spec
         self._room = room
         self._patience = patience
@@ -209,7 +214,10 @@ class RayPool(Generic[T, R]):
         return True
 
     def _submit(self, ticket: Ticket[int, T]) -> None:
-        self._flying[self._actors[ticket.worker].run.remote(ticket.task)] = ticket
+        run = self._actors[ticket.worker].run
+        if self._task_name:
+            run = run.options(name=self._task_name)
+        self._flying[run.remote(ticket.task)] = ticket
 
     def _step(self, until_s: float = math.inf) -> None:
         """Wait for the next thing that happens, a heartbeat at most, and deal with it."""
@@ -345,7 +353,7 @@ class RayPool(Generic[T, R]):
     def _start_worker(self) -> None:
         number = self._numbers
         self._numbers += 1
-        actor = self._spawn()
+        actor = self._spawn(number)
         self._actors[number] = actor
         self._starting[actor.start.remote()] = number
 

@@ -1,4 +1,4 @@
-"""What a cluster's exporter shows of jobs whose work needs no worker."""
+"""What a cluster shows of jobs: its exporter of those whose work needs no worker, its dashboard of the rest."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.bars import BarLake, bars
 from support.cluster import BIN, Cluster, cluster
 from support.prometheus import eventually
+
+from lakehouse_ray.testing.exchange import ReplicaExchange, SyntheticArchive
 
 pytestmark = pytest.mark.integration
 
@@ -44,6 +48,36 @@ def counted(folder: Path) -> dict[str, float]:
         own = sorted(re.findall(r'((?:workflow|outcome|workload|action|rule)="[^"]*")', labels))
         found[f"{name}{{{','.join(own)}}}"] = float(value)
     return found
+
+
+def listed(started: Cluster, kind: str) -> list[dict[str, Any]]:
+    """As `ray list` says it, which is what the dashboard shows."""
+    command = [str(BIN / "ray"), "list", kind, f"--address={started.dashboard}", "--format=json"]
+    done = subprocess.run(
+        command, env=started.environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout[done.stdout.index("[") :])
+    return found
+
+
+def test_the_dashboard_says_what_workers_and_tasks_are_of(folder: Path) -> None:
+    days = date(2025, 1, 1), date(2025, 1, 5)
+    with ReplicaExchange(SyntheticArchive(7, ["BTCUSDT"], ["spot"], *days)) as exchange:
+        extra = {
+            "LAKEHOUSE_HOME": str(folder / "home"),
+            "LAKEHOUSE_BINANCE__ARCHIVE_URL": exchange.url,
+            "LAKEHOUSE_COMPUTE__LOCAL_BYTES_MAX": "0",
+        }
+        asked = ("--market", "spot", "--dataset", "klines", "--interval", "1h", "--freq", "daily")
+        with cluster(folder, nodes=1, extra=extra) as started:
+            done = submitted(started, folder, "ingest", "--", *asked)
+            assert done.returncode == 0, done.stdout + done.stderr
+            names = {actor["name"] for actor in listed(started, "actors")}
+            ours = {name for name in names if name.startswith("ingest spot klines 1h ")}
+            assert len(ours) == 1, names
+            assert next(iter(ours)).endswith(" worker 0")
+            tasks = {task["name"] for task in listed(started, "tasks")}
+            assert "ingest spot klines 1h, of 1 unit" in tasks
 
 
 def test_what_a_job_counts_is_heard_though_it_asks_for_no_worker(folder: Path) -> None:
