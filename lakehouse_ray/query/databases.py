@@ -75,14 +75,12 @@ class _Database:
         self._connection = make(self._spill)
         # A file that is damaged on disk must not be answered from what was read of it before.
         self._connection.execute("SET enable_external_file_cache=false")
-        self._part = ""
 
     def begin(self) -> duckdb.DuckDBPyConnection:
         session = self._connection.cursor()
         try:
             prepare(session)
-            self._part = f"statement_{next(_numbers)}"
-            session.execute(f"ATTACH ':memory:' AS {self._part}; USE {self._part}")
+            session.execute("ATTACH ':memory:' AS lake; USE lake")
             make_schemas(session)
         except BaseException:
             session.close()
@@ -93,7 +91,7 @@ class _Database:
     def end(self) -> bool:
         """Whether it is as it was made. One that has spilled is not: its files are to go."""
         try:
-            self._connection.execute(f"DETACH {self._part}")
+            self._connection.execute("DETACH lake")
         except duckdb.Error:
             return False
         return not self._spill.exists()

@@ -231,8 +231,7 @@ class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
 
         Raises InvalidError for a statement that cannot be right.
         """
-        views = mentioned(query)
-        return self.ask(query, views, parameters=parameters, as_of=as_of, anything=True)
+        return self.ask(query, mentioned(query), parameters=parameters, as_of=as_of)
 
     def gaps(
         self,
@@ -311,12 +310,10 @@ class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
         *,
         parameters: object = None,
         as_of: AsOf = None,
-        anything: bool = False,
     ) -> Result:
         """Run a statement over these views, opening only files that may hold wanted rows.
 
         where: Also to be said in the statement itself: files hold other rows too.
-        anything: It is not known what the statement does.
         """
         views = list(views)
         pins = self.pin(views, as_of)
@@ -327,9 +324,7 @@ class Lake(LakeInstruments, LakeFacts, LakeDatasets[LakeFrame]):
         if self._engine.kept is not None:
             files = [(pins[name], some) for name, some in planned.items()]
             plain = PlainReading(self._engine.kept, query, parameters, views, files)
-        return self._engine.run(
-            query, views, sources, parameters, snapshots_of(pins), plain, anything=anything
-        )
+        return self._engine.run(query, views, sources, parameters, snapshots_of(pins), plain)
 
     def pin(self, views: Iterable[View], as_of: AsOf = None) -> dict[str, Pin]:
         """Find the snapshots of everything behind some views."""

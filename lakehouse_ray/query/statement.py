@@ -119,20 +119,19 @@ class Engine:
         parameters: object = None,
         snapshots: Mapping[str, int | None] = MappingProxyType({}),
         plain: PlainReading | None = None,
-        *,
-        anything: bool = False,
     ) -> Result:
         """Bind a statement to views over pinned tables. It runs when the result is read.
 
         sources: SELECT that reads each physical table of the views, by its name.
         plain: The same question, for the case that it can be answered without DuckDB.
-        anything: The statement may change settings or attach databases: it gets a new database,
-            which ends with it.
 
         Raises InvalidError for a statement that cannot be right.
         """
-        connection = self.connect() if anything else self.open()
+        connection = self.open()
         try:
+            if not _only_reads(connection, query):
+                self.release(connection)
+                connection = self.connect()  # for what it may set or attach, and ends with it
             with self.explained():
                 for name, select in sources.items():
                     create_view(connection, name, select)
@@ -188,6 +187,14 @@ class Engine:
             return None
         except (OSError, pa.ArrowException) as error:
             raise self._explain(str(error)) from error
+
+
+def _only_reads(connection: duckdb.DuckDBPyConnection, query: str) -> bool:
+    try:
+        statements = connection.extract_statements(query)
+    except duckdb.ParserException:  # and so it will end
+        return True
+    return all(statement.type == duckdb.StatementType.SELECT for statement in statements)
 
 
 def _new_database(store: ObjectStore, spill: Path) -> duckdb.DuckDBPyConnection:

@@ -119,8 +119,9 @@ def test_a_statement_finds_nothing_of_those_before_it(engine: Engine) -> None:
 
 def test_what_a_statement_sets_holds_for_no_other(engine: Engine) -> None:
     before = settings(engine)
-    for statement in ("SET threads=1", "SET memory_limit='64MB'", "SET TimeZone='Asia/Tokyo'"):
-        with engine.run(statement, [], {}, anything=True) as result:
+    for statement in ("SET threads=1", "SET memory_limit='64MB'", "SET TimeZone='Asia/Tokyo'",
+                      "SELECT 1; SET threads=1", "ATTACH ':memory:' AS more; USE more"):  # fmt: skip
+        with engine.run(statement, [], {}) as result:
             result.rows()
     assert settings(engine) == before
 
