@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -21,50 +20,61 @@ _IDLE_MAX = 2
 class Databases:
     """Lends each statement a database that nobody else has meanwhile, and that is empty.
 
-    For many threads. What is lent and never given back is closed with its last user.
+    For many threads. It has no lock: what is let go may be so at any moment, by the garbage
+    collector, and adding to a list or a dictionary and taking from it are one step each.
     """
 
     def __init__(self, make: Callable[[Path], duckdb.DuckDBPyConnection], temp: Path) -> None:
         """make: A new database that spills to a folder. temp: Where these folders are."""
         self._make, self._temp = make, temp
-        self._lock = threading.Lock()
         self._idle: list[_Database] = []
-        self._lent: weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, _Database] = (
-            weakref.WeakKeyDictionary()
-        )
+        # By the session of its statement.
+        self._lent: dict[weakref.ref[duckdb.DuckDBPyConnection], _Database] = {}
+        # Whose sessions are gone, which were not given back.
+        self._left: list[_Database] = []
         _all.add(self)
 
     def open(self) -> duckdb.DuckDBPyConnection:
         """A session of an own database, with the lake's schemas and nothing in them."""
-        with self._lock:
-            database = self._idle.pop() if self._idle else None
-        if database is None:
-            database = _Database(self._make, self._temp)
+        database = self._taken() or _Database(self._make, self._temp)
         session = database.begin()
-        with self._lock:
-            self._lent[session] = database
+        self._lent[weakref.ref(session, self._leave)] = database
         return session
 
     def release(self, session: duckdb.DuckDBPyConnection) -> None:
         """End what `open` gave, and its rows and views; again: nothing."""
-        with self._lock:
-            database = self._lent.pop(session, None)
+        database = self._lent.pop(weakref.ref(session), None)
         session.close()
         if database is None:
             return
-        if database.end():
-            with self._lock:
-                if len(self._idle) < _IDLE_MAX:
-                    self._idle.append(database)
-                    return
-        database.close()
+        if len(self._idle) < _IDLE_MAX and database.end():
+            self._idle.append(database)
+        else:
+            database.close()
 
     def close_idle(self) -> None:
         """End those that wait."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for database in idle:
-            database.close()
+        for waiting in (self._idle, self._left):
+            while waiting:
+                with contextlib.suppress(IndexError):
+                    waiting.pop().close()
+
+    def _taken(self) -> _Database | None:
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        with contextlib.suppress(IndexError):
+            while True:
+                database = self._left.pop()
+                if database.end():
+                    return database
+                database.close()
+        return None
+
+    def _leave(self, session: weakref.ref[duckdb.DuckDBPyConnection]) -> None:
+        """Runs no statement: it is the garbage collector's time."""
+        database = self._lent.pop(session, None)
+        if database is not None and len(self._left) < _IDLE_MAX:
+            self._left.append(database)
 
 
 class _Database:

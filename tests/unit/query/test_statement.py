@@ -142,6 +142,17 @@ def ask_and_close(engine: Engine, n: int) -> list[tuple[int, str]]:
         return result.pl().rows() if n % 2 else [tuple(row.values()) for row in result.rows()]
 
 
+def test_a_result_that_is_only_dropped_leaves_its_database_to_the_next(engine: Engine) -> None:
+    folders = set()
+    for n in range(20):
+        result = engine.run("FROM silver.n", [], {"silver.n": f"SELECT {n} AS n"})
+        assert result.pl()["n"].to_list() == [n]
+        del result
+        gc.collect()
+        folders.add(settings(engine)["temp_directory"])
+    assert len(folders) <= 2
+
+
 def test_a_statement_that_is_given_up_ends_no_other(engine: Engine) -> None:
     with engine.run("FROM range(100000000)", [], {}) as result:
         next(iter(result.fetch_batches()))
