@@ -18,15 +18,20 @@ setup: $(STAMP) ## make .venv with everything, pinned by constraints.txt
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); or say PYTHON=…"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
+	# pip would compile one file after the other, a minute of it. Templates among them do not compile.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $(STAMP)
 
 # Renders kuberay/ in tests.
 $(BIN)/kubectl: tests/support/kubectl.txt | $(STAMP)
 	$(BIN)/python tests/support/kubectl.py $(BIN)
 
-# Tests start hundreds of processes, each of which would compile the package anew where Python is
-# told to write no bytecode, as in many images.
+# In many images Python is told to write no bytecode. pytest would then compile the tests anew in each
+# process, and all of hypothesis and schemathesis, whose assertions it rewrites as well.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Tests start hundreds of processes: none should compile the package.
 compiled: setup
 	@$(BIN)/python -m compileall -q lakehouse_ray jobs
 

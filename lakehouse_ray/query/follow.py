@@ -68,6 +68,9 @@ class OneDatabase(Engine):
             self._held.append(self.connect())
         return self._held[0].cursor()
 
+    def release(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.close()
+
     @property
     def text_views(self) -> bool:
         return False

@@ -1,6 +1,6 @@
 """One statement over pinned tables: a DuckDB of its own in memory, and its result.
 
-Nothing is kept between statements. DuckDB reads the files of the pinned snapshots itself; where
+Nothing of a statement is kept for the next one. DuckDB reads the files of the pinned snapshots itself; where
 they are in a bucket it reads them through the store's file system, so that no extension is needed.
 """
 
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
@@ -27,10 +28,11 @@ from pyiceberg.manifest import DataFile
 
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.conversions import BATCH_ROWS, Readings, frame_of
+from lakehouse_ray.query.databases import Databases, make_schemas, prepare
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.plain import PlainReading
 from lakehouse_ray.query.scan import EVERYTHING, Where, plan_files, quoted, text
-from lakehouse_ray.query.views import SCHEMAS, View, nearest
+from lakehouse_ray.query.views import View, nearest
 from lakehouse_ray.storage.kept import KeptFiles
 from lakehouse_ray.storage.objects import ObjectStore
 
@@ -87,25 +89,22 @@ class Engine:
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """Open an empty database in memory."""
-        connection = duckdb.connect()
         spill = self.temp / f"duckdb-{os.getpid()}-{next(_numbers)}"
-        connection.execute("SET TimeZone='UTC'")
-        connection.execute(f"SET memory_limit='{MEMORY_SHARE}'")
-        connection.execute(f"SET temp_directory={text(str(spill))}")
-        # A name that is no table must not be looked for among the variables of this program.
-        connection.execute("SET python_enable_replacements=false")
-        if "://" in self.store.root:
-            connection.register_filesystem(ArrowFSWrapper(self.store.filesystem))
-        for schema in SCHEMAS:
-            connection.execute(f"CREATE SCHEMA {schema}")
+        connection = _new_database(self.store, spill)
+        prepare(connection)
+        make_schemas(connection)
         return connection
+
+    @cached_property
+    def _databases(self) -> Databases:
+        return Databases(partial(_new_database, self.store), self.temp)
 
     def open(self) -> duckdb.DuckDBPyConnection:
         """An empty database for one result; `release` ends it."""
-        return self.connect()
+        return self._databases.open()
 
     def release(self, connection: duckdb.DuckDBPyConnection) -> None:
-        connection.close()
+        self._databases.release(connection)
 
     @property
     def text_views(self) -> bool:
@@ -130,6 +129,9 @@ class Engine:
         """
         connection = self.open()
         try:
+            if not _only_reads(connection, query):
+                self.release(connection)
+                connection = self.connect()  # for what it may set or attach, and ends with it
             with self.explained():
                 for name, select in sources.items():
                     create_view(connection, name, select)
@@ -185,6 +187,23 @@ class Engine:
             return None
         except (OSError, pa.ArrowException) as error:
             raise self._explain(str(error)) from error
+
+
+def _only_reads(connection: duckdb.DuckDBPyConnection, query: str) -> bool:
+    try:
+        statements = connection.extract_statements(query)
+    except duckdb.ParserException:  # and so it will end
+        return True
+    return all(statement.type == duckdb.StatementType.SELECT for statement in statements)
+
+
+def _new_database(store: ObjectStore, spill: Path) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute(f"SET memory_limit='{MEMORY_SHARE}'")
+    connection.execute(f"SET temp_directory={text(str(spill))}")
+    if "://" in store.root:
+        connection.register_filesystem(ArrowFSWrapper(store.filesystem))
+    return connection
 
 
 def unreadable(message: str) -> UnavailableError:

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 
 import duckdb
 
+from lakehouse_ray.query.databases import make_schemas, prepare
 from lakehouse_ray.query.live import plan_live, sources_of
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import Where
 from lakehouse_ray.query.statement import Result
-from lakehouse_ray.query.views import SCHEMAS, View
+from lakehouse_ray.query.views import View
 from lakehouse_ray.serve.work import StoppableEngine
 
 
@@ -47,8 +48,7 @@ class Quick:
             self._attached[id(cursor)] = name
         try:
             cursor.execute(f"USE {name}")
-            for schema in SCHEMAS:
-                cursor.execute(f"CREATE SCHEMA {schema}")
+            make_schemas(cursor)
         except BaseException:
             self.release(cursor)
             raise
@@ -56,9 +56,7 @@ class Quick:
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         cursor = self._database.cursor()
-        # It is a session of its own.
-        cursor.execute("SET TimeZone='UTC'")
-        cursor.execute("SET python_enable_replacements=false")
+        prepare(cursor)
         return cursor
 
     def release(self, connection: duckdb.DuckDBPyConnection) -> None:

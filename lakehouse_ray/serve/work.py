@@ -61,7 +61,7 @@ class StoppableEngine(Engine):
 
     def open(self) -> duckdb.DuckDBPyConnection:
         if self.databases is None:
-            return super().open()
+            return self.connect()
         self.check()
         connection = self.databases.open()
         self.watch(connection)
@@ -69,7 +69,7 @@ class StoppableEngine(Engine):
 
     def release(self, connection: duckdb.DuckDBPyConnection) -> None:
         if self.databases is None:
-            super().release(connection)
+            connection.close()
         else:
             self.databases.release(connection)
 

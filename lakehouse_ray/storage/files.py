@@ -17,6 +17,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
 
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.storage.entries import entries_of, manifests_of
 
 PartitionKey = tuple[object, ...]
 
@@ -157,8 +158,8 @@ def _live(table: IcebergTable, snapshot_id: int | None) -> Iterator[ManifestEntr
     )
     if snapshot is None:
         return
-    for manifest in snapshot.manifests(table.io):
-        yield from manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+    for manifest in manifests_of(snapshot, table.io):
+        yield from entries_of(manifest, table.io)
 
 
 def index_files(

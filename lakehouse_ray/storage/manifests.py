@@ -22,6 +22,7 @@ from pyiceberg.types import IntegerType, StringType, TimestamptzType
 from lakehouse_ray.model.table import Partition, Table
 from lakehouse_ray.model.timespan import DAY_US, TimeRange, month_ordinal
 from lakehouse_ray.storage.catalog import bucket_of
+from lakehouse_ray.storage.entries import entries_of, manifests_of
 
 # About 2 kB each: bounds, sizes and counts of some columns.
 ENTRIES_MAX = 20_000
@@ -141,7 +142,7 @@ class Manifests:
             if known is not None:
                 self._lists.move_to_end(snapshot.manifest_list)
                 return known
-        found = [_Manifest(_told(shape, one), one) for one in snapshot.manifests(io)]
+        found = [_Manifest(_told(shape, one), one) for one in manifests_of(snapshot, io)]
         with self._lock:
             self._lists[snapshot.manifest_list] = found
             if len(self._lists) > LISTS_MAX:
@@ -155,7 +156,7 @@ class Manifests:
             if known is not None:
                 self._kept.move_to_end(path)
                 return known
-        entries = manifest.fetch_manifest_entry(io, discard_deleted=True)
+        entries = entries_of(manifest, io)
         found = [_file(shape, entry.data_file) for entry in entries]
         with self._lock:
             if path not in self._kept:

@@ -36,6 +36,7 @@ from lakehouse_ray.storage.catalog import (
     explain_catalog,
     swept_before_us,
 )
+from lakehouse_ray.storage.entries import entries_of, manifests_of
 from lakehouse_ray.storage.expiry import lately_expired
 from lakehouse_ray.storage.groups import relative_path
 from lakehouse_ray.storage.objects import ObjectStore, explain
@@ -139,12 +140,12 @@ def live_files(table: IcebergTable, guard: Guard, now_us: int) -> Iterator[str]:
 def _of_snapshot(io: FileIO, manifest_list: str, seen: set[str]) -> Iterator[str]:
     named = {"snapshot-id": 0, "timestamp-ms": 0, "manifest-list": manifest_list}
     snapshot = Snapshot.model_validate(named)
-    for manifest in snapshot.manifests(io):
+    for manifest in manifests_of(snapshot, io):
         if manifest.manifest_path in seen:
             continue
         seen.add(manifest.manifest_path)
         yield manifest.manifest_path
-        for entry in manifest.fetch_manifest_entry(io, discard_deleted=True):
+        for entry in entries_of(manifest, io):
             yield entry.data_file.file_path
 
 

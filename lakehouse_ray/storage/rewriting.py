@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.storage.catalog import MAINTENANCE_PROPERTY, explain_catalog
+from lakehouse_ray.storage.entries import manifests_of
 from lakehouse_ray.storage.objects import explain
 
 ATTEMPTS_MAX = 20
@@ -18,7 +19,7 @@ def manifest_count(table: IcebergTable) -> int:
     """Manifests of the current snapshot. Raises LakehouseError where they cannot be read."""
     snapshot = table.current_snapshot()
     try:
-        return len(snapshot.manifests(table.io)) if snapshot is not None else 0
+        return len(manifests_of(snapshot, table.io)) if snapshot is not None else 0
     except OSError as error:
         raise explain(error, f"reading manifests of {'.'.join(table.name())}") from error
 
