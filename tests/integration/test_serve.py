@@ -281,6 +281,10 @@ WRONG: list[tuple[str, dict[str, object], int, str]] = [
     ("/v1/klines", {**BTC, "intervall": "1m"}, 422, ""),
     ("/v1/klines", {**BTC, "limit": 0}, 422, ""),
     ("/v1/klines", {**BTC, "limit": "many"}, 422, ""),
+    ("/v1/klines", {**BTC, "limit": 10**20}, 422, ""),
+    ("/v1/klines", {**BTC, "interval": "4h"}, 404, "BTCUSDT is stored at 1m, 1h"),
+    ("/v1/klines", {**BTC, "market": "cm"}, 404, "nothing of cm klines 1h is stored"),
+    ("/v1/klines", {**BTC, "start": "2024-02-30"}, 422, "openapi"),
     ("/v1/klines", {**BTC, "market": "moon"}, 422, "spot, um, cm"),
     ("/v1/klines", {**BTC, "columns": "open,secret"}, 422, "its columns"),
     ("/v1/klines", {**BTC, "cursor": "AAAA"}, 422, "begin without one"),
@@ -314,6 +318,7 @@ def test_wrong_questions_have_one_shape_of_answer(
     assert reply.headers["Content-Type"] == "application/problem+json"
     problem = reply.json
     assert problem["status"] == status
+    assert problem["hint"]
     assert hint in problem["hint"]
     assert problem["detail"]
     assert problem["request_id"] == reply.headers["X-Request-Id"] == "mine-1"
