@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.model.timespan import TimeRange, parse_time
+from lakehouse_ray.model.timespan import DAY_US, TimeRange, parse_time
 from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.query.asked import unknown_symbol
 from lakehouse_ray.query.contents import intervals, symbols
@@ -199,8 +199,14 @@ async def answer_rows(request: Request, dataset: Dataset, query: RowsQuery) -> R
         position = {}
     return await reply(
         request, service, form, tables, asked | position, produce,
-        pinned=tables.exact, rows_max=_rows_max(query, where),
+        pinned=tables.exact, closed=_is_closed(where.span, service.clock.now_us()),
+        rows_max=_rows_max(query, where),
     )  # fmt: skip
+
+
+def _is_closed(span: TimeRange | None, now_us: int) -> bool:
+    """Whether all days of a range are over, and have been for a day: their files are out."""
+    return span is not None and span.end_us <= now_us - now_us % DAY_US - DAY_US
 
 
 def _rows_max(query: RowsQuery, where: Where) -> int | None:

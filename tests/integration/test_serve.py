@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import datetime as dt
 import hashlib
 import io
 import itertools
@@ -163,6 +164,20 @@ def test_a_commit_between_two_pages_changes_none_of_them(tmp_path: Path) -> None
         assert_frame_equal(frame_of(again), before)
         assert "immutable" in again.headers["Cache-Control"]
         assert "immutable" not in after.headers["Cache-Control"]
+
+
+def test_days_that_are_over_need_not_be_asked_for_again_at_once(home: Path, served: Served) -> None:
+    def held(served: Served, **query: object) -> str:
+        return str(served.get("/v1/klines", **BTC, **query).headers["Cache-Control"])
+
+    today = dt.datetime.now(dt.UTC).date()
+    for end in ("2024-01-02", today - dt.timedelta(days=1)):
+        assert held(served, start="2024-01-01", end=end) == "private, max-age=60, immutable"
+    for end in (today, today + dt.timedelta(days=1)):
+        assert held(served, start="2024-01-01", end=end) == "private, no-cache"
+    assert held(served, start="2024-01-01") == "private, no-cache"
+    with serving(home, Limits(closed_days_held_s=0)) as asking:
+        assert held(asking, start="2024-01-01", end="2024-01-02") == "private, no-cache"
 
 
 def test_an_etag_holds_until_a_commit(tmp_path: Path) -> None:
