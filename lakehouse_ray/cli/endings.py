@@ -95,6 +95,10 @@ def run(load: Callable[[], Any], name: str, arguments: list[str]) -> int:
             raise
         told = stopping.told(error)
         return _unexpected(error, arguments) if told is None else _stopped(told)
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        return _unexpected(error, arguments)
 
 
 def _stopped(code: int) -> int:

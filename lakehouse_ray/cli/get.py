@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -119,7 +118,8 @@ def _nothing(
     reader: Reader, dataset: str, symbol: str, market: str, interval: str, as_of: str
 ) -> NotFoundError:
     """Say why there are no rows: no such symbol, or none in this range."""
-    from lakehouse_ray.query.contents import extent, symbols
+    from lakehouse_ray.query.asked import unknown_symbol
+    from lakehouse_ray.query.contents import extent, intervals, symbols
     from lakehouse_ray.query.symbol_rows import identity
 
     found = find_dataset(dataset)
@@ -138,10 +138,5 @@ def _nothing(
         make += f" --interval {interval}" if interval else ""
         where = f"nothing of {what} is stored at {reader.settings.home}"
         return NotFoundError(where, f"`{make}` brings it; `lakehouse datasets` lists what there is")
-    near = difflib.get_close_matches(symbol.upper(), known, n=3, cutoff=0.6)
-    if near:
-        hint = f"did you mean {' or '.join(near)}?"
-    else:
-        more = f", … ({len(known):,} in all)" if len(known) > _SYMBOLS_SHOWN_MAX else ""
-        hint = f"stored are {', '.join(known[:_SYMBOLS_SHOWN_MAX])}{more}"
-    return NotFoundError(f"there is no {symbol} in {what}", hint)
+    other = intervals(reader.lake, found, market, symbol, as_of=as_of or None) if found.bars else []
+    return unknown_symbol(symbol, known, what, other)

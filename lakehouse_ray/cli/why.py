@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lakehouse_ray.cli import endings
 from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, settings_of
-from lakehouse_ray.cli.output import AsOfOption
+from lakehouse_ray.cli.output import AsOfOption, Format, OutputOption, choose_format
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _LINES_SHOWN_MAX = 3
 
@@ -24,6 +27,7 @@ def why(
     gold: Annotated[
         str, typer.Option(help="A derived table instead: klines, resampled_klines or daily.")
     ] = "",
+    output: OutputOption = None,
     as_of: AsOfOption = "",
     home: HomeOption = "",
     json_: JsonOption = False,
@@ -32,20 +36,66 @@ def why(
     """Say why a row is what it is: which object, version and line gave it, in which snapshot, which
     rules it breaks, what other versions and files say; or why there is none.
 
+    JSON is one document; NDJSON, CSV, Parquet and Arrow have a row per version of a file, and line.
+
     Example: lakehouse why --market spot --interval 1h --symbol BTCUSDT --at 2022-04-13T05:00
     """
     # Loaded when they are needed: help and usage errors are quick.
     from lakehouse_ray.assembly.reader import Reader
+    from lakehouse_ray.cli.rows import write
 
+    form = choose_format(output, None, as_json=json_)
     reader = Reader(settings_of(home=home))
     document = reader.lake.why(
         symbol, at, interval or None, market, dataset, gold=gold or None, as_of=as_of or None
     )
-    if json_:
+    if form is Format.JSON:
         typer.echo(json.dumps(document, ensure_ascii=False))
-    else:
+    elif form is Format.TABLE:
         typer.echo("\n".join(lines_of(document)))
+    else:
+        with reader.lake.engine.hold(_frame(document)) as result:
+            write(result, form, None, rows_max=None, quiet=True)
     return endings.OK
+
+
+_COLUMNS = (
+    "verdict", "key", "version", "freq", "url", "sha256", "etag", "first_seen", "last_seen",
+    "reason", "detail",
+)  # fmt: skip
+
+
+def _frame(document: Mapping[str, Any]) -> pl.DataFrame:
+    """Every version of every file that was held against the moment, a row per line of it; of a derived
+    bar the versions that gave it rows come first, counted."""
+    import polars as pl
+
+    asked = document["asked"]
+    same = {name: asked.get(name) for name in ("market", "dataset", "interval", "symbol", "at")}
+    told: list[dict[str, Any]] = [
+        {
+            **same, "dataset": item["dataset"], "interval": item["interval"] or None,
+            "verdict": "gave rows", "key": one["source_key"], "version": one["source_version"],
+            "rows": one["rows"],
+        }
+        for item in document.get("inputs", ())
+        for one in item["objects"]
+    ]  # fmt: skip
+    silver = document.get("silver", document)
+    if not silver.get("found", True):
+        gap = silver["gap"] or {"cause": None, "evidence": "none was due"}
+        told.append(
+            {**same, "verdict": "no row", "reason": gap["cause"], "detail": gap["evidence"]}
+        )
+    found = [one for row in silver.get("rows", ()) for one in row["objects"]]
+    for one in [*found, *silver.get("objects", ())]:
+        version = {**same, **{name: one.get(name) for name in _COLUMNS}}
+        told += [
+            {**version, "line": line["line"], "raw": line["raw"], "refused": line["refused"]}
+            for line in one.get("lines") or [{"line": None, "raw": None, "refused": None}]
+        ]
+    schema = dict.fromkeys((*same, *_COLUMNS, "line", "raw", "refused", "rows"), pl.String())
+    return pl.DataFrame(told, schema={**schema, "line": pl.Int64(), "rows": pl.Int64()})
 
 
 def lines_of(document: Mapping[str, Any]) -> Iterator[str]:

@@ -105,10 +105,17 @@ def wanted(lives: pl.DataFrame, asked: Asked) -> pl.DataFrame:
     return lives.filter(pl.col("symbol").is_in(asked.symbols)) if asked.symbols else lives
 
 
-def unknown_symbol(symbol: str, known: Sequence[str], what: str) -> NotFoundError:
+def unknown_symbol(
+    symbol: str, known: Sequence[str], what: str, intervals: Sequence[str] = ()
+) -> NotFoundError:
+    """intervals: At which there are bars of it."""
     near = difflib.get_close_matches(symbol.upper(), known, n=3, cutoff=0.6)
-    if near:
+    if intervals:
+        hint = f"{symbol} is stored at {', '.join(intervals)}"
+    elif near:
         hint = f"did you mean {' or '.join(near)}?"
+    elif not known:
+        hint = f"nothing of {what} is stored: `lakehouse datasets` lists what is"
     else:
         more = f", … ({len(known):,} in all)" if len(known) > _SYMBOLS_SHOWN_MAX else ""
         hint = f"stored are {', '.join(known[:_SYMBOLS_SHOWN_MAX])}{more}"

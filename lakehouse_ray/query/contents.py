@@ -10,6 +10,7 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import to_us
+from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.query.pinned import Pinned, Readable
 from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.scan import EVERYTHING, Where, quoted
@@ -114,6 +115,17 @@ def symbols(
     query = f"SELECT DISTINCT symbol FROM {view.name} WHERE {condition} ORDER BY symbol"
     with lake.ask(query, [view], where, as_of=as_of) as result:
         return [str(row["symbol"]) for row in result.rows()]
+
+
+def intervals(
+    lake: Asking, dataset: Dataset, market: str, symbol: str, *, as_of: AsOf = None
+) -> list[str]:
+    """Return the intervals at which a symbol has bars, the shortest first."""
+    where, view = Where({"market": market, "symbol": symbol}), _view(dataset)
+    condition = where.sql(dataset.tables[0])
+    query = f'SELECT DISTINCT "interval" FROM {view.name} WHERE {condition}'
+    with lake.ask(query, [view], where, as_of=as_of) as result:
+        return sorted((str(row["interval"]) for row in result.rows()), key=list(INTERVALS).index)
 
 
 def extent(

@@ -1,7 +1,7 @@
 """Rows as bytes: batches of Arrow spelled as NDJSON and CSV.
 
 Times are ISO 8601 with Z and floats read back as the same number. What JSON has no word for (NaN,
-infinity) is null.
+infinity) is null. A time beyond the years 1 to 9999 is an InvalidError: ISO 8601 has no text for it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ import orjson
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakehouse_ray.errors import InvalidError
+
+# Days from 1970 to the years 1 and 10000. Beyond them Polars panics, or counts another time.
+_FIRST_DAY, _END_DAY = -719_162, 2_932_897
+_IN_A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
 def ndjson_bytes(batch: pa.RecordBatch) -> bytes:
     """One JSON object a line, a line a row."""
     if any(pa.types.is_nested(field.type) for field in batch.schema):
-        return b"".join(orjson.dumps(_plain(row)) + b"\n" for row in batch.to_pylist())
+        return b"".join(orjson.dumps(_plain(row)) + b"\n" for row in _values(batch))
     frame = text_frame(batch).with_columns(
         pl.when(cs.float().is_finite()).then(cs.float())  # NaN and infinity become null
     )
@@ -44,12 +51,14 @@ def text_frame(batch: pa.RecordBatch) -> pl.DataFrame:
 def _text_array(array: pa.Array) -> pa.Array:
     """Spell as text what Polars has no type for."""
     kind = array.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        _check_times(array)
     if pa.types.is_interval(kind) or pa.types.is_nested(kind):
         return pa.array(
             [
                 None if value is None else
                 value if isinstance(value, str) else orjson.dumps(value).decode()
-                for value in map(_plain, array.to_pylist())
+                for value in map(_plain, _values(array))
             ],
             pa.string(),
         )  # fmt: skip
@@ -84,6 +93,34 @@ def _iso(column: pl.Series) -> pl.Series:
     if not fraction.any():
         return whole
     return micro.dt.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").zip_with(fraction.fill_null(False), whole)
+
+
+def _check_times(array: pa.Array) -> None:
+    kind = array.type
+    number = pa.int32() if pa.types.is_date32(kind) else pa.int64()
+    in_a_day = _IN_A_DAY[kind.unit] if pa.types.is_timestamp(kind) else 1
+    if pa.types.is_date64(kind):
+        in_a_day = _IN_A_DAY["ms"]
+    bounds = pc.min_max(array.view(number)).as_py()
+    first, last = bounds["min"], bounds["max"]
+    if first is not None and (first < _FIRST_DAY * in_a_day or last >= _END_DAY * in_a_day):
+        raise _no_text()
+
+
+def _values(found: pa.RecordBatch | pa.Array) -> list[Any]:
+    """As Python has them. Raises InvalidError for times that it has not."""
+    try:
+        values: list[Any] = found.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise _no_text() from error
+    return values
+
+
+def _no_text() -> InvalidError:
+    return InvalidError(
+        "the answer has a time that no text has: beyond the years 1 to 9999, or infinity",
+        "leave it out, or take arrow or parquet",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -29,7 +29,8 @@ from lakehouse_ray.serve.service import Service, hung_up
 # What a question at one version of its tables answers never changes. Not longer than a day: a
 # newer release may spell it otherwise.
 _PINNED = "private, max-age=86400, immutable"
-# What is now may be something else soon: rows of any day may come late or be published again.
+# What is now may be something else soon: rows of any day may come late or be published again. Of days that are
+# over that is rare: their answers hold for some seconds, and say which versions they are of.
 _NOW = "private, no-cache"
 _CHUNK_BYTES = 256 << 10
 # Twice what a bar has as JSON, with all its columns. Should rows have more, an answer that might have
@@ -46,6 +47,7 @@ async def reply(
     produce: Callable[[Lake], Written],
     *,
     pinned: bool = False,
+    closed: bool = False,
     remembered: bool = True,
     rows_max: int | None = None,
 ) -> Response:
@@ -53,6 +55,7 @@ async def reply(
 
     question: All that the answer depends on, but for versions and format; nothing of who asks.
     pinned: Whether the request itself names the versions, so that its answer never changes.
+    closed: Whether all of its days are over.
     remembered: False where the answer depends on more than the tables.
     rows_max: Rows that it has at most; None: that is not known.
     """
@@ -60,7 +63,7 @@ async def reply(
     etag = f'"{key}"'
     headers = {
         "ETag": etag,
-        "Cache-Control": _PINNED if pinned else _NOW,
+        "Cache-Control": _PINNED if pinned else _held(closed, service.limits),
         "Vary": "Accept, Authorization",
         "Lakehouse-Snapshots": spell_versions(tables.versions),
     }
@@ -84,6 +87,11 @@ async def reply(
         written = await work(gone)
         hold(written)
     return respond(written.whole, headers | _about(request, written))
+
+
+def _held(closed: bool, limits: Limits) -> str:
+    held_s = limits.closed_days_held_s
+    return f"private, max-age={held_s}, immutable" if closed and held_s else _NOW
 
 
 def respond(whole: Whole, headers: dict[str, str]) -> Response:

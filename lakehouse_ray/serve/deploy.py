@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lakehouse_ray.runtime.ray_metrics import RayMeter
 from lakehouse_ray.runtime.session import connect
 from lakehouse_ray.serve.configuration import APPLICATION
 from lakehouse_ray.serve.measures import Measures
+from lakehouse_ray.serve.problems import PROBLEM, Problem
 from lakehouse_ray.serve.scaling import CPU, MEMORY, OPEN, WAITING
 from lakehouse_ray.serve.server import app_of, check_address, url_at
 from lakehouse_ray.serve.service import Service
@@ -48,6 +50,12 @@ _POLL_S = 0.5
 # longer to come up.
 _PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
 
+# What the proxy answers by itself where there is no replica to ask, or none that answered. Ray (2.60) has
+# made a plain 500 of these, and a 404 as long as the application is not there yet.
+_NOBODY = Problem(
+    503, "unavailable", "no process of the service answers for now", "try again in a moment"
+)
+
 # HAProxy binds its page of statistics, with every backend on it, to all interfaces, and Ray (2.60)
 # has no setting for it; nor for sending what starts a job to one replica alone. This stands in for the
 # program, mends the file it is given, and becomes it.
@@ -64,6 +72,10 @@ for before, path in zip(sys.argv, sys.argv[1:]):
         once = "    http-request disable-l7-retry if METH_POST {{ path_beg /v1/jobs }}\\n"
         if once not in mended:
             mended = mended.replace(front, front + once)
+        mended = re.sub(r"(?m)^( *errorfile 50[234] ).*$", lambda found: found[1] + {nobody!r}, mended)
+        mended = re.sub(
+            r"(?m)^( *)http-request return status 404 .*Ping .*$", r"\\1http-request deny deny_status 503", mended
+        )
         if mended != text:
             with open(path + ".mended", "w") as file:
                 file.write(mended)
@@ -93,7 +105,12 @@ def ingress_environment(folder: Path, host: str, port: int) -> dict[str, str]:
     wrapper = folder / "haproxy"
     shown = "*" if host in ("0.0.0.0", "::") else host
     wrapper.write_text(
-        _WRAPPER.format(python=sys.executable, binary=binary, frontend=(shown, str(port)))
+        _WRAPPER.format(
+            python=sys.executable,
+            binary=binary,
+            frontend=(shown, str(port)),
+            nobody=str(_write_nobody(folder / "503.http")),
+        )
     )
     wrapper.chmod(0o700)
     return {
@@ -117,6 +134,21 @@ def ingress_environment(folder: Path, host: str, port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "15",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
+
+
+def _write_nobody(page: Path) -> Path:
+    """Write the proxy's own answer as it sends it: head and body."""
+    body = _NOBODY.body("", "")
+    head = (
+        f"HTTP/1.1 {_NOBODY.status} {HTTPStatus(_NOBODY.status).phrase}",
+        f"Content-Type: {PROBLEM}",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "Retry-After: 1",
+        "Connection: close",
+    )
+    page.write_bytes("\r\n".join((*head, "", "")).encode() + body)
+    return page
 
 
 def _free_port() -> int:
@@ -277,6 +309,9 @@ def replica_of(settings: Settings) -> Any:
     measured: list[Measures] = []
 
     def build() -> FastAPI:
+        # Ray Serve may have put a stream there that drops what is said at a level below its own, or
+        # keeps it until there is more; what is written to the process's own is in Ray's file of it.
+        sys.stderr = sys.__stderr__ or sys.stderr
         configure_logs(settings, replica=serve.get_replica_context().replica_tag)
         jobs = RayJobs() if settings.serve.jobs else None
         app = app_of(settings, tells_id=False, jobs=jobs)  # Ray Serve tells the id

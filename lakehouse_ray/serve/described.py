@@ -84,7 +84,11 @@ def _problem(status: int) -> dict[str, Any]:
     }
 
 
-JOB_RESPONSES: dict[int | str, dict[str, Any]] = {status: _problem(status) for status in _WHAT}
+JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
+    # Of who speaks HTTP for the application, which hears nothing of it.
+    400: {"description": "No HTTP, or a first line with headers beyond 64 KiB (behind HAProxy 15)"},
+    **{status: _problem(status) for status in _WHAT},
+}
 PROBLEMS = {status: told for status, told in JOB_RESPONSES.items() if status != 415}
 
 

@@ -26,7 +26,7 @@ from lakehouse_ray.serve.answers import reply, write_all, write_frame
 from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.described import PROBLEMS, ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, hold_bytes
-from lakehouse_ray.serve.rows import AnswerQuery, span_of
+from lakehouse_ray.serve.rows import SYMBOLS_CHARS_MAX, AnswerQuery, span_of
 from lakehouse_ray.serve.service import Service, service_of
 
 # An error names so many series that cannot be read.
@@ -40,7 +40,7 @@ class SeriesQuery(AnswerQuery):
     dataset: str | None = Field(None, description="Such as klines.", examples=["klines"])
     interval: str | None = Field(None, description="Of bars.", examples=["1m"])
     symbols: str | None = Field(
-        None, max_length=20_000, description="With commas.", examples=["BTCUSDT,ETHUSDT"]
+        None, max_length=SYMBOLS_CHARS_MAX, description="With commas.", examples=["BTCUSDT,ETHUSDT"]
     )
     start: str | None = Field(None, max_length=40, description="First instant, ISO, UTC.")
     end: str | None = Field(None, max_length=40, description="End, not included.")

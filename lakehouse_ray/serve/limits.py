@@ -20,6 +20,7 @@ class Limits:
     waiting_max: Questions that wait for these; more are turned away.
     cache_bytes: Memory for answers that are asked for again.
     memory_bytes: Memory that one question's statement may use.
+    closed_days_held_s: A client need not ask again so long about days that are over; 0: it must.
     """
 
     rows_max: int = 100_000
@@ -35,3 +36,4 @@ class Limits:
     waiting_max: int = 100
     cache_bytes: int = 64 << 20
     memory_bytes: int = 1 << 30
+    closed_days_held_s: int = 60

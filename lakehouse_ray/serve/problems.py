@@ -77,6 +77,14 @@ class GoneAwayError(LakehouseError):
     """The client has hung up; nobody reads what is answered."""
 
 
+# Where an error has none of its own.
+_HINTS = {
+    404: "/v1/datasets lists what is stored, /openapi.json the paths",
+    413: "ask for less at once",
+    422: "/openapi.json lists the parameters, with examples",
+}
+
+
 @dataclass(frozen=True)
 class Problem:
     """status: Of HTTP. code: Stable, for programs. errors: Of single parameters."""
@@ -95,7 +103,7 @@ class Problem:
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
-            "hint": self.hint,
+            "hint": self.hint or _HINTS.get(self.status, "/docs says how this service is asked"),
             "instance": instance,
             "request_id": request_id,
         }
@@ -164,6 +172,10 @@ def _refusal(body: bytes, status: int, headers: Mapping[str, str]) -> Response:
 
 
 def _of_validation(error: RequestValidationError) -> Problem:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        at = f"the body is no JSON, at character {first['loc'][-1]}"
+        return Problem(422, "invalid", at, 'such as {"query": "select 1"}, in UTF-8')
     found = [
         {
             "field": ".".join(str(part) for part in one["loc"][1:]) or str(one["loc"][0]),
@@ -184,7 +196,7 @@ def _message(one: Mapping[str, Any]) -> str:
 _OF_STATUS = {
     404: ("not_found", "/openapi.json lists the paths"),
     400: ("invalid", "the body is JSON, in UTF-8"),
-    413: ("body_too_large", ""),
+    413: ("body_too_large", _HINTS[413]),
     405: ("method_not_allowed", "/openapi.json lists the methods of each path"),
 }
 

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.klines import KLINES
-from lakehouse_ray.model.timespan import TimeRange, parse_time
+from lakehouse_ray.model.timespan import DAY_US, TimeRange, parse_time
 from lakehouse_ray.model.venue import INTERVALS
 from lakehouse_ray.query.asked import unknown_symbol
-from lakehouse_ray.query.contents import symbols
+from lakehouse_ray.query.contents import intervals, symbols
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.scan import Where, plan_files, quoted
 from lakehouse_ray.query.statement import Result
@@ -44,6 +44,10 @@ from lakehouse_ray.serve.work import StoppableEngine
 
 # Before and after everything that can be stored.
 EARLIEST_US, LATEST_US = parse_time("1970"), parse_time("2200")
+# Far beyond what a page may have, and still a number that everything here has room for.
+LIMIT_MAX = 1_000_000_000
+# A URL has to pass the proxy, which reads 15 KiB of it.
+SYMBOLS_CHARS_MAX = 10_000
 _PARAMETER = ConfigDict(extra="forbid", populate_by_name=True)
 # Columns of the view that are in none of its tables.
 _OF_VIEW = {KLINES.name: ("base_volume", "taker_buy_base_volume")}
@@ -87,6 +91,7 @@ class RowsQuery(AnswerQuery):
     limit: int | None = Field(
         None,
         ge=1,
+        le=LIMIT_MAX,
         description="Rows of a page. Without it all rows of the range are given, or an error.",
         examples=[1000],
     )
@@ -194,8 +199,14 @@ async def answer_rows(request: Request, dataset: Dataset, query: RowsQuery) -> R
         position = {}
     return await reply(
         request, service, form, tables, asked | position, produce,
-        pinned=tables.exact, rows_max=_rows_max(query, where),
+        pinned=tables.exact, closed=_is_closed(where.span, service.clock.now_us()),
+        rows_max=_rows_max(query, where),
     )  # fmt: skip
+
+
+def _is_closed(span: TimeRange | None, now_us: int) -> bool:
+    """Whether all days of a range are over, and have been for a day: their files are out."""
+    return span is not None and span.end_us <= now_us - now_us % DAY_US - DAY_US
 
 
 def _rows_max(query: RowsQuery, where: Where) -> int | None:
@@ -349,4 +360,5 @@ def _refuse_unknown(lake: Lake, dataset: Dataset, query: RowsQuery, interval: st
     what = " ".join(part for part in (query.market, dataset.name, interval) if part)
     known = symbols(lake, dataset, query.market, series.get("interval"))
     if query.symbol not in known:
-        raise unknown_symbol(query.symbol, known, what)
+        other = intervals(lake, dataset, query.market, query.symbol) if dataset.bars else []
+        raise unknown_symbol(query.symbol, known, what, other)

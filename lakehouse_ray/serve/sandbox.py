@@ -240,8 +240,7 @@ class SqlAnswer:
     def fetch_batches(self, _rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         try:
             for batch in self._reader:
-                # It comes from a process that a stranger may have taken over.
-                batch.validate(full=True)
+                _check(batch)
                 yield batch
         except (OSError, pa.ArrowException) as error:
             self._engine.check()
@@ -302,6 +301,20 @@ class SqlAnswer:
 
     def _unexpected(self, kind: bytes) -> LakehouseError:
         return UnavailableError(f"a statement's process sent {kind!r}")
+
+
+def _check(batch: pa.RecordBatch) -> None:
+    """It comes from a process that a stranger may have taken over."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if not any(pa.types.is_decimal(kind) for kind in batch.schema.types):
+            raise
+        # The engine's whole numbers of 128 bits come as decimals, and some have 39 digits.
+        raise InvalidError(
+            "the answer has a number of more digits than Arrow has room for",
+            "cast it to DOUBLE or VARCHAR",
+        ) from error
 
 
 def needs_too_much(text: str) -> LakehouseError:

@@ -60,6 +60,7 @@ def limits_of(settings: Settings) -> Limits:
         waiting_max=serve.waiting_max,
         cache_bytes=serve.cache_bytes,
         memory_bytes=serve.statement_memory_mb << 20,
+        closed_days_held_s=serve.closed_days_held_s,
     )
 
 

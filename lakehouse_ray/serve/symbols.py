@@ -20,10 +20,12 @@ from lakehouse_ray.serve.cache.stored import Written
 from lakehouse_ray.serve.cursors import LENGTH_MAX
 from lakehouse_ray.serve.described import PROBLEMS, ROWS_RESPONSES
 from lakehouse_ray.serve.formats import Format, choose_format, hold_bytes
-from lakehouse_ray.serve.rows import EARLIEST_US, LATEST_US, AnswerQuery
+from lakehouse_ray.serve.rows import EARLIEST_US, LATEST_US, SYMBOLS_CHARS_MAX, AnswerQuery
 from lakehouse_ray.serve.service import service_of
 
-_SYMBOLS = Field(None, max_length=20_000, description="With commas.", examples=["BTCUSDT,ETHUSDT"])
+_SYMBOLS = Field(
+    None, max_length=SYMBOLS_CHARS_MAX, description="With commas.", examples=["BTCUSDT,ETHUSDT"]
+)
 _AT = Field(None, max_length=40, description="A moment, ISO, UTC.", examples=["2024-01-05"])
 
 routes = APIRouter(prefix="/v1", tags=["symbols"])

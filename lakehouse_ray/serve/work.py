@@ -99,6 +99,16 @@ class StoppableEngine(Engine):
                     connection.interrupt()
 
 
+def _tame(work: Callable[[], T]) -> T:
+    """Do work. A panic of a library in Rust is no Exception, and would pass by what tells of errors."""
+    try:
+        return work()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
 class Workers:
     """Threads that answer questions; a bounded number waits for them.
 
@@ -143,7 +153,7 @@ class Workers:
                 f"{limits.statements} questions are worked on and {limits.waiting_max} wait", 1.0
             )
         self._running += 1
-        future = self._pool.submit(work)
+        future = self._pool.submit(_tame, work)
         job = asyncio.wrap_future(future)
         job.add_done_callback(self._ended)
         watch = asyncio.ensure_future(gone())

@@ -95,6 +95,13 @@ class ServeSettings(Section):
     cache_ttl_s: int = Field(
         86_400, ge=1, description="Answers in Redis and in the store are forgotten after so long."
     )
+    closed_days_held_s: int = Field(
+        60,
+        ge=0,
+        le=86_400,
+        description="Clients need not ask again so long about rows of days that are over "
+        "(Cache-Control: immutable). 0: they ask each time whether something was committed.",
+    )
     redis_url: SecretStr = Field(
         SecretStr(""),
         description="A Redis in which processes share small answers: redis://, rediss:// or unix://. "

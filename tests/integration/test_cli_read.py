@@ -260,6 +260,17 @@ def test_datasets_counts_what_is_stored(
     assert by_name["trades"]["stored"] == []
     (table,) = [t for t in document["tables"] if t["table"] == "silver.klines_coarse"]
     assert table["snapshot_id"] in [snapshot["id"] for snapshot in table["latest"]]
+    for form, read in (
+        ("ndjson", pl.read_ndjson),
+        ("csv", pl.read_csv),
+        ("parquet", pl.read_parquet),
+        ("arrow", pl.read_ipc_stream),
+    ):
+        code, out, _ = run(capfdbinary, monkeypatch, "datasets", "--output", form)
+        assert code == 0
+        assert read(out).select("dataset", "rows", "bytes").rows() == [
+            ("klines", stored["rows"], stored["bytes"])
+        ]
     code, out, _ = run(capfdbinary, monkeypatch, "datasets")
     assert ["klines", "spot", "1h", "2"] in [line.split()[:4] for line in out.decode().splitlines()]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import datetime as dt
 import hashlib
 import io
 import itertools
@@ -165,6 +166,20 @@ def test_a_commit_between_two_pages_changes_none_of_them(tmp_path: Path) -> None
         assert "immutable" not in after.headers["Cache-Control"]
 
 
+def test_days_that_are_over_need_not_be_asked_for_again_at_once(home: Path, served: Served) -> None:
+    def held(served: Served, **query: object) -> str:
+        return str(served.get("/v1/klines", **BTC, **query).headers["Cache-Control"])
+
+    today = dt.datetime.now(dt.UTC).date()
+    for end in ("2024-01-02", today - dt.timedelta(days=1)):
+        assert held(served, start="2024-01-01", end=end) == "private, max-age=60, immutable"
+    for end in (today, today + dt.timedelta(days=1)):
+        assert held(served, start="2024-01-01", end=end) == "private, no-cache"
+    assert held(served, start="2024-01-01") == "private, no-cache"
+    with serving(home, Limits(closed_days_held_s=0)) as asking:
+        assert held(asking, start="2024-01-01", end="2024-01-02") == "private, no-cache"
+
+
 def test_an_etag_holds_until_a_commit(tmp_path: Path) -> None:
     lake = BarLake(tmp_path / "home")
     lake.put(bars("BTCUSDT", "2024-01-01", 2))
@@ -281,6 +296,10 @@ WRONG: list[tuple[str, dict[str, object], int, str]] = [
     ("/v1/klines", {**BTC, "intervall": "1m"}, 422, ""),
     ("/v1/klines", {**BTC, "limit": 0}, 422, ""),
     ("/v1/klines", {**BTC, "limit": "many"}, 422, ""),
+    ("/v1/klines", {**BTC, "limit": 10**20}, 422, ""),
+    ("/v1/klines", {**BTC, "interval": "4h"}, 404, "BTCUSDT is stored at 1m, 1h"),
+    ("/v1/klines", {**BTC, "market": "cm"}, 404, "nothing of cm klines 1h is stored"),
+    ("/v1/klines", {**BTC, "start": "2024-02-30"}, 422, "openapi"),
     ("/v1/klines", {**BTC, "market": "moon"}, 422, "spot, um, cm"),
     ("/v1/klines", {**BTC, "columns": "open,secret"}, 422, "its columns"),
     ("/v1/klines", {**BTC, "cursor": "AAAA"}, 422, "begin without one"),
@@ -314,6 +333,7 @@ def test_wrong_questions_have_one_shape_of_answer(
     assert reply.headers["Content-Type"] == "application/problem+json"
     problem = reply.json
     assert problem["status"] == status
+    assert problem["hint"]
     assert hint in problem["hint"]
     assert problem["detail"]
     assert problem["request_id"] == reply.headers["X-Request-Id"] == "mine-1"

@@ -92,6 +92,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             SERVE__CACHE_BYTES=0, SERVE__JOBS="true", BINANCE__ARCHIVE_URL=exchange.url,
             # Minutes of two days go to workers; hours are worked on in the job's own process.
             COMPUTE__LOCAL_BYTES_MAX=20_000, ALERTS__WEBHOOK_TOKEN=CANARY,
+            LOG__LEVEL="info",
         )  # fmt: skip
         process = subprocess.Popen(
             [LAKEHOUSE, "serve", "--port", "0", "--json"],
@@ -119,6 +120,20 @@ def test_it_answers_as_the_sdk_does(running: Running) -> None:
     wrong = running.served.get("/v1/klines", symbol="BTCUSDT", interval="7m")
     assert (wrong.status, wrong.json["code"]) == (422, "invalid")
     assert running.served.get("/v1/sql", query="select 42 as x").json["rows"] == [{"x": 42}]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_what_a_replica_says_is_in_its_log_at_once(running: Running) -> None:
+    """Ray Serve has streams of its own there, which drop what is less than a warning."""
+    running.served.get("/v1/klines", {"X-Request-Id": "mine-8"}, symbol="NOPE", interval="1h")
+    said = [
+        line
+        for process in running.named(REPLICA)
+        for line in Path(f"/proc/{process.pid}/fd/2").resolve().read_text().splitlines()
+        if "mine-8" in line
+    ]
+    assert len(said) == 1, said
+    assert "status=404" in said[0]
 
 
 def test_websockets_pass_the_proxy(running: Running) -> None:

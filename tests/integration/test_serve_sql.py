@@ -104,6 +104,9 @@ WRONG = [
     ("select 'secret-value-9'::int", "the statement failed: conversion"),
     ("select (symbol || 'secret-value-9')::int from silver.klines", "the statement failed"),
     ("select symbol.nope(1) from silver.klines", "not allowed"),
+    ("select 'infinity'::timestamp", "a time that no text has"),
+    ("select ['infinity'::timestamptz]", "a time that no text has"),
+    ("select 170141183460469231731687303715884105727", "more digits"),
 ]
 
 
@@ -129,6 +132,7 @@ def test_broken_bodies_are_problems(served: Served, body: bytes) -> None:
     reply = served.post("/v1/sql", body, {"Content-Type": "application/json"})
     assert (reply.status, reply.json["code"]) == (422, "invalid"), reply.body
     assert reply.headers["Content-Type"] == "application/problem+json"
+    assert reply.json["hint"]
     text = served.post("/v1/sql", b'{"query": "select 1"}', {"Content-Type": "text/plain"})
     assert text.status in (415, 422)
 

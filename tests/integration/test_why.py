@@ -13,6 +13,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from support.recorded import publish
@@ -238,6 +239,35 @@ def test_behind_a_derived_bar_are_the_rows_it_was_made_of(
     for more in ([], ["--gold", "daily"], ["--at", "2024-03-05T09:00"]):
         assert dispatch([*ask, *more]) == 0
         assert key in capsys.readouterr().out
+
+
+def test_its_rows_in_every_format_are_the_documents(
+    stage: Stage, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    daily(stage.root, "AUSDT", date(2024, 3, 5), 2.0)
+    stage.ingest()
+    home = ["--home", str(stage.settings.home)]
+    ask = ["why", *home, "--symbol", "AUSDT", "--interval", "1h"]
+    wanted = stage.lake.why("AUSDT", BAR, "1h")["rows"][0]["objects"]
+
+    def told(form: str, at: str = BAR) -> bytes:
+        capfdbinary.readouterr()
+        assert dispatch([*ask, "--at", at, "--output", form]) == 0
+        return capfdbinary.readouterr().out
+
+    assert json.loads(told("json"))["rows"][0]["objects"] == wanted
+    for form, read in (
+        ("ndjson", pl.read_ndjson),
+        ("csv", pl.read_csv),
+        ("parquet", pl.read_parquet),
+        ("arrow", pl.read_ipc_stream),
+    ):
+        rows = read(told(form))
+        assert rows["key"].to_list() == [one["key"] for one in wanted for _ in one["lines"]]
+        assert rows["verdict"].to_list() == [one["verdict"] for one in wanted]
+        assert rows["raw"].to_list() == [line["raw"] for one in wanted for line in one["lines"]]
+    absent = json.loads(told("ndjson", "2024-03-04T05:00").splitlines()[0])
+    assert (absent["verdict"], absent["key"]) == ("no row", None)
 
 
 def test_what_cannot_be_asked_is_refused(stage: Stage) -> None:

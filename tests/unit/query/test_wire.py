@@ -10,11 +10,13 @@ import math
 from decimal import Decimal
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lakehouse_ray.errors import InvalidError
 from lakehouse_ray.query.wire import csv_bytes, ndjson_bytes
 
 # The first call loads libraries.
@@ -100,3 +102,34 @@ def test_no_rows_are_no_lines() -> None:
     batch = pa.RecordBatch.from_pylist([], schema=pa.schema({"a": pa.int64()}))
     assert ndjson_bytes(batch) == b""
     assert csv_bytes(batch, header=True) == b"a\n"
+
+
+@pytest.mark.parametrize(
+    "type_", ["TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMPTZ", "DATE"]
+)
+@pytest.mark.parametrize("value", ["infinity", "-infinity", "10000-01-01", "0001-01-01 (BC)"])
+@pytest.mark.parametrize("spelled", ["{}", "[{}]"])
+def test_a_time_that_no_text_has_is_refused(type_: str, value: str, spelled: str) -> None:
+    """By the engine whose answers these are. Polars panics at some of them and miscounts others."""
+    made = spelled.format(f"'{value}'::{type_}")
+    (batch,) = duckdb.sql(f"SELECT {made} a").to_arrow_table().to_batches()
+    for write in (ndjson_bytes, lambda batch: csv_bytes(batch, header=False)):
+        with pytest.raises(InvalidError, match="no text has"):
+            write(batch)
+
+
+def test_the_first_and_the_last_time_that_text_has() -> None:
+    table = duckdb.sql(
+        "SELECT '0001-01-01'::TIMESTAMP a, '9999-12-31 23:59:59.999999'::TIMESTAMP b, "
+        "'0001-01-01'::DATE c, '9999-12-31'::DATE d, '9999-12-31 23:59:59'::TIMESTAMP_S e, NULL::DATE f"
+    ).to_arrow_table()
+    assert lines(table.to_batches()[0]) == [
+        {
+            "a": "0001-01-01T00:00:00Z",
+            "b": "9999-12-31T23:59:59.999999Z",
+            "c": "0001-01-01",
+            "d": "9999-12-31",
+            "e": "9999-12-31T23:59:59Z",
+            "f": None,
+        }
+    ]

@@ -91,7 +91,7 @@ def test_a_process_that_does_not_begin_is_ended_at_the_deadline(
 
 @needs_copies
 def test_another_mother_takes_the_place_of_one_that_gives_no_answer() -> None:
-    nursery = Nursery(answer_timeout_s=3)
+    nursery = Nursery(answer_timeout_s=3)  # a new one has to be there by then
     first = nursery.process()
     assert nursery._mother is not None
     stopped = nursery._mother.pid
