@@ -63,8 +63,8 @@ _LAST_TRIES = 5
 # How long a worker waits for the one before it to leave its folder.
 _LOCK_TIMEOUT_S = 60.0
 _STATUS_S = 0.5
-# A segment is worked on in memory, where it takes some 20 times its bytes.
-_SEGMENT_BYTES_MAX = 32 << 20
+# A segment is worked on in memory, where it takes some 7 times its bytes.
+_SEGMENT_BYTES_MAX = 64 << 20
 _END = None
 
 log = structlog.get_logger(__name__)

@@ -28,9 +28,8 @@ SNAPSHOT = 2
 _AHEAD_MAX_US = DAY_US
 # Of so many frames, or fewer, of which one is not as the exchange writes them, each is read by itself.
 _SINGLE_MAX = 16
-# Objects of so many messages at a time: then the next ones find their memory in the processor's cache.
-# A change of a book has up to a hundred levels, each an object.
-_EVENTS_AT_ONCE, _CHANGES_AT_ONCE = 1_024, 128
+# So many at a time: objects of more do not stay in the processor's cache.
+_FRAMES_AT_ONCE = 1_024
 
 Places = npt.NDArray[np.int64]
 
@@ -143,9 +142,8 @@ def _read(
         read(some[: len(some) // 2])
         read(some[len(some) // 2 :])
 
-    size = _CHANGES_AT_ONCE if kind == "depth" else _EVENTS_AT_ONCE
-    for start in range(0, len(places), size):
-        read(places[start : start + size])
+    for start in range(0, len(places), _FRAMES_AT_ONCE):
+        read(places[start : start + _FRAMES_AT_ONCE])
     if not parts:
         return none_of(kind), np.concatenate(others)
     whole = Arrivals(
