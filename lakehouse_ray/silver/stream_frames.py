@@ -16,7 +16,7 @@ import pyarrow as pa
 from lakehouse_ray.errors import BadDataError, InvalidError
 from lakehouse_ray.model.timespan import DAY_US, format_time
 from lakehouse_ray.silver.stream_series import Arrivals, times_of
-from lakehouse_ray.sources.binance.streams.decode import Control, FrameReader
+from lakehouse_ray.sources.binance.streams.decode import Control, FrameReader, frame_head
 from lakehouse_ray.sources.binance.streams.events import Event, Snapshot
 from lakehouse_ray.sources.binance.streams.names import KINDS, Kind, Stream
 from lakehouse_ray.sources.binance.streams.rows import event_frame
@@ -93,14 +93,19 @@ def _arrivals(kind: Kind, events: Sequence[Event], received_us: Places, record: 
 
 
 def _codes(frames: pa.LargeBinaryArray, streams: list[Stream]) -> Places:
-    """For each frame the place of its stream, as its beginning names it; -1: it has to be looked at."""
+    """For each frame the place of its stream, as its beginning names it; -1: it has to be looked at.
+
+    What has a place is `frame_head` of the stream, then what may be an object, then a brace.
+    """
     known = {stream.name: place for place, stream in enumerate(streams)}
     if not known:
         return np.full(len(frames), -1, np.int64)
     texts = pl.Series(pl.from_arrow(frames)).cast(pl.String, strict=False)
-    names = texts.str.extract(r'^\{"stream":"([^"\\]*)"')
-    codes = names.replace_strict(known, default=-1, return_dtype=pl.Int64).fill_null(-1)
-    return codes.to_numpy(writable=True)
+    names = texts.str.extract(r'^\{"stream":"([^"\\]*)","data":\{')
+    whole = names.replace_strict(known, default=-1, return_dtype=pl.Int64).fill_null(-1)
+    codes = whole.to_numpy(writable=True)
+    codes[~texts.str.ends_with("}}").fill_null(False).to_numpy()] = -1
+    return codes
 
 
 def _grouped(codes: Places, values: Places) -> Iterator[tuple[int, Places]]:
@@ -124,11 +129,12 @@ def _read(
     parts: list[Arrivals] = []
     others: list[Places] = [np.empty(0, np.int64)]
     symbols = pl.Series("symbol", [stream.symbol for stream in streams], pl.String)
+    heads = np.array([len(frame_head(stream)) for stream in streams], np.int64)
     intervals = pl.Series("interval", [stream.interval for stream in streams], pl.String)
 
     def read(some: Places) -> None:
         """Halves what cannot be read at once, until what is wrong stands nearly alone."""
-        part = _read_part(reader, kind, records, some)
+        part = _read_part(reader, kind, records, some, heads[codes[some]])
         if part is not None and part.events["symbol"].equals(symbols.gather(codes[some])):
             told = part.events["interval"] if kind == "kline" else None
             if told is None or told.equals(intervals.gather(codes[some])):
@@ -156,9 +162,10 @@ def _read(
 
 
 def _read_part(
-    reader: FrameReader, kind: Kind, records: Records, places: Places
+    reader: FrameReader, kind: Kind, records: Records, places: Places, heads: Places
 ) -> Arrivals | None:
-    events = reader.read_many(kind, records.data_of(places))
+    """heads: Bytes before the event of each."""
+    events = reader.read_many(kind, records.data_of(places, heads, drop=1))
     if events is None:
         return None
     try:

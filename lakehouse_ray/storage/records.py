@@ -92,11 +92,14 @@ class Records(Sequence[Record]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def data_of(self, places: npt.NDArray[np.int64]) -> list[bytes]:
-        """The bytes of some of them."""
-        data, ends = self._data, self._ends[places].tolist()
-        starts = np.where(places > 0, self._ends[places - 1], 0).tolist()
-        return [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    def data_of(
+        self, places: npt.NDArray[np.int64], skip: npt.NDArray[np.int64], drop: int
+    ) -> list[bytes]:
+        """The bytes of some of them, each without so many at its beginning, and at its end."""
+        data = self._data
+        starts = np.where(places > 0, self._ends[places - 1], 0) + skip
+        ends = self._ends[places] - drop
+        return [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     @property
     def frames(self) -> pa.LargeBinaryArray:

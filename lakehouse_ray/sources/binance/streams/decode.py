@@ -111,8 +111,8 @@ class FrameReader:
         self._market = market
         self._open = asked is None
         self._routes: dict[bytes, tuple[Stream, Callable[[bytes], Any]]] = {}
-        self._lists = {
-            kind: msgspec.json.Decoder(list[_envelope_of(struct)], strict=False).decode  # type: ignore[misc]
+        self._lists: dict[Kind, Callable[[bytes], list[Event]]] = {
+            kind: msgspec.json.Decoder(list[struct], strict=False).decode  # type: ignore[valid-type]
             for kind, struct in _STRUCTS.items()
         }
         self._by_kind: dict[tuple[Kind, str, str | None], Stream] = {}
@@ -134,19 +134,20 @@ class FrameReader:
         """Streams that are known, in the order in which they were asked for."""
         return [stream for stream, _ in self._routes.values()]
 
-    def read_many(self, kind: Kind, frames: Sequence[bytes]) -> list[Event] | None:
+    def read_many(self, kind: Kind, data: Sequence[bytes]) -> list[Event] | None:
         """The events of combined frames of one kind, all parsed at once; whose they say they are is
         not looked at.
 
-        None where any of them is refused: then each has to be read by itself.
+        data: What stands in each between `frame_head` of its stream and the last brace.
+        None where any of them is refused: then each frame has to be read by itself.
         """
         # No text of JSON has a line feed in it, so a frame whose last text is open ends there.
-        joined = b"[" + b",\n".join(frames) + b"]"
+        joined = b"[" + b",\n".join(data) + b"]"
         try:
-            events: list[Event] = [found.data for found in self._lists[kind](joined)]
+            events = self._lists[kind](joined)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return events if len(events) == len(frames) else None
+        return events if len(events) == len(data) else None
 
     def read(self, frame: bytes) -> Message | Control:
         """Return what the frame says.
@@ -219,6 +220,11 @@ class FrameReader:
     def _learn(self, name: bytes, stream: Stream) -> None:
         self._routes[name] = stream, self._envelopes[stream.kind]
         self._by_kind[stream.kind, stream.symbol, stream.interval] = stream
+
+
+def frame_head(stream: Stream) -> bytes:
+    """What a combined frame of a stream begins with; then comes its event, then a brace."""
+    return b'%s%s","data":' % (_PREFIX, stream.name.encode())
 
 
 def _envelope_of(struct: type[Event]) -> Any:
