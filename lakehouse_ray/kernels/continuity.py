@@ -17,6 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 T = TypeVar("T")
 
 # Gaps that are remembered so that a message that is late is known from one that comes twice.
@@ -81,34 +84,36 @@ class Continuity(Generic[T]):
         """First and last number of what is still missing, of the latest gaps."""
         return list(self._gaps)
 
-    def feed_singles(
-        self, numbers: list[int], items: list[T], times_us: Sequence[int]
-    ) -> Released[T]:
-        """As `feed`, of messages that cover one number each."""
-        last = self.last
-        count = len(numbers)
-        if (
-            last is not None
-            and not self._held
-            and numbers == list(range(last + 1, last + count + 1))
-        ):
-            self.last = last + count
-            return Released(items)
-        out: Released[T] = Released()
-        for number, item, now_us in zip(numbers, items, times_us, strict=True):
-            self._take(number - 1, number, item, now_us, out)
-        return out
-
     def feed(
-        self, ranges: Sequence[tuple[int, int]], items: Sequence[T], times_us: Sequence[int]
+        self,
+        before: npt.NDArray[np.int64],
+        last: npt.NDArray[np.int64],
+        items: Sequence[T],
+        times_us: npt.NDArray[np.int64],
     ) -> Released[T]:
         """Take messages as they were received.
 
-        ranges: `(before, last]` of each. times_us: When each came; never going back.
+        before, last: What each covers. times_us: When each came; never going back.
+        Those that follow one another are taken together, whatever their number.
         """
         out: Released[T] = Released()
-        for (before, last), item, now_us in zip(ranges, items, times_us, strict=True):
-            self._take(before, last, item, now_us, out)
+        count = len(last)
+        follows = (before[1:] <= last[:-1]) & (last[1:] > last[:-1])
+        # Where runs of messages that follow one another end; the last one at the end.
+        ends = [*(np.flatnonzero(~follows) + 1).tolist(), count]
+        run = at = 0
+        while at < count:
+            if ends[run] <= at:
+                run += 1
+                continue
+            first, here = int(before[at]), int(last[at])
+            if self.last is not None and not self._held and first <= self.last < here:
+                out.items += items[at : ends[run]]
+                at = ends[run]
+                self.last = int(last[at - 1])
+            else:
+                self._take(first, here, items[at], int(times_us[at]), out)
+                at += 1
         return out
 
     def pass_time(self, now_us: int) -> Released[T]:

@@ -106,8 +106,8 @@ class OrderBook:
 
 
 def _set(side: dict[float, float], levels: Iterable[Level]) -> None:
-    for price, quantity in levels:
-        if quantity:
-            side[price] = quantity
-        else:
-            side.pop(price, None)
+    given = levels if isinstance(levels, list) else list(levels)
+    side.update(given)
+    for price, quantity in given:
+        if not quantity and not side.get(price, 1.0):
+            del side[price]

@@ -36,8 +36,8 @@ from lakehouse_ray.pipeline.stream_commits import (
 )
 from lakehouse_ray.pipeline.stream_state import inherit_series, load_state
 from lakehouse_ray.silver.stream_books import Books
+from lakehouse_ray.silver.stream_frames import SNAPSHOT
 from lakehouse_ray.silver.stream_segment import (
-    SNAPSHOT,
     CaptureState,
     SegmentWork,
     spell_unheard,
@@ -49,7 +49,8 @@ from lakehouse_ray.sources.binance.streams.decode import FrameReader
 from lakehouse_ray.sources.binance.streams.names import Stream
 from lakehouse_ray.sources.binance.streams.session import ConnectPace, SessionRules
 from lakehouse_ray.sources.turns import Turns
-from lakehouse_ray.storage.spool import FULL, MARK, Spool, list_segments, read_segment
+from lakehouse_ray.storage.records import FRAME, MARK
+from lakehouse_ray.storage.spool import FULL, Spool, list_segments, read_segment
 
 # Levels of a snapshot, and how long between two: 1000 levels weigh 50 of spot's 6,000 a minute and
 # 20 of the futures' 2,400, so a quarter of the limit is used at most, and only while books are made.
@@ -62,8 +63,8 @@ _LAST_TRIES = 5
 # How long a worker waits for the one before it to leave its folder.
 _LOCK_TIMEOUT_S = 60.0
 _STATUS_S = 0.5
-# A segment is worked on in memory, where it takes some 20 times its bytes.
-_SEGMENT_BYTES_MAX = 32 << 20
+# A segment is worked on in memory, where it takes some 7 times its bytes.
+_SEGMENT_BYTES_MAX = 64 << 20
 _END = None
 
 log = structlog.get_logger(__name__)
@@ -178,7 +179,7 @@ def _recover(task: CaptureTask) -> CaptureTally:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without looking for circles of objects: events have none, and there are many (a fifth of the time)."""
+    """Without looking for circles of objects: levels of books have none, and there are many."""
     gc.disable()
     try:
         yield
@@ -336,6 +337,7 @@ class _Capturing:
         self._sealed_s = self._told_s = self._snapshot_s = self._clock.monotonic_s()
         # The machine's clock may be set back; the order of what came may not.
         self._received = Onward(self._clock)
+        self._latest_us = 0
         self._stopping = asyncio.Event()
         rng = random.Random()
         self._account = task.account or task.writer.budget()
@@ -376,20 +378,25 @@ class _Capturing:
             raise self._committing.failure
 
     def frame(self, received_us: int, connection: int, data: bytes) -> None:
-        self._spool.append(self._received.us(received_us), connection, data)
+        self._keep(received_us, connection, data, FRAME)
 
     def mark(self, received_us: int, connection: int, what: str) -> None:
-        text = f"connection {connection} {what}"
-        self._spool.append(self._received.us(received_us), connection, text.encode(), MARK)
+        self._keep(received_us, connection, f"connection {connection} {what}".encode(), MARK)
 
     def unheard(self, received_us: int, connection: int, since_us: int, names: list[str]) -> None:
-        text = spell_unheard(since_us, names)
-        self._spool.append(self._received.us(received_us), connection, text.encode(), MARK)
+        self._keep(received_us, connection, spell_unheard(since_us, names).encode(), MARK)
+
+    def _keep(self, received_us: int, connection: int, data: bytes, kind: int) -> None:
+        if received_us < self._latest_us:
+            received_us = max(self._latest_us, self._received.us(received_us))
+        self._latest_us = received_us
+        self._spool.append(received_us, connection, data, kind)
 
     def tick(self) -> None:
         if self._stop.is_set():
             self._stopping.set()
         now_s = self._clock.monotonic_s()
+        self._received.us(self._clock.now_us())
         self._spool.flush()
         self._drop_committed()
         # While a commit is slow, the next segment takes all that comes, as far as memory allows.
@@ -454,7 +461,7 @@ class _Capturing:
         finally:
             await client.close()
         data = symbol.encode() + b"\n" + body
-        self._spool.append(self._received.us(self._clock.now_us()), 0, data, SNAPSHOT)
+        self._keep(self._clock.now_us(), 0, data, SNAPSHOT)
 
 
 def _stream_base(task: CaptureTask) -> str:

@@ -9,43 +9,43 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import msgspec
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from isal import igzip
 
 from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.timespan import DAY_US, format_time
+from lakehouse_ray.model.timespan import format_time
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.model.work import version_of
 from lakehouse_ray.silver.stream_books import Books
+from lakehouse_ray.silver.stream_frames import SNAPSHOT, none_of, sort_out
 from lakehouse_ray.silver.stream_series import (
-    Arrival,
+    Arrivals,
     SeriesGap,
     SeriesState,
     continue_series,
     has_numbers,
-    time_of,
+    times_of,
 )
 from lakehouse_ray.sources.binance.streams.decode import Control, FrameReader
-from lakehouse_ray.sources.binance.streams.events import Event, Snapshot
+from lakehouse_ray.sources.binance.streams.events import Event
 from lakehouse_ray.sources.binance.streams.names import DATASET_OF, Kind, Stream, parse_stream
-from lakehouse_ray.sources.binance.streams.rows import rows_of
-from lakehouse_ray.storage.spool import FRAME, MARK, Record
+from lakehouse_ray.sources.binance.streams.rows import rows_in, rows_of
+from lakehouse_ray.storage.records import FRAME, MARK, Record, Records
 
-# Answers of REST's /depth among the frames: the symbol, a line feed, the body.
-SNAPSHOT = 2
 _RAW_CHARACTERS_MAX = 1_000
 # Of one segment; the rest is counted in the last one's detail.
 _REFUSALS_MAX = 1_000
 _GZIP_LEVEL = 1
-# What happens later than this behind its receipt has a wrong time: no clock is that wrong.
-_AHEAD_MAX_US = DAY_US
 
 
 @dataclass
@@ -110,38 +110,43 @@ def work_segment(
     reader: FrameReader | None = None,
 ) -> tuple[SegmentWork, CaptureState]:
     """Make rows of a segment, and the state behind it. `state` stays as it is."""
-    everything = [*state.carried, *records]
-    received_us = everything[-1].received_us if everything else 0
+    everything = Records.of(state.carried) + Records.of(records)
+    received_us = int(everything.received_us[-1]) if len(everything) else 0
     body = spell_records(everything)
     sha256 = hashlib.sha256(body).hexdigest()
     work = SegmentWork(
         number, body, sha256, version_of(format_time(received_us), sha256), received_us
     )
-    arrivals, snapshots, marks = _sort_out(
-        everything, reader or FrameReader(market, streams), work, len(state.carried)
-    )
+    said = sort_out(everything, reader or FrameReader(market, streams))
+    for refused in said.refused:
+        _refuse(work, everything[refused.place], *refused)
+    work.frames = int((everything.kind[len(state.carried) :] == FRAME).sum()) - work.refused
+    work.losses += [text for _, text in said.marks if text.startswith("lost ")]
     after = CaptureState(number, dict(state.series))
-    work.gaps += _unheard(streams, marks, arrivals, state)
-    events: dict[Kind, list[Arrival]] = {}
+    work.gaps += _unheard(streams, said.marks, said.arrivals, state)
+    events: dict[Kind, list[Arrivals]] = {}
     levels: list[tuple[object, ...]] = []
     carried: set[int] = set()
     for stream in streams:
         name = stream.name
-        came = arrivals.get(name, ())
-        if not came and not (stream.kind == "depth" and stream.symbol in snapshots):
-            continue
+        snapshots = said.snapshots.get(stream.symbol, ()) if stream.kind == "depth" else ()
+        came = said.arrivals.get(name)
+        if came is None:
+            if not snapshots:
+                continue
+            came = none_of(stream.kind)
         series = continue_series(
             stream, came, state.series.get(name, SeriesState()), wait_us=wait_us, now_us=received_us
         )
         after.series[name] = series.state
-        carried.update(arrival.record for arrival in series.waiting)
+        carried.update(series.waiting)
         work.duplicates += series.duplicates
         work.late += series.late
-        work.gaps += [(stream, gap, _why(marks, gap)) for gap in series.gaps]
+        work.gaps += [(stream, gap, _why(said.marks, gap)) for gap in series.gaps]
         if stream.kind == "depth":
-            levels += books.follow(stream.symbol, series, snapshots.get(stream.symbol, ()))
-        else:
-            events.setdefault(stream.kind, []).extend(series.arrivals)
+            levels += books.follow(stream.symbol, series, snapshots)
+        elif len(series.given):
+            events.setdefault(stream.kind, []).append(series.given)
     after.carried = [everything[place] for place in sorted(carried)]
     for kind, given in events.items():
         _add_rows(work, market, kind, given, everything)
@@ -151,19 +156,32 @@ def work_segment(
     return work, after
 
 
-def spell_records(records: Sequence[Record]) -> bytes:
+def spell_records(records: Records) -> bytes:
     """What bronze keeps of records: gzip of a line of text before each, which tells its bytes.
 
     <received at, µs> <connection> <frame|mark|snapshot> <bytes>
     """
-    kinds = {FRAME: b"frame", MARK: b"mark", SNAPSHOT: b"snapshot"}
-    pieces: list[bytes] = []
-    for record in records:
-        head = b"%d %d %s %d\n" % (
-            record.received_us, record.connection, kinds[record.kind], len(record.data),
-        )  # fmt: skip
-        pieces += (head, record.data, b"\n")
-    return bytes(igzip.compress(b"".join(pieces), compresslevel=_GZIP_LEVEL, mtime=0))
+    frames = records.frames
+    kinds = pa.array([b"frame", b"mark", b"snapshot"]).take(pa.array(records.kind))
+    lengths = pc.binary_length(frames).to_numpy()
+    text, space = pa.large_binary(), pa.scalar(b" ", pa.large_binary())
+    lines = pc.binary_join_element_wise(
+        pc.binary_join_element_wise(
+            *(_spelled(numbers) for numbers in (records.received_us, records.connection)),
+            kinds.cast(text),
+            _spelled(lengths),
+            space,
+        ),
+        frames,
+        pa.scalar(b"", text),
+        pa.scalar(b"\n", text),
+    )
+    whole = lines.buffers()[2] or b""
+    return bytes(igzip.compress(whole, compresslevel=_GZIP_LEVEL, mtime=0))
+
+
+def _spelled(numbers: npt.NDArray[np.integer[Any]]) -> pa.LargeBinaryArray:
+    return pc.cast(pa.array(numbers), pa.large_string()).cast(pa.large_binary())
 
 
 def read_records(body: bytes) -> list[Record]:
@@ -216,80 +234,6 @@ def rows_again(market: Market, records: Sequence[Record], version: str) -> dict[
     return found
 
 
-def _sort_out(
-    records: Sequence[Record], reader: FrameReader, work: SegmentWork, carried: int
-) -> tuple[dict[str, list[Arrival]], dict[str, list[Snapshot]], list[tuple[int, str]]]:
-    """Events by the name of their stream, snapshots by symbol, marks by time."""
-    arrivals: dict[str, list[Arrival]] = {}
-    snapshots: dict[str, list[Snapshot]] = {}
-    marks: list[tuple[int, str]] = []
-    known: dict[str, tuple[Stream, list[int]]] = {}
-    # Places of what has to be read one by one.
-    others: list[int] = []
-    stream_of = reader.stream_of
-    for place, record in enumerate(records):
-        if record.kind == FRAME:
-            stream = stream_of(record.data)
-            if stream is None:
-                others.append(place)
-            elif (found := known.get(stream.name)) is not None:
-                found[1].append(place)
-            else:
-                known[stream.name] = stream, [place]
-        elif record.kind == MARK:
-            text = record.data.decode(errors="replace")
-            marks.append((record.received_us, text))
-            if text.startswith("lost "):
-                work.losses.append(text)
-        else:
-            _take_snapshot(record, place, snapshots, work)
-    for stream, places in known.values():
-        events = reader.read_many(stream, [records[place].data for place in places])
-        latest_us = records[places[0]].received_us + _AHEAD_MAX_US
-        if events is None or max(map(time_of, events)) > latest_us:
-            others += places
-            continue
-        arrivals[stream.name] = [
-            Arrival(event, records[place].received_us, place)
-            for event, place in zip(events, places, strict=True)
-        ]
-    for place in sorted(others):
-        record = records[place]
-        try:
-            said = reader.read(record.data)
-        except BadDataError as error:
-            _refuse(work, record, place, error.reason, error.detail)
-            continue
-        if isinstance(said, Control):
-            continue
-        if time_of(said.event) > record.received_us + _AHEAD_MAX_US:
-            detail = (
-                f"it says {format_time(time_of(said.event))}: more than a day after its receipt"
-            )
-            _refuse(work, record, place, "OUTSIDE_PERIOD", detail)
-        else:
-            single = Arrival(said.event, record.received_us, place)
-            arrivals.setdefault(said.stream.name, []).append(single)
-    if others:
-        # Some of a stream's frames may have been among those, some not.
-        for found_events in arrivals.values():
-            found_events.sort(key=lambda arrival: arrival.record)
-    work.frames = sum(record.kind == FRAME for record in records[carried:]) - work.refused
-    return arrivals, snapshots, marks
-
-
-def _take_snapshot(
-    record: Record, place: int, snapshots: dict[str, list[Snapshot]], work: SegmentWork
-) -> None:
-    symbol, _, answer = record.data.partition(b"\n")
-    try:
-        snapshot = msgspec.json.decode(answer, type=Snapshot, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        _refuse(work, record, place, "NOT_JSON", f"an answer of /depth: {error}")
-        return
-    snapshots.setdefault(symbol.decode(), []).append(snapshot)
-
-
 def _refuse(work: SegmentWork, record: Record, place: int, reason: str, detail: str) -> None:
     work.refused += 1
     if len(work.refusals) >= _REFUSALS_MAX:
@@ -301,19 +245,16 @@ def _refuse(work: SegmentWork, record: Record, place: int, reason: str, detail: 
 
 
 def _add_rows(
-    work: SegmentWork,
-    market: Market,
-    kind: Kind,
-    given: Sequence[Arrival],
-    records: Sequence[Record],
+    work: SegmentWork, market: Market, kind: Kind, given: Sequence[Arrivals], records: Records
 ) -> None:
-    events: list[Event] = [arrival.event for arrival in given]
-    rows = rows_of(kind, market, events)
+    rows = rows_in(kind, market, pl.concat([one.events for one in given]))
     work.passed += rows.passed
-    for place in rows.refused:
-        arrival = given[place]
+    if rows.refused:
+        places = np.concatenate([one.record for one in given])
         detail = "a time that is none between 2010 and 2200, in ms or µs"
-        _refuse(work, records[arrival.record], arrival.record, "UNTYPED_CELL", detail)
+        for place in rows.refused:
+            at = int(places[place])
+            _refuse(work, records[at], at, "UNTYPED_CELL", detail)
     _add_frame(work, market, DATASETS[DATASET_OF[kind]], rows.frame)
 
 
@@ -341,7 +282,7 @@ def spell_unheard(since_us: int, names: Sequence[str]) -> str:
 def _unheard(
     streams: Sequence[Stream],
     marks: Sequence[tuple[int, str]],
-    arrivals: Mapping[str, Sequence[Arrival]],
+    arrivals: Mapping[str, Arrivals],
     state: CaptureState,
 ) -> list[tuple[Stream, SeriesGap, str]]:
     """Gaps of streams without numbers: times at which no connection had them."""
@@ -354,7 +295,7 @@ def _unheard(
         for stream in streams:
             if stream.name not in names or has_numbers(stream):
                 continue
-            before_us = _heard_before(received_us, arrivals.get(stream.name, ()))
+            before_us = _heard_before(stream, received_us, arrivals.get(stream.name))
             known = state.series.get(stream.name)
             if before_us is None and known is not None:
                 before_us = known.last_time_us
@@ -370,10 +311,14 @@ def _unheard(
     return gaps
 
 
-def _heard_before(received_us: int, arrivals: Sequence[Arrival]) -> int | None:
+def _heard_before(stream: Stream, received_us: int, arrivals: Arrivals | None) -> int | None:
     """The own time of the last event of this segment that came before a moment."""
-    count = bisect_left(arrivals, received_us, key=lambda arrival: arrival.received_us)
-    return time_of(arrivals[count - 1].event) if count else None
+    if arrivals is None:
+        return None
+    count = int(np.searchsorted(arrivals.received_us, received_us))
+    if not count:
+        return None
+    return int(times_of(stream.kind, arrivals.events[count - 1 : count])[0])
 
 
 def _why(marks: Sequence[tuple[int, str]], gap: SeriesGap) -> str:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
-from msgspec import Struct
+import numpy as np
+import numpy.typing as npt
+import polars as pl
 
 from lakehouse_ray.kernels.continuity import Continuity, Gap, Released
 from lakehouse_ray.model.timespan import month_of, month_ordinal
 from lakehouse_ray.model.venue import INTERVALS
-from lakehouse_ray.sources.binance.streams.events import (
-    AggTrade,
-    BookTicker,
-    Depth,
-    Event,
-    ForceOrder,
-    Kline,
-    MarkPrice,
-    Trade,
-)
-from lakehouse_ray.sources.binance.streams.names import Stream
+from lakehouse_ray.sources.binance.streams.names import Kind, Stream
 
 # Keys of streams without numbers that are remembered from segment to segment: those of some seconds,
 # while two connections overlap.
@@ -30,14 +20,19 @@ RECENT_KEYS_MAX = 2_000
 # A number that was seen comes again so long after only if the exchange counts anew.
 ANEW_AFTER_US = 10_000_000
 _MICROSECONDS_FROM = 10**15
-
-
-class Arrival(Struct, gc=False):
-    """An event as it came. record: Its place in the segment, from 0."""
-
-    event: Event
-    received_us: int
-    record: int
+# Where an event's own time stands, of a bar when it begins.
+_TIME: Mapping[Kind, str] = {
+    "kline": "open_time",
+    "aggTrade": "transact_time",
+    "trade": "time",
+    "bookTicker": "transaction_time",
+    "forceOrder": "time",
+    "markPrice": "event_time",
+    "depth": "time",
+}
+_NUMBER: Mapping[Kind, str] = {"aggTrade": "agg_trade_id", "trade": "id", "depth": "last"}
+Longs = npt.NDArray[np.int64]
+Objects = npt.NDArray[np.object_]
 
 
 @dataclass
@@ -67,25 +62,62 @@ class SeriesGap:
 
 
 @dataclass
+class Arrivals:
+    """Events of one stream as they came.
+
+    events: Columns of `sources.binance.streams.rows.event_frame`.
+    received_us: When each came. record: Its place in the segment, from 0.
+    changes: Of a book, the events themselves: their levels are in no column. Of others it is empty.
+    """
+
+    events: pl.DataFrame
+    received_us: Longs
+    record: Longs
+    changes: Objects
+
+    def __len__(self) -> int:
+        return self.events.height
+
+    def __getitem__(self, places: slice | Longs | npt.NDArray[np.bool_]) -> Arrivals:
+        if isinstance(places, slice):
+            start, end, _ = places.indices(len(self))
+            events = self.events.slice(start, max(0, end - start))
+        elif places.dtype == np.bool_:
+            events = self.events.filter(places)
+        else:
+            events = self.events[places]
+        changes = self.changes[places] if len(self.changes) else self.changes
+        return Arrivals(events, self.received_us[places], self.record[places], changes)
+
+    def __add__(self, other: Arrivals) -> Arrivals:
+        return Arrivals(
+            pl.concat([self.events, other.events]),
+            np.concatenate((self.received_us, other.received_us)),
+            np.concatenate((self.record, other.record)),
+            np.concatenate((self.changes, other.changes)),
+        )
+
+
+@dataclass
 class SeriesWork:
     """What a segment says of a stream.
 
-    arrivals: What is given out: in order, then what came late. waiting: Of the segment's records,
-        those that have to be looked at again with the next. anew: The numbers have begun anew.
+    given: Events that are given out: in order, then what came late. waiting: Places of the segment's
+        records that have to be looked at again with the next. anew: The numbers have begun anew.
     """
 
     state: SeriesState
-    arrivals: list[Arrival] = field(default_factory=list)
+    given: Arrivals
     late: int = 0
     gaps: list[SeriesGap] = field(default_factory=list)
     duplicates: int = 0
-    waiting: list[Arrival] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
     anew: bool = False
 
 
 def continue_series(
     stream: Stream,
-    arrivals: Sequence[Arrival],
+    arrivals: Arrivals,
     state: SeriesState,
     *,
     wait_us: int,
@@ -96,20 +128,16 @@ def continue_series(
     arrivals: In the order in which they came. now_us: When the segment ended.
     """
     if not has_numbers(stream):
-        return _without_numbers(arrivals, state)
+        return _without_numbers(stream, arrivals, state)
     if stream.kind == "kline":
-        arrivals = [a for a in arrivals if isinstance(a.event, Kline) and a.event.k.x]
-    ranges = [_range(arrival.event) for arrival in arrivals] if stream.kind == "depth" else []
-    numbers = [last for _, last in ranges] if ranges else _numbers(stream, arrivals)
-    start = _begins_anew(arrivals, numbers, state)
+        arrivals = arrivals[arrivals.events["row"].to_numpy()]
+    before, last = _covered(stream, arrivals.events)
+    times = times_of(stream.kind, arrivals.events)
+    start = _begins_anew(last, times, state)
     if start is not None:
         return _anew(stream, arrivals, start, state, wait_us=wait_us, now_us=now_us)
-    series: Continuity[Arrival] = Continuity(state.last, wait_us=wait_us, gaps=state.gaps)
-    times = [arrival.received_us for arrival in arrivals]
-    if ranges:
-        released = series.feed(ranges, arrivals, times)
-    else:
-        released = series.feed_singles(numbers, list(arrivals), times)
+    series: Continuity[int] = Continuity(state.last, wait_us=wait_us, gaps=state.gaps)
+    released = series.feed(before, last, range(len(arrivals)), arrivals.received_us)
     end = series.pass_time(now_us)
     whole = Released(
         released.items + end.items,
@@ -117,33 +145,35 @@ def continue_series(
         released.gaps + end.gaps,
         released.duplicates + end.duplicates,
     )
-    work = SeriesWork(SeriesState(series.last, state.last_time_us, series.gaps))
-    work.gaps = list(_with_times(stream, whole, state))
-    work.arrivals = whole.items + whole.late
+    given = np.array(whole.items + whole.late, np.int64)
+    in_order = np.array_equal(given, np.arange(len(arrivals)))
+    work = SeriesWork(
+        SeriesState(series.last, state.last_time_us, series.gaps),
+        arrivals if in_order else arrivals[given],
+    )
+    if whole.gaps:
+        work.gaps = list(
+            _with_times(stream, whole.gaps, before[whole.items], times[whole.items], state)
+        )
     work.late = len(whole.late)
     work.duplicates = whole.duplicates
-    work.waiting = series.give_back()
+    work.waiting = [int(arrivals.record[place]) for place in series.give_back()]
     if whole.items:
-        work.state.last_time_us = time_of(whole.items[-1].event)
+        work.state.last_time_us = int(times[whole.items[-1]])
     return work
 
 
-def _begins_anew(
-    arrivals: Sequence[Arrival], numbers: Sequence[int], state: SeriesState
-) -> int | None:
+def _begins_anew(numbers: Longs, times: Longs, state: SeriesState) -> int | None:
     """The first event that is behind the series by its number, and well ahead by its time."""
-    if state.last is None or not numbers or min(numbers) > state.last:
+    if state.last is None:
         return None
-    ahead_us = state.last_time_us + ANEW_AFTER_US
-    for place, (arrival, number) in enumerate(zip(arrivals, numbers, strict=True)):
-        if number <= state.last and time_of(arrival.event) > ahead_us:
-            return place
-    return None
+    anew = (numbers <= state.last) & (times > state.last_time_us + ANEW_AFTER_US)
+    return int(anew.argmax()) if anew.any() else None
 
 
 def _anew(
     stream: Stream,
-    arrivals: Sequence[Arrival],
+    arrivals: Arrivals,
     start: int,
     state: SeriesState,
     *,
@@ -155,54 +185,42 @@ def _anew(
     old = continue_series(stream, arrivals[:start], state, wait_us=0, now_us=now_us)
     unknown = SeriesState(None, old.state.last_time_us)
     new = continue_series(stream, arrivals[start:], unknown, wait_us=wait_us, now_us=now_us)
-    begins_us = time_of(arrivals[start].event)
+    begins_us = int(times_of(stream.kind, arrivals.events)[start])
     between = SeriesGap(None, None, old.state.last_time_us, begins_us, None, now_us)
     new.gaps = [*old.gaps, between, *new.gaps]
     new.duplicates += old.duplicates
     new.anew = True
     # No book is made of changes on both sides.
     if stream.kind != "depth":
-        new.arrivals = [*old.arrivals, *new.arrivals]
+        new.given = old.given + new.given
         new.late += old.late
     return new
 
 
-def _numbers(stream: Stream, arrivals: Sequence[Arrival]) -> list[int]:
-    if stream.kind == "trade":
-        trades = cast("list[Trade]", [arrival.event for arrival in arrivals])
-        return [event.t for event in trades]
-    if stream.kind == "aggTrade":
-        joined = cast("list[AggTrade]", [arrival.event for arrival in arrivals])
-        return [event.a for event in joined]
-    return [number_of(stream, arrival.event) for arrival in arrivals]
-
-
-def number_of(stream: Stream, event: Event) -> int:
-    """The number of an event in its series; of a bar its place on the grid."""
-    if isinstance(event, Trade):
-        return event.t
-    if isinstance(event, AggTrade):
-        return event.a
-    assert isinstance(event, Kline)
+def _covered(stream: Stream, events: pl.DataFrame) -> tuple[Longs, Longs]:
+    """The numbers that each event covers, `(before, last]`; of a bar its place on the grid."""
+    if stream.kind == "depth":
+        return events["before"].to_numpy(), events["last"].to_numpy()
+    if stream.kind != "kline":
+        last: Longs = events[_NUMBER[stream.kind]].to_numpy()
+        return last - 1, last
     assert stream.interval is not None
     length_us = INTERVALS[stream.interval]
-    open_us = _micro(event.k.t)
-    return month_ordinal(open_us) if length_us is None else open_us // length_us
+    opened = _micro(events["open_time"].to_numpy())
+    if length_us is None:
+        last = np.array([month_ordinal(int(us)) for us in opened], np.int64)
+    else:
+        last = opened // length_us
+    return last - 1, last
 
 
-def time_of(event: Event) -> int:
-    """The event's own time, µs; of a bar when it begins."""
-    if isinstance(event, Kline):
-        return _micro(event.k.t)
-    if isinstance(event, ForceOrder):
-        return _micro(event.o.T)
-    if isinstance(event, MarkPrice):
-        return _micro(event.E)
-    told = event.T
-    if told is None:
-        # Spot's best prices have no time at all; its changes of the book have that of sending.
-        told = event.E
-    return 0 if told is None else _micro(told)
+def times_of(kind: Kind, events: pl.DataFrame) -> Longs:
+    """The events' own times, µs; of bars when they begin."""
+    told = events[_TIME[kind]]
+    if told.has_nulls():
+        # Spot's best prices have no time at all.
+        told = events.select(pl.coalesce(_TIME[kind], "event_time", 0)).to_series()
+    return _micro(told.to_numpy())
 
 
 def has_numbers(stream: Stream) -> bool:
@@ -210,56 +228,43 @@ def has_numbers(stream: Stream) -> bool:
     return stream.kind not in ("bookTicker", "markPrice", "forceOrder")
 
 
-def _without_numbers(arrivals: Sequence[Arrival], state: SeriesState) -> SeriesWork:
-    work = SeriesWork(SeriesState(None, state.last_time_us))
-    keys = [_key(arrival.event) for arrival in arrivals]
-    every = dict.fromkeys(state.keys)
-    if len(set(keys)) == len(keys) and every.keys().isdisjoint(keys):
-        work.arrivals = list(arrivals)
-        every.update(dict.fromkeys(keys))
-    else:
-        for key, arrival in zip(keys, arrivals, strict=True):
-            if key in every:
-                work.duplicates += 1
-            else:
-                every[key] = None
-                work.arrivals.append(arrival)
-    work.state.keys = list(every)[-RECENT_KEYS_MAX:]
-    if work.arrivals:
-        work.state.last_time_us = time_of(work.arrivals[-1].event)
+def _without_numbers(stream: Stream, arrivals: Arrivals, state: SeriesState) -> SeriesWork:
+    keys = _keys(stream, arrivals.events)
+    known = keys.is_in(pl.Series(state.keys, dtype=pl.String).implode())
+    first = keys.is_first_distinct() & ~known
+    given = arrivals if first.all() else arrivals[first.to_numpy()]
+    work = SeriesWork(SeriesState(None, state.last_time_us), given)
+    work.duplicates = len(arrivals) - len(given)
+    if len(given):
+        work.state.last_time_us = int(times_of(stream.kind, given.events[-1:])[0])
+    latest = keys.filter(first).tail(RECENT_KEYS_MAX).to_list()
+    work.state.keys = [*state.keys, *latest][-RECENT_KEYS_MAX:]
     return work
 
 
-def _key(event: Event) -> str:
-    if isinstance(event, BookTicker):
-        return f"{event.u} {event.T}"
-    if isinstance(event, MarkPrice):
-        return str(event.E)
-    assert isinstance(event, ForceOrder)
+def _keys(stream: Stream, events: pl.DataFrame) -> pl.Series:
+    """What tells the events of a stream without numbers apart."""
+    if stream.kind == "bookTicker":
+        time = pl.col("transaction_time").cast(pl.String).fill_null("None")
+        return events.select(pl.concat_str("update_id", time, separator=" ")).to_series()
+    if stream.kind == "markPrice":
+        return events["event_time"].cast(pl.String)
     # There is no number: orders alike in everything are one, as in the archive's files.
-    order = event.o
-    return f"{order.T} {order.S} {order.q} {order.p} {order.ap} {order.X} {order.l} {order.z}"
-
-
-def _range(event: Event) -> tuple[int, int]:
-    assert isinstance(event, Depth)
-    return (event.U - 1 if event.pu is None else event.pu), event.u
+    told = events.select(
+        "time", "side", "original_quantity", "price", "average_price", "order_status",
+        "last_fill_quantity", "accumulated_fill_quantity",
+    )  # fmt: skip
+    return pl.Series([" ".join(map(str, row)) for row in told.iter_rows()], dtype=pl.String)
 
 
 def _with_times(
-    stream: Stream, released: Released[Arrival], before: SeriesState
+    stream: Stream, gaps: list[Gap], before: Longs, times: Longs, state: SeriesState
 ) -> Iterator[SeriesGap]:
-    items = released.items
-
-    def begins(arrival: Arrival) -> int:
-        if stream.kind == "depth":
-            return _range(arrival.event)[0] + 1
-        return number_of(stream, arrival.event)
-
-    for gap in released.gaps:
-        behind = bisect_right(items, gap.last, key=begins)
-        before_us = time_of(items[behind - 1].event) if behind else before.last_time_us
-        yield _gap(stream, gap, before_us, time_of(items[behind].event))
+    """before, times: Of the events that are given out in order."""
+    for gap in gaps:
+        behind = int(np.searchsorted(before, gap.last, side="left"))
+        before_us = int(times[behind - 1]) if behind else state.last_time_us
+        yield _gap(stream, gap, before_us, int(times[behind]))
 
 
 def _gap(stream: Stream, gap: Gap, before_us: int, behind_us: int) -> SeriesGap:
@@ -274,5 +279,5 @@ def _gap(stream: Stream, gap: Gap, before_us: int, behind_us: int) -> SeriesGap:
     return SeriesGap(None, None, start_us, behind_us, missing, gap.found_us)
 
 
-def _micro(told: int) -> int:
-    return told if told >= _MICROSECONDS_FROM else told * 1000
+def _micro(told: Longs) -> Longs:
+    return np.where(told >= _MICROSECONDS_FROM, told, told * 1000)

@@ -23,32 +23,24 @@ import errno
 import os
 import re
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+
+import numpy as np
+from isal.isal_zlib import crc32
 
 from lakehouse_ray.errors import BadDataError
-
-FRAME, MARK = 0, 1
+from lakehouse_ray.storage.records import FRAME, MARK, Records
 
 _MAGIC = b"LHSP1"
 _HEADER = struct.Struct("<II")
 _COUNT = struct.Struct("<I")
-# Received at, connection, kind, length.
-_FRAME = struct.Struct("<qIBI")
+_FRAME = np.dtype(
+    [("received_us", "<i8"), ("connection", "<u4"), ("kind", "u1"), ("length", "<u4")]
+)
 _NAME = re.compile(r"([0-9]{12})\.(open|seg)")
 # What a system says that has no room on its disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Record(NamedTuple):
-    """kind: FRAME, bytes as received; or MARK, a text about the connection."""
-
-    received_us: int
-    connection: int
-    kind: int
-    data: bytes
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class Segment:
 
     number: int
     header: bytes
-    records: list[Record]
+    records: Records
     torn_bytes: int
 
 
@@ -83,7 +75,11 @@ class Spool:
         self._kept_bytes = sum(path.stat().st_size for _, path in kept)
         self._file: int | None = None
         self._written = 0
-        self._pending: list[tuple[int, int, int, bytes]] = []
+        # What was appended, in columns: a list of tuples would be looked through for circles.
+        self._times: list[int] = []
+        self._connections: list[int] = []
+        self._kinds: list[int] = []
+        self._frames: list[bytes] = []
         # What could not be kept: how many frames, from when to when.
         self._lost = 0
         self._lost_from_us = self._lost_to_us = 0
@@ -101,20 +97,26 @@ class Spool:
 
     def append(self, received_us: int, connection: int, data: bytes, kind: int = FRAME) -> None:
         """Take a record; it is on its way to the disk with the next `flush`."""
-        self._pending.append((received_us, connection, kind, data))
+        self._times.append(received_us)
+        self._connections.append(connection)
+        self._kinds.append(kind)
+        self._frames.append(data)
 
     def flush(self) -> bool:
         """Hand over what was appended to the system. False: it was lost, there is no room."""
-        if not self._pending:
+        if not self._frames:
             return True
-        pending, self._pending = self._pending, []
-        piece = _spell(pending)
+        times, self._times = self._times, []
+        connections, self._connections = self._connections, []
+        kinds, self._kinds = self._kinds, []
+        frames, self._frames = self._frames, []
+        piece = _spell(times, connections, kinds, frames)
         if self.bytes_kept + len(piece) > self._bytes_max or not self._write(piece):
             if not self._lost:
-                self._lost_from_us = pending[0][0]
-            self._lost += len(pending)
-            self._lost_to_us = pending[-1][0]
-            self.lost_total += len(pending)
+                self._lost_from_us = times[0]
+            self._lost += len(frames)
+            self._lost_to_us = times[-1]
+            self.lost_total += len(frames)
             return False
         if self._lost:
             self._tell_loss()
@@ -178,7 +180,7 @@ class Spool:
     def _open(self) -> None:
         path = self._folder / f"{self._number:012d}.open"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        head = _MAGIC + _HEADER.pack(len(self._header), zlib.crc32(self._header)) + self._header
+        head = _MAGIC + _HEADER.pack(len(self._header), crc32(self._header)) + self._header
         self._written = 0
         done = 0
         while done < len(head):
@@ -214,23 +216,29 @@ def read_segment(path: Path) -> Segment:
         raise BadDataError("SPOOL_CORRUPT", f"{path.name} does not begin as a segment")
     length, crc = _HEADER.unpack_from(data, len(_MAGIC))
     header = data[start : start + length]
-    if len(header) != length or zlib.crc32(header) != crc:
+    if len(header) != length or crc32(header) != crc:
         raise BadDataError("SPOOL_CORRUPT", f"the header of {path.name} is not what was written")
-    records: list[Record] = []
+    heads: list[np.ndarray] = []
+    bodies: list[memoryview] = []
     place = start + length
-    while (end := _read(data, place, records)) is not None:
+    while (end := _read(data, place, heads, bodies)) is not None:
         place = end
-    return Segment(int(match[1]), header, records, len(data) - place)
+    return Segment(int(match[1]), header, _records(heads, bodies), len(data) - place)
 
 
-def _spell(frames: list[tuple[int, int, int, bytes]]) -> bytes:
-    pack = _FRAME.pack
-    heads = [pack(us, connection, kind, len(data)) for us, connection, kind, data in frames]
-    body = b"".join([_COUNT.pack(len(frames)), *heads, *[frame[3] for frame in frames]])
-    return _HEADER.pack(len(body), zlib.crc32(body)) + body
+def _spell(
+    times: list[int], connections: list[int], kinds: list[int], frames: list[bytes]
+) -> bytes:
+    heads = np.empty(len(frames), _FRAME)
+    heads["received_us"] = times
+    heads["connection"] = connections
+    heads["kind"] = kinds
+    heads["length"] = list(map(len, frames))
+    body = b"".join([_COUNT.pack(len(frames)), heads.tobytes(), *frames])
+    return _HEADER.pack(len(body), crc32(body)) + body
 
 
-def _read(data: bytes, place: int, records: list[Record]) -> int | None:
+def _read(data: bytes, place: int, heads: list[np.ndarray], bodies: list[memoryview]) -> int | None:
     """Add the frames of the record at a place; return where it ends, None where it is not whole."""
     start = place + _HEADER.size
     if start > len(data):
@@ -239,12 +247,20 @@ def _read(data: bytes, place: int, records: list[Record]) -> int | None:
     end = start + length
     if end > len(data) or length < _COUNT.size:
         return None
-    if zlib.crc32(memoryview(data)[start:end]) != crc:
+    if crc32(memoryview(data)[start:end]) != crc:
         return None
     (count,) = _COUNT.unpack_from(data, start)
-    heads = start + _COUNT.size
-    at = heads + count * _FRAME.size
-    for received_us, connection, kind, size in _FRAME.iter_unpack(data[heads:at]):
-        records.append(Record(received_us, connection, kind, data[at : at + size]))
-        at += size
+    heads.append(np.frombuffer(data, _FRAME, count, start + _COUNT.size))
+    bodies.append(memoryview(data)[start + _COUNT.size + count * _FRAME.itemsize : end])
     return int(end)
+
+
+def _records(heads: list[np.ndarray], bodies: list[memoryview]) -> Records:
+    every = np.concatenate(heads) if heads else np.empty(0, _FRAME)
+    return Records(
+        np.ascontiguousarray(every["received_us"]),
+        np.ascontiguousarray(every["connection"]),
+        np.ascontiguousarray(every["kind"]),
+        np.cumsum(every["length"], dtype=np.int64),
+        b"".join(bodies),
+    )

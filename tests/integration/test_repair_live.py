@@ -20,7 +20,7 @@ from lakehouse_ray.pipeline.stream_state import WorkerState
 from lakehouse_ray.silver.stream_books import Books
 from lakehouse_ray.silver.stream_segment import streams_of, work_segment
 from lakehouse_ray.storage.files import data_files
-from lakehouse_ray.storage.spool import FRAME, Record
+from lakehouse_ray.storage.records import FRAME, Record
 
 pytestmark = pytest.mark.integration
 

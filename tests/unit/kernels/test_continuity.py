@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import TypeVar
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse_ray.kernels.continuity import Continuity, Gap, Released
 
+T = TypeVar("T")
+
 WAIT_US = 1_000
+
+
+def feed(
+    series: Continuity[T], numbers: Sequence[int], items: Sequence[T], times: Sequence[int]
+) -> Released[T]:
+    """Messages that cover one number each."""
+    last = np.array(numbers, np.int64)
+    return series.feed(last - 1, last, items, np.array(times, np.int64))
 
 
 def run(
@@ -20,7 +33,7 @@ def run(
     late: list[int] = []
     gaps: list[Gap] = []
     duplicates = 0
-    parts = [series.feed_singles([number], [number], [time]) for number, time in arrivals]
+    parts = [feed(series, [number], [number], [time]) for number, time in arrivals]
     parts.append(series.pass_time(arrivals[-1][1] + 2 * WAIT_US) if arrivals else Released())
     for part in parts:
         items += part.items
@@ -104,12 +117,12 @@ def test_what_waits_may_be_taken_out_and_fed_again(
     gaps: list[Gap] = []
     series: Continuity[tuple[int, int]] = Continuity(start - 1, wait_us=WAIT_US)
     for place, pair in enumerate(arrivals):
-        part = series.feed_singles([pair[0]], [pair], [pair[1]])
+        part = feed(series, [pair[0]], [pair], [pair[1]])
         items += part.items
         gaps += part.gaps
         if place % every == 0:
             for waiting in series.give_back():
-                again = series.feed_singles([waiting[0]], [waiting], [waiting[1]])
+                again = feed(series, [waiting[0]], [waiting], [waiting[1]])
                 items += again.items
                 gaps += again.gaps
     end = series.pass_time(arrivals[-1][1] + 2 * WAIT_US)
@@ -127,7 +140,8 @@ def test_pieces_of_any_size_give_what_single_messages_give(seed: int) -> None:
     place = 0
     while place < len(numbers):
         size = rng.randint(1, 30)
-        part = whole.feed_singles(
+        part = feed(
+            whole,
             numbers[place : place + size],
             numbers[place : place + size],
             times[place : place + size],
@@ -140,29 +154,67 @@ def test_pieces_of_any_size_give_what_single_messages_give(seed: int) -> None:
     assert covered(gaps + end.gaps) == sorted(set(range(numbers[-1])) - set(numbers))
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.one_of(st.none(), st.integers(0, 20)),
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(0, 400)),
+        min_size=1,
+        max_size=80,
+    ),
+)
+def test_many_at_once_give_what_one_after_the_other_gives(
+    begun: int | None, steps: list[tuple[int, int, int]]
+) -> None:
+    """Ranges that follow one another, overlap, come again and leave holes."""
+    before, last, times = [], [], []
+    at = now = 0
+    for back, reach, pause in steps:
+        at, now = max(0, at - back + 1), now + pause
+        before.append(at)
+        at += reach
+        last.append(at)
+        times.append(now)
+    count = len(steps)
+    columns = np.array(before), np.array(last)
+    at_once: Continuity[int] = Continuity(begun, wait_us=WAIT_US)
+    whole = at_once.feed(*columns, range(count), np.array(times))
+    singly: Continuity[int] = Continuity(begun, wait_us=WAIT_US)
+    parts = [
+        singly.feed(*(c[n : n + 1] for c in columns), [n], np.array(times[n : n + 1]))
+        for n in range(count)
+    ]
+    assert whole.items == [item for part in parts for item in part.items]
+    assert whole.late == [item for part in parts for item in part.late]
+    assert whole.gaps == [gap for part in parts for gap in part.gaps]
+    assert whole.duplicates == sum(part.duplicates for part in parts)
+    assert at_once.give_back() == singly.give_back()
+    assert (at_once.last, at_once.gaps) == (singly.last, singly.gaps)
+
+
 def test_a_gap_is_told_by_the_first_message_after_the_wait() -> None:
     series: Continuity[int] = Continuity(10, wait_us=WAIT_US)
-    assert series.feed_singles([11, 14], [11, 14], [0, 100]).items == [11]
-    assert series.feed_singles([15], [15], [1_099]).gaps == []
-    told = series.feed_singles([16], [16], [1_100])
+    assert feed(series, [11, 14], [11, 14], [0, 100]).items == [11]
+    assert feed(series, [15], [15], [1_099]).gaps == []
+    told = feed(series, [16], [16], [1_100])
     assert told.gaps == [Gap(12, 13, 1_100)]
     assert told.items == [14, 15, 16]
     # What comes after all is given out, once.
-    late = series.feed_singles([13, 13, 16], [13, 13, 16], [2_000, 2_000, 2_000])
+    late = feed(series, [13, 13, 16], [13, 13, 16], [2_000, 2_000, 2_000])
     assert (late.items, late.late, late.duplicates) == ([], [13], 2)
 
 
 def test_no_more_than_so_many_messages_wait() -> None:
     series: Continuity[int] = Continuity(0, wait_us=10**12, held_max=3)
-    told = series.feed_singles([3, 4, 5, 6], [3, 4, 5, 6], [0, 0, 0, 0])
+    told = feed(series, [3, 4, 5, 6], [3, 4, 5, 6], [0, 0, 0, 0])
     assert told.gaps == [Gap(1, 2, 0)]
     assert told.items == [3, 4, 5, 6]
 
 
 def test_a_series_begins_with_the_smallest_number_of_the_first_moments() -> None:
     series: Continuity[int] = Continuity(None, wait_us=WAIT_US)
-    assert series.feed_singles([7, 6, 8], [7, 6, 8], [0, 10, 20]).items == []
-    told = series.feed_singles([9], [9], [1_000])
+    assert feed(series, [7, 6, 8], [7, 6, 8], [0, 10, 20]).items == []
+    told = feed(series, [9], [9], [1_000])
     assert (told.items, told.gaps) == ([6, 7, 8, 9], [])
 
 
@@ -170,9 +222,10 @@ def test_ranges_that_overlap_what_was_seen_continue_it() -> None:
     """Two connections cut the changes of a book in different places."""
     series: Continuity[str] = Continuity(100, wait_us=WAIT_US)
     told = series.feed(
-        [(100, 105), (98, 103), (103, 110), (112, 115), (110, 112)],
+        np.array([100, 98, 103, 112, 110]),
+        np.array([105, 103, 110, 115, 112]),
         ["a", "old", "overlaps", "waits", "fills"],
-        [0, 1, 2, 3, 4],
+        np.arange(5),
     )
     assert told.items == ["a", "overlaps", "fills", "waits"]
     assert (told.duplicates, told.gaps, series.last) == (1, [], 115)

@@ -31,7 +31,7 @@ from lakehouse_ray.runtime.keepers import Ended, Told
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.silver.stream_segment import CaptureState, streams_of
 from lakehouse_ray.silver.stream_series import SeriesState
-from lakehouse_ray.storage.spool import FRAME, Record
+from lakehouse_ray.storage.records import FRAME, Record
 
 
 def writer(home: Path, **stream: Any) -> Writer:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from lakehouse_ray.model.venue import Market
 from lakehouse_ray.silver.stream_books import Books
+from lakehouse_ray.silver.stream_frames import SNAPSHOT
 from lakehouse_ray.silver.stream_segment import (
-    SNAPSHOT,
     CaptureState,
     SegmentWork,
     read_records,
@@ -27,7 +27,7 @@ from lakehouse_ray.silver.stream_segment import (
     streams_of,
     work_segment,
 )
-from lakehouse_ray.storage.spool import FRAME, MARK, Record
+from lakehouse_ray.storage.records import FRAME, MARK, Record
 
 RECORDED = Path(__file__).parents[3].parent / "shared/data/recorded/ws/hftbacktest"
 needs_recorded = pytest.mark.skipif(
@@ -230,6 +230,42 @@ def test_malformed_frames_are_refused_with_their_record_and_the_rest_flows_on() 
         (4, "WRONG_SYMBOL"),
     ]
     assert work.refusals[0].raw == "<html>�"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_few_bad_frames_among_thousands_cost_no_other_its_row(seed: int) -> None:
+    """Wherever they stand: frames are read many at once, and looked at singly where that fails."""
+    rng = random.Random(seed)
+    records = [traded(1 + n, START_MS + n) for n in range(3_000)]
+    ruined: dict[int, str] = {}
+    for place in rng.sample(range(1, 2_999), 6):
+        data, number = records[place].data, b'"t":%d' % (place + 1)
+        assert number in data
+        ways = [
+            ("NOT_JSON", data[: rng.randrange(30, len(data))]),
+            ("WRONG_SYMBOL", data.replace(b'"s":"LITUSDT"', b'"s":"LTOUSDT"')),
+            ("MISSING_FIELD", data.replace(number, b'"other":1')),
+            ("UNTYPED_CELL", data.replace(number, b'"t":null')),
+            ("OUTSIDE_PERIOD", data.replace(b'"T":1', b'"T":4')),
+        ]
+        reason, bad = rng.choice(ways)
+        assert bad != data
+        records[place] = records[place]._replace(data=bad)
+        ruined[place] = reason
+    (work,), _ = capture("um", ["litusdt@trade"], [ending(records)])
+    assert [(r.line - 1, r.reason) for r in work.refusals] == sorted(ruined.items())
+    assert work.rows["trades"]["id"].to_list() == [n + 1 for n in range(3_000) if n not in ruined]
+    told = [n for _, gap, _ in work.gaps for n in range(gap.first or 0, (gap.last or 0) + 1)]
+    assert told == [place + 1 for place in sorted(ruined)]
+
+
+def test_a_bar_of_an_interval_that_there_is_not_is_refused_alone() -> None:
+    start = 1_700_000_040_000
+    frames = [bar(start), bar(start + 60_000).replace(b'"1m"', b'"7m"')]
+    records = [Record(1_700_000_000_000_000 + n, 0, FRAME, f) for n, f in enumerate(frames)]
+    (work,), _ = capture("spot", ["btcusdt@kline_1m"], [ending(records)])
+    assert work.rows["klines"].height == 1
+    assert [(r.line, r.reason) for r in work.refusals] == [(2, "UNTYPED_CELL")]
 
 
 def test_a_capture_that_goes_on_tells_what_it_missed_meanwhile() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse_ray.errors import BadDataError
-from lakehouse_ray.storage.spool import FRAME, MARK, Record, Spool, list_segments, read_segment
+from lakehouse_ray.storage.records import FRAME, MARK, Record
+from lakehouse_ray.storage.spool import Spool, list_segments, read_segment
 
 HEADER = b'{"market":"spot"}'
 

@@ -112,7 +112,8 @@ class Connections:
             Session(rules, pace, rng, first, len(groups)) for first in range(len(groups))
         ]
         self._sockets: dict[int, aiohttp.ClientWebSocketResponse[bool]] = {}
-        self._counts: dict[int, Counter[bytes]] = {}
+        # Frames since the last step, by connection; counted all at once.
+        self._inboxes: dict[int, list[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.tally = Tally()
 
@@ -146,17 +147,29 @@ class Connections:
 
     def _step(self, http: aiohttp.ClientSession) -> None:
         now_s = self._clock.monotonic_s()
-        for number, counts in self._counts.items():
-            if counts:
-                told = {name.decode(errors="replace"): count for name, count in counts.items()}
-                counts.clear()
-                self._session(number).heard(number, told, now_s)
+        for number in self._inboxes:
+            self._count(number, now_s)
         for session in self._sessions:
             for action in session.due(now_s):
                 self._start(http, session, action)
         for task in [task for task in self._tasks if task.done()]:
             self._tasks.discard(task)
             task.result()
+
+    def _count(self, number: int, now_s: float) -> None:
+        """Tell the session what came since the last step."""
+        inbox = self._inboxes[number]
+        if not inbox:
+            return
+        self.tally.frames += len(inbox)
+        self.tally.frame_bytes += sum(map(len, inbox))
+        names = Counter([data[_NAME_FROM : data.find(b"@", _NAME_FROM)] for data in inbox])
+        told = {name.decode(errors="replace"): count for name, count in names.items()}
+        session = self._session(number)
+        session.heard(number, told, now_s)
+        if any(b'"serverShutdown"' in data for data in inbox if len(data) < _WARNING_BYTES_MAX):
+            session.warned(number)
+        inbox.clear()
 
     def _start(self, http: aiohttp.ClientSession, session: Session, action: Action) -> None:
         number = action.connection
@@ -184,7 +197,7 @@ class Connections:
             return
         self.tally.opened += 1
         self._sockets[number] = socket
-        self._counts[number] = Counter()
+        self._inboxes[number] = []
         self._note_opened(session, number)
         try:
             why = await self._read(socket, session, number)
@@ -193,7 +206,8 @@ class Connections:
         finally:
             self.tally.ended += 1
             del self._sockets[number]
-            del self._counts[number]
+            self._count(number, self._clock.monotonic_s())
+            del self._inboxes[number]
             session.ended(number, self._clock.monotonic_s())
             now_us = self._clock.now_us()
             if not session.up:
@@ -235,18 +249,14 @@ class Connections:
         self, socket: aiohttp.ClientWebSocketResponse[bool], session: Session, number: int
     ) -> str:
         """Hand over what comes until the connection ends; return why it did."""
-        take, clock, counts, tally = self._sink.frame, self._clock, self._counts[number], self.tally
-        receive, text = socket.receive, aiohttp.WSMsgType.TEXT
+        take, clock, inbox = self._sink.frame, self._clock, self._inboxes[number]
+        receive, text, now_us = socket.receive, aiohttp.WSMsgType.TEXT, clock.now_us
         while True:
             message: Any = await receive()
             if message.type is text:
                 data: bytes = message.data
-                take(clock.now_us(), number, data)
-                tally.frames += 1
-                tally.frame_bytes += len(data)
-                counts[data[_NAME_FROM : data.find(b"@", _NAME_FROM)]] += 1
-                if len(data) < _WARNING_BYTES_MAX and b'"serverShutdown"' in data:
-                    session.warned(number)
+                take(now_us(), number, data)
+                inbox.append(data)
             elif message.type is aiohttp.WSMsgType.PING:
                 session.heard(number, {}, clock.monotonic_s())
                 await socket.pong(message.data)

@@ -1,15 +1,16 @@
 """Frames of a connection as typed events; what is none is refused by a reason, never passed over.
 
-A frame of a combined connection begins with the stream's name, so its decoder is found by a look
-into a dictionary and the frame is parsed once, straight into the struct of its kind. Frames that
-begin otherwise are parsed twice: once to see what they are.
+Frames of one kind are read many at once. Where that fails each is read by itself: a frame of a combined
+connection begins with the stream's name, so its decoder is found by a look into a dictionary and it is
+parsed once, straight into the struct of its kind. Frames that begin otherwise are parsed twice: once to
+see what they are.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -110,8 +111,8 @@ class FrameReader:
         self._market = market
         self._open = asked is None
         self._routes: dict[bytes, tuple[Stream, Callable[[bytes], Any]]] = {}
-        self._lists = {
-            kind: msgspec.json.Decoder(list[_envelope_of(struct)], strict=False).decode  # type: ignore[misc]
+        self._lists: dict[Kind, Callable[[bytes], list[Event]]] = {
+            kind: msgspec.json.Decoder(list[struct], strict=False).decode  # type: ignore[valid-type]
             for kind, struct in _STRUCTS.items()
         }
         self._by_kind: dict[tuple[Kind, str, str | None], Stream] = {}
@@ -128,33 +129,25 @@ class FrameReader:
         for stream in asked or ():
             self._learn(stream.name.encode(), stream)
 
-    def stream_of(self, frame: bytes) -> Stream | None:
-        """The stream of a combined frame that is known by its beginning; else None."""
-        if not frame.startswith(_PREFIX):
-            return None
-        route = self._routes.get(frame[_NAME_FROM : frame.find(b'"', _NAME_FROM)])
-        return None if route is None else route[0]
+    @property
+    def streams(self) -> list[Stream]:
+        """Streams that are known, in the order in which they were asked for."""
+        return [stream for stream, _ in self._routes.values()]
 
-    def read_many(self, stream: Stream, frames: Sequence[bytes]) -> list[Event] | None:
-        """The events of combined frames of one stream, all parsed at once.
+    def read_many(self, kind: Kind, data: Sequence[bytes]) -> list[Event] | None:
+        """The events of combined frames of one kind, all parsed at once; whose they say they are is
+        not looked at.
 
-        None where any of them is refused: then each has to be read by itself.
+        data: What stands in each between `frame_head` of its stream and the last brace.
+        None where any of them is refused: then each frame has to be read by itself.
         """
         # No text of JSON has a line feed in it, so a frame whose last text is open ends there.
-        joined = b"[" + b",\n".join(frames) + b"]"
+        joined = b"[" + b",\n".join(data) + b"]"
         try:
-            events: list[Event] = [found.data for found in self._lists[stream.kind](joined)]
+            events = self._lists[kind](joined)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        symbol = stream.symbol
-        if len(events) != len(frames) or not all([event.s == symbol for event in events]):  # noqa: C419
-            return None
-        if stream.kind == "kline":
-            bars = cast("list[Kline]", events)
-            spelled = "1M" if stream.interval == "1mo" else stream.interval
-            if any(bar.k.i != spelled for bar in bars):
-                return None
-        return events
+        return events if len(events) == len(data) else None
 
     def read(self, frame: bytes) -> Message | Control:
         """Return what the frame says.
@@ -227,6 +220,11 @@ class FrameReader:
     def _learn(self, name: bytes, stream: Stream) -> None:
         self._routes[name] = stream, self._envelopes[stream.kind]
         self._by_kind[stream.kind, stream.symbol, stream.interval] = stream
+
+
+def frame_head(stream: Stream) -> bytes:
+    """What a combined frame of a stream begins with; then comes its event, then a brace."""
+    return b'%s%s","data":' % (_PREFIX, stream.name.encode())
 
 
 def _envelope_of(struct: type[Event]) -> Any:

@@ -17,6 +17,7 @@ from lakehouse_ray.model.venue import Market, parse_interval
 from lakehouse_ray.sources.binance.streams.events import (
     AggTrade,
     BookTicker,
+    Depth,
     Event,
     ForceOrder,
     Kline,
@@ -60,27 +61,45 @@ def is_row(event: Event) -> bool:
 
 def rows_of(kind: Kind, market: Market, events: Sequence[Event]) -> Rows:
     """Make rows of events of one kind, of any of its symbols. Not for depth: a book has its rows."""
-    # Of the others each event is a row.
-    partly = kind in ("kline", "trade")
-    kept = [event for event in events if is_row(event)] if partly else list(events)
-    columns, times = _BUILDERS[kind](kept)
-    frame = pl.DataFrame(
+    return rows_in(kind, market, event_frame(kind, events))
+
+
+def event_frame(kind: Kind, events: Sequence[Event]) -> pl.DataFrame:
+    """Events of one kind in columns: those of their data set, times as the exchange wrote them.
+
+    Where not each of them is a row, `row` says which are. Of changes of a book `before` and `last`,
+    the updates that each holds; its levels are not there.
+    """
+    columns = _BUILDERS[kind](events)
+    if kind in ("kline", "trade"):
+        columns["row"] = _flags([is_row(event) for event in events])
+    return pl.DataFrame(
         [pl.Series(name, values, dtype) for name, (values, dtype) in columns.items()]
     )
-    frame = frame.with_columns(_micro(name).alias(name) for name in times)
+
+
+def rows_in(kind: Kind, market: Market, frame: pl.DataFrame) -> Rows:
+    """Make rows of the events of an `event_frame`; other columns of it stay out."""
+    times = _TIMES[kind]
+    frame = frame.with_row_index("place")
+    kept = frame.filter("row") if "row" in frame.columns else frame
+    kept = kept.with_columns(_micro(name).alias(name) for name in times)
     good = pl.all_horizontal(
         pl.col(name).is_null() | pl.col(name).is_between(_EARLIEST_US, _LATEST_US, closed="left")
         for name in times
     )
-    sound = frame.select(good.alias("good")).to_series()
+    sound = kept.select(good.alias("good")).to_series()
     refused: tuple[int, ...] = ()
     if not sound.all():
-        places = [place for place, event in enumerate(events) if is_row(event)]
-        refused = tuple(places[i] for i in (~sound).arg_true())
-        frame = frame.filter(sound)
-    frame = frame.with_columns(pl.col(name).cast(_TIME) for name in times)
-    frame = frame.select(pl.lit(market).alias("market"), pl.all())
-    return Rows(frame, refused, len(events) - len(kept))
+        refused = tuple(kept["place"].filter(~sound).to_list())
+        kept = kept.filter(sound)
+    unknown = [pl.lit(None, pl.Float64()).alias(name) for name in _UNKNOWN.get(kind, ())]
+    rows = kept.select(
+        pl.lit(market).alias("market"),
+        *(pl.col(name).cast(_TIME) if name in times else pl.col(name) for name in _COLUMNS[kind]),
+        *unknown,
+    )
+    return Rows(rows, refused, frame.height - kept.height - len(refused))
 
 
 def _micro(name: str) -> pl.Expr:
@@ -93,18 +112,18 @@ def _texts(values: list[str]) -> tuple[list[Any], pl.DataType]:
 
 
 def _floats(values: list[float] | list[float | None]) -> tuple[list[Any], pl.DataType]:
-    return list(values), pl.Float64()
+    return values, pl.Float64()
 
 
 def _longs(values: list[int] | list[int | None]) -> tuple[list[Any], pl.DataType]:
-    return list(values), pl.Int64()
+    return values, pl.Int64()
 
 
 def _flags(values: list[bool] | list[bool | None]) -> tuple[list[Any], pl.DataType]:
-    return list(values), pl.Boolean()
+    return values, pl.Boolean()
 
 
-def _klines(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
+def _klines(events: Sequence[Event]) -> Columns:
     lines = cast("Sequence[Kline]", events)
     bars = [event.k for event in lines]
     intervals = {spelled: parse_interval(spelled) for spelled in {bar.i for bar in bars}}
@@ -122,10 +141,10 @@ def _klines(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
         "taker_buy_volume": _floats([bar.V for bar in bars]),
         "taker_buy_quote_volume": _floats([bar.Q for bar in bars]),
         "close_time": _longs([bar.T for bar in bars]),
-    }, ("open_time", "close_time")
+    }
 
 
-def _agg_trades(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
+def _agg_trades(events: Sequence[Event]) -> Columns:
     trades = cast("Sequence[AggTrade]", events)
     return {
         "symbol": _texts([event.s for event in trades]),
@@ -137,26 +156,23 @@ def _agg_trades(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
         "transact_time": _longs([event.T for event in trades]),
         "is_buyer_maker": _flags([event.m for event in trades]),
         "is_best_match": _flags([event.M for event in trades]),
-    }, ("transact_time",)
+    }
 
 
-def _trades(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
+def _trades(events: Sequence[Event]) -> Columns:
     trades = cast("Sequence[Trade]", events)
-    unknown: list[float | None] = [None] * len(trades)
     return {
         "symbol": _texts([event.s for event in trades]),
         "id": _longs([event.t for event in trades]),
         "price": _floats([event.p for event in trades]),
         "qty": _floats([event.q for event in trades]),
-        "quote_qty": _floats(unknown),
-        "base_qty": _floats(unknown),
         "time": _longs([event.T for event in trades]),
         "is_buyer_maker": _flags([event.m for event in trades]),
         "is_best_match": _flags([event.M for event in trades]),
-    }, ("time",)
+    }
 
 
-def _book_tickers(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
+def _book_tickers(events: Sequence[Event]) -> Columns:
     quotes = cast("Sequence[BookTicker]", events)
     return {
         "symbol": _texts([event.s for event in quotes]),
@@ -167,10 +183,10 @@ def _book_tickers(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
         "best_ask_qty": _floats([event.A for event in quotes]),
         "transaction_time": _longs([event.T for event in quotes]),
         "event_time": _longs([event.E for event in quotes]),
-    }, ("transaction_time", "event_time")
+    }
 
 
-def _forced_orders(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
+def _forced_orders(events: Sequence[Event]) -> Columns:
     orders = [event.o for event in cast("Sequence[ForceOrder]", events)]
     return {
         "symbol": _texts([order.s for order in orders]),
@@ -184,10 +200,10 @@ def _forced_orders(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
         "order_status": _texts([order.X for order in orders]),
         "last_fill_quantity": _floats([order.l for order in orders]),
         "accumulated_fill_quantity": _floats([order.z for order in orders]),
-    }, ("time",)
+    }
 
 
-def _mark_prices(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
+def _mark_prices(events: Sequence[Event]) -> Columns:
     marks = cast("Sequence[MarkPrice]", events)
     return {
         "symbol": _texts([event.s for event in marks]),
@@ -198,14 +214,36 @@ def _mark_prices(events: Sequence[Event]) -> tuple[Columns, tuple[str, ...]]:
         "funding_rate": _floats([float(event.r) if event.r else None for event in marks]),
         # Delivery contracts say 0: they pay none.
         "next_funding_time": _longs([event.T or None for event in marks]),
-    }, ("event_time", "next_funding_time")
+    }
 
 
-_BUILDERS: dict[Kind, Callable[[Sequence[Event]], tuple[Columns, tuple[str, ...]]]] = {
+def _changes(events: Sequence[Event]) -> Columns:
+    changes = cast("Sequence[Depth]", events)
+    return {
+        "symbol": _texts([event.s for event in changes]),
+        "time": _longs([event.E if event.T is None else event.T for event in changes]),
+        "before": _longs([event.U - 1 if event.pu is None else event.pu for event in changes]),
+        "last": _longs([event.u for event in changes]),
+    }
+
+
+_BUILDERS: dict[Kind, Callable[[Sequence[Event]], Columns]] = {
     "kline": _klines,
     "aggTrade": _agg_trades,
     "trade": _trades,
     "bookTicker": _book_tickers,
     "forceOrder": _forced_orders,
     "markPrice": _mark_prices,
+    "depth": _changes,
 }
+_TIMES: dict[Kind, tuple[str, ...]] = {
+    "kline": ("open_time", "close_time"),
+    "aggTrade": ("transact_time",),
+    "trade": ("time",),
+    "bookTicker": ("transaction_time", "event_time"),
+    "forceOrder": ("time",),
+    "markPrice": ("event_time", "next_funding_time"),
+}
+# What a stream does not tell.
+_UNKNOWN: dict[Kind, tuple[str, ...]] = {"trade": ("quote_qty", "base_qty")}
+_COLUMNS: dict[Kind, tuple[str, ...]] = {kind: tuple(_BUILDERS[kind](())) for kind in _TIMES}
