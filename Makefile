@@ -3,9 +3,9 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-# Two processes, whatever the machine: each starts a Ray of its own. What kills and waits (chaos)
-# stays in one of them and comes first, so that files of the other tests fill up the end.
-TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three processes, whatever the machine: each starts a Ray of its own, and mostly waits for it. What kills
+# and waits (chaos) comes first, so that files of the other tests fill up the end.
+TOGETHER := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup compiled demo test unit check fix integration acceptance chaos bench docs clean
