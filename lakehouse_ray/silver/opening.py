@@ -9,10 +9,10 @@ from lakehouse_ray.errors import BadDataError
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.work import ObjectResult, RawObject, Unit
 from lakehouse_ray.silver.quarantine import Refusals
-from lakehouse_ray.sources.source import ObjectDecoder
+from lakehouse_ray.sources.source import Csv, ObjectDecoder
 
 # Objects that could be read, with their CSV, and the results of the rest.
-Opened = tuple[list[tuple[ObjectResult, bytes]], list[ObjectResult]]
+Opened = tuple[list[tuple[ObjectResult, Csv]], list[ObjectResult]]
 
 
 def open_objects(
@@ -24,7 +24,7 @@ def open_objects(
     room_bytes: int,
 ) -> Opened | None:
     """Inflate objects held in memory; None, and nothing refused, where they have no room."""
-    opened: list[tuple[ObjectResult, bytes]] = []
+    opened: list[tuple[ObjectResult, Csv]] = []
     closed: list[ObjectResult] = []
     for item in items:
         result = item.result

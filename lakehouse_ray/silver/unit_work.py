@@ -27,7 +27,7 @@ from lakehouse_ray.silver.opening import Opened, open_objects
 from lakehouse_ray.silver.quarantine import Refusals
 from lakehouse_ray.silver.resolve import key_of, merge_versions, resolve, with_day
 from lakehouse_ray.silver.sealing import Sealed
-from lakehouse_ray.sources.source import CsvFile, Decoded, ObjectDecoder
+from lakehouse_ray.sources.source import Csv, CsvFile, Decoded, ObjectDecoder
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import FileEntry
 from lakehouse_ray.storage.ledger import log_request
@@ -182,14 +182,14 @@ class UnitWork:
             self._means.decoder, self._dataset, self._unit, items, self._refusals, room_bytes
         )
 
-    def _decode(self, symbol: str, opened: Sequence[tuple[ObjectResult, bytes]]) -> list[Decoded]:
+    def _decode(self, symbol: str, opened: Sequence[tuple[ObjectResult, Csv]]) -> list[Decoded]:
         files = [
             CsvFile(result.task.key, symbol, result.task.period, csv) for result, csv in opened
         ]
         return self._means.decoder.decode(self._dataset, self._unit.market, files)
 
     def _needed(
-        self, opened: Sequence[tuple[ObjectResult, bytes]], candidates: Sequence[ObjectTask]
+        self, opened: Sequence[tuple[ObjectResult, Csv]], candidates: Sequence[ObjectTask]
     ) -> tuple[list[ObjectTask], list[ObjectResult]]:
         """Candidates whose day no monthly file covers in full, and the results of the others."""
         short: set[str] = set()

@@ -33,7 +33,8 @@ _CSV_TYPES: dict[str, type[pl.DataType]] = {
 
 def decode_quickly(dataset: Dataset, layout: Layout, run: list[Run]) -> Decoded | None:
     """Parse all files at once; None where anything is not as it should be."""
-    body = run[0].body if len(run) == 1 else b"".join(part.body for part in run)
+    # Polars reads nothing but bytes.
+    body = bytes(run[0].body) if len(run) == 1 else b"".join([part.body for part in run])
     if not body:
         return None
     raw = _parse(layout, body)

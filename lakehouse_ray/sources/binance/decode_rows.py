@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from lakehouse_ray.model.dataset import Dataset
-from lakehouse_ray.sources.source import CsvFile
+from lakehouse_ray.sources.source import Csv, CsvFile
 
 # Between the largest ms and the smallest µs that can be meant: 10^15 ms is the year 33658,
 # 10^15 µs is September 2001.
@@ -24,7 +24,7 @@ class Run:
     """
 
     file: CsvFile
-    body: bytes
+    body: Csv
     rows: int
     lines_before: int
 

@@ -12,6 +12,7 @@ import deflate
 from isal import igzip_lib, isal_zlib
 
 from lakehouse_ray.errors import BadDataError
+from lakehouse_ray.sources.source import Csv
 
 # Its stubs do not say that it is an exception.
 _ISAL_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
@@ -90,7 +91,7 @@ def find_member(
     )
 
 
-def inflate(data: bytes, member: Member) -> bytes:
+def inflate(data: bytes, member: Member) -> Csv:
     """Return the CSV inside a zip that fits into memory.
 
     Raises BadDataError (ZIP_CORRUPT) where size or CRC differ.
@@ -100,7 +101,7 @@ def inflate(data: bytes, member: Member) -> bytes:
         # A quarter faster than isal, which can also do it in pieces; it gives no byte more than is
         # promised, and refuses a stream that holds more.
         try:
-            content = bytes(deflate.deflate_decompress(packed, member.inflated_bytes))
+            content: Csv = deflate.deflate_decompress(packed, member.inflated_bytes)
         except deflate.DeflateError as error:
             raise BadDataError("ZIP_CORRUPT", str(error)) from error
     else:
