@@ -18,7 +18,7 @@ from lakehouse_ray.model.venue import INTERVALS, Market
 from lakehouse_ray.sources.binance import rest_requests as ask
 from lakehouse_ray.sources.binance.rest_bars import bars_in
 from lakehouse_ray.sources.budget import Limit
-from lakehouse_ray.storage.catalog import bucket_of
+from lakehouse_ray.storage.schemas import bucket_of
 
 # Ranges of a series that lie nearer to each other are asked for as one: a page holds both.
 _JOINED_BARS = 50

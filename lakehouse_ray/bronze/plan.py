@@ -16,7 +16,7 @@ from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.model.venue import INTERVALS, Freq, Market
 from lakehouse_ray.model.work import ObjectTask, Role, Unit, unit_id
-from lakehouse_ray.storage.catalog import bucket_of
+from lakehouse_ray.storage.schemas import bucket_of
 
 FreqPolicy = Literal["auto", "monthly", "daily"]
 

@@ -10,8 +10,8 @@ from lakehouse_ray.model.product import ALL_SYMBOLS, Input, Product, ProductUnit
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange, month_ordinal
 from lakehouse_ray.model.venue import Market
-from lakehouse_ray.storage.catalog import bucket_of
 from lakehouse_ray.storage.groups import RowGroup
+from lakehouse_ray.storage.schemas import bucket_of
 
 # Spans of more months are looked for in the whole list.
 _MONTHS_MAX = 24

@@ -17,9 +17,9 @@ from lakehouse_ray.gold.holdings import Holdings
 from lakehouse_ray.gold.plan import ProductPlan, Stale
 from lakehouse_ray.model.product import ALL_SYMBOLS, Period, Product, ProductUnit, period_of
 from lakehouse_ray.model.timespan import from_us, month_ordinal
-from lakehouse_ray.storage.catalog import bucket_of
 from lakehouse_ray.storage.files import ANY, PartitionKey, Region
 from lakehouse_ray.storage.groups import RowGroup
+from lakehouse_ray.storage.schemas import bucket_of
 
 # What a unit costs however little it reads, in bytes that are read in the same time.
 UNIT_BYTES_MIN = 64 << 10

@@ -22,8 +22,8 @@ from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.scan import EVERYTHING, Where, files_sql, quoted, timestamp
-from lakehouse_ray.storage.catalog import iceberg_schema
 from lakehouse_ray.storage.files import FileEntry, file_entry
+from lakehouse_ray.storage.schemas import iceberg_schema
 
 # By table: the files that are read.
 Planned = Mapping[str, Sequence[DataFile]]

@@ -29,6 +29,7 @@ from pyiceberg.manifest import DataFile
 from lakehouse_ray.errors import InvalidError, LakehouseError, ResourceError, UnavailableError
 from lakehouse_ray.query.conversions import BATCH_ROWS, Readings, frame_of
 from lakehouse_ray.query.databases import Databases, make_schemas, prepare
+from lakehouse_ray.query.interrupting import heard, interruptible
 from lakehouse_ray.query.pins import Pin
 from lakehouse_ray.query.plain import PlainReading
 from lakehouse_ray.query.scan import EVERYTHING, Where, plan_files, quoted, text
@@ -38,7 +39,6 @@ from lakehouse_ray.storage.objects import ObjectStore
 
 # One is used, one waits, one is in the making.
 _BATCHES_AHEAD = 1
-_SIGNALS_EVERY_S = 0.2
 # Of the machine's memory; what a statement needs beyond it is spilled to disk.
 MEMORY_SHARE = "60%"
 
@@ -231,40 +231,6 @@ def _unknown_table(name: str, message: str) -> InvalidError:
     return InvalidError(message.partition("\nDid you mean")[0], hint)
 
 
-def _heard(waiting: queue.Queue[T]) -> T:
-    """Take what comes next, and let Python handle signals meanwhile.
-
-    Polars handles SIGINT such that a lock waited for without a timeout is never interrupted.
-    """
-    while True:
-        with contextlib.suppress(queue.Empty):
-            return waiting.get(timeout=_SIGNALS_EVERY_S)
-
-
-def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
-    """Do work that keeps a connection busy in a thread, so that signals are heard meanwhile.
-
-    DuckDB in the main thread would let Python handle no signal until it is done.
-    """
-    done: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
-
-    def run() -> None:
-        try:
-            done.put((work(), None))
-        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
-            done.put((None, error))
-
-    threading.Thread(target=run, name="work", daemon=True).start()
-    try:
-        result, error = _heard(done)
-    except BaseException:
-        connection.interrupt()
-        raise
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
-
-
 def create_view(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
     """Give a SELECT a name such as `silver.klines`."""
     spelled = ".".join(quoted(part) for part in name.split("."))
@@ -367,7 +333,7 @@ class Result(Readings, Closing):
         self._stops.append(stop)
         thread.start()
         try:
-            while (item := _heard(waiting)) is not None:
+            while (item := heard(waiting)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item

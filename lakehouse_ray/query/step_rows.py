@@ -25,8 +25,8 @@ from lakehouse_ray.query.scan import Where, files_sql, quoted
 from lakehouse_ray.query.statement import Engine
 from lakehouse_ray.query.steps import State, Step
 from lakehouse_ray.query.views import VIEWS, copied
-from lakehouse_ray.storage.catalog import iceberg_schema
 from lakehouse_ray.storage.files import Region, file_entry
+from lakehouse_ray.storage.schemas import iceberg_schema
 
 # Columns of the frames that tell of changes, before those of the row.
 EVENT, CAUSE, TIME_US = "_event", "_cause", "_time_us"

@@ -7,8 +7,8 @@ from functools import partial
 
 import duckdb
 
+from lakehouse_ray.query.interrupting import interruptible
 from lakehouse_ray.query.lake import Lake
-from lakehouse_ray.query.statement import interruptible
 from lakehouse_ray.query.verification import Verification, workbench
 from lakehouse_ray.query.verify_files import verify_files, verify_objects
 from lakehouse_ray.query.verify_ledger import verify_ledger

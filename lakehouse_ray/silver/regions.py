@@ -8,8 +8,8 @@ import polars as pl
 
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import TimeRange, from_us, month_of, month_ordinal
-from lakehouse_ray.storage.catalog import bucket_of
 from lakehouse_ray.storage.files import PartitionKey, Region
+from lakehouse_ray.storage.schemas import bucket_of
 
 
 def partition_of(

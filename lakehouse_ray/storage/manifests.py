@@ -21,8 +21,8 @@ from pyiceberg.types import IntegerType, StringType, TimestamptzType
 
 from lakehouse_ray.model.table import Partition, Table
 from lakehouse_ray.model.timespan import DAY_US, TimeRange, month_ordinal
-from lakehouse_ray.storage.catalog import bucket_of
 from lakehouse_ray.storage.entries import entries_of, manifests_of
+from lakehouse_ray.storage.schemas import bucket_of
 
 # About 2 kB each: bounds, sizes and counts of some columns.
 ENTRIES_MAX = 20_000

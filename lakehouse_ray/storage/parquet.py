@@ -24,15 +24,15 @@ from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.typedef import Record
 
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.storage.catalog import (
+from lakehouse_ray.storage.files import PartitionKey
+from lakehouse_ray.storage.objects import ObjectStore, explain
+from lakehouse_ray.storage.paths import table_folder
+from lakehouse_ray.storage.schemas import (
     iceberg_schema,
     partition_spec,
     pruning_columns,
     table_properties,
 )
-from lakehouse_ray.storage.files import PartitionKey
-from lakehouse_ray.storage.objects import ObjectStore, explain
-from lakehouse_ray.storage.paths import table_folder
 
 # A file ends at the row group that passes this. Larger files plan faster, smaller ones are cheaper
 # to replace (a copy of 37 MB costs about a second).

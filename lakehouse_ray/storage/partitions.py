@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from lakehouse_ray.model.table import Partition, Table
-from lakehouse_ray.storage.catalog import bucket_of
 from lakehouse_ray.storage.files import PartitionKey
+from lakehouse_ray.storage.schemas import bucket_of
 
 
 def split_rows(table: Table, frame: pl.DataFrame) -> list[tuple[PartitionKey, pl.DataFrame]]:

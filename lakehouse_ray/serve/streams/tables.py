@@ -19,8 +19,8 @@ from lakehouse_ray.serve.streams.names import KINDS, Stream
 from lakehouse_ray.serve.streams.protocol import ProtocolError
 from lakehouse_ray.serve.streams.reading import select
 from lakehouse_ray.serve.work import StoppableEngine
-from lakehouse_ray.storage.catalog import iceberg_schema
 from lakehouse_ray.storage.files import file_entry
+from lakehouse_ray.storage.schemas import iceberg_schema
 
 # Of a hot table: about as many as a capture writes in a minute.
 _LATE_FILES = 64

@@ -21,9 +21,9 @@ from lakehouse_ray.model.product import ALL_SYMBOLS, Input, Product, ProductUnit
 from lakehouse_ray.model.products.registry import PRODUCTS
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import month_ordinal, parse_time
-from lakehouse_ray.storage.catalog import bucket_of
 from lakehouse_ray.storage.files import ANY, FileEntry, FileIndex, PartitionKey, Region, matches
 from lakehouse_ray.storage.groups import RowGroup
+from lakehouse_ray.storage.schemas import bucket_of
 
 FINE, COARSE = KLINES.tables
 

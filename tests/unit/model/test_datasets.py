@@ -11,7 +11,7 @@ from lakehouse_ray.model.datasets.registry import DATASETS, find_dataset
 from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.venue import FREQS, INTERVALS, MARKETS
-from lakehouse_ray.storage.catalog import iceberg_schema, partition_spec
+from lakehouse_ray.storage.schemas import iceberg_schema, partition_spec
 
 TABLES = [*(t for d in DATASETS.values() for t in d.tables), OBJECT_LOG, QUARANTINE]
 

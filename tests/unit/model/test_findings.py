@@ -8,8 +8,8 @@ from lakehouse_ray.kernels.crosscheck import RESULT
 from lakehouse_ray.model.crosschecks import CROSS_CHECKS
 from lakehouse_ray.model.gaps import CAUSES, GAPS
 from lakehouse_ray.model.table import Table
-from lakehouse_ray.storage.catalog import iceberg_schema, partition_spec
 from lakehouse_ray.storage.frames import frame_schema
+from lakehouse_ray.storage.schemas import iceberg_schema, partition_spec
 
 
 @pytest.mark.parametrize("table", [GAPS, CROSS_CHECKS], ids=lambda table: table.name)

@@ -22,8 +22,9 @@ from lakehouse_ray.model.table import Column, ColumnType, Partition, Table
 from lakehouse_ray.model.timespan import day_range, month_range
 from lakehouse_ray.query.lake import Lake
 from lakehouse_ray.query.statement import Engine
-from lakehouse_ray.storage.catalog import TableCatalog, bucket_of
+from lakehouse_ray.storage.catalog import TableCatalog
 from lakehouse_ray.storage.committer import Committer
+from lakehouse_ray.storage.schemas import bucket_of
 
 MakeLake = Callable[..., Any]
 DAY = day_range(date(2024, 1, 30))
