@@ -148,6 +148,11 @@ def test_what_watches_finds_its_files_and_what_it_watches() -> None:
     folder = options(SERVICES["head"]["command"])["temp_dir"]
     assert f"{folder}/prom_metrics_service_discovery.json" in config
     assert f"ray:{folder}:ro" in SERVICES["prometheus"]["volumes"]
+    # The service has a Ray of its own, and says where in a file beside its folder.
+    folder = SERVICES["serve"]["environment"]["TMPDIR"]
+    assert f"serve-ray:{folder}" in SERVICES["serve"]["volumes"]
+    assert "/var/lib/serve-ray/lake-ray-*.json" in config
+    assert "serve-ray:/var/lib/serve-ray:ro" in SERVICES["prometheus"]["volumes"]
     assert "--config.file=/monitoring/alertmanager.yml" in SERVICES["alertmanager"]["command"]
     assert (MONITORING / "alertmanager.yml").is_file()
     url = SERVICES["grafana"]["environment"]["LAKEHOUSE_PROMETHEUS_URL"]
