@@ -6,7 +6,10 @@ import re
 from typing import Any
 
 import pytest
+import yaml
+from support.crds import CRDS
 from support.manifests import (
+    LOADER,
     RENDERED,
     Manifest,
     clusters,
@@ -219,14 +222,36 @@ def test_nothing_reaches_the_metadata_of_machines(name: str) -> None:
                     assert "169.254.0.0/16" in peer["ipBlock"]["except"]
 
 
-def test_a_drain_takes_one_replica_at_a_time_and_no_jobs_head() -> None:
-    objects = rendered("overlays/production")
+def evictions_allowed(budget: dict[str, Any], pods_healthy: int) -> int:
+    """Of pods that a RayCluster owns, as Kubernetes' disruption controller reckons.
+
+    It asks what owns them for its scale where the budget is not a number that must be left. A RayCluster
+    has no subresource `scale`; then none may go.
+    """
+    least = budget.get("minAvailable")
+    return max(0, pods_healthy - least) if isinstance(least, int) else 0
+
+
+@pytest.mark.skipif(not CRDS.is_dir(), reason="no ../shared/kuberay-crds")
+def test_a_ray_cluster_has_no_scale_that_budgets_could_be_reckoned_by() -> None:
+    definition = yaml.load((CRDS / "ray.io_rayclusters.yaml").read_text(), LOADER)
+    for version in definition["spec"]["versions"]:
+        assert version["subresources"] == {"status": {}}
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
+def test_a_drain_takes_replicas_while_one_is_left_and_no_jobs_head(name: str) -> None:
+    objects = rendered(name)
     query = named(objects, "PodDisruptionBudget", "query-workers")["spec"]
-    assert query["maxUnavailable"] == 1
+    (group,) = named(objects, "RayService", "lakehouse-query")["spec"]["rayClusterConfig"]["workerGroupSpecs"]  # fmt: skip
+    replicas_min = group["minReplicas"]
+    assert evictions_allowed(query, replicas_min) == 1, "a machine can be drained"
+    assert query["minAvailable"] == replicas_min - 1
     assert selects(query["selector"], QUERY_WORKER)
     assert not selects(query["selector"], QUERY_HEAD)
     heads = named(objects, "PodDisruptionBudget", "job-heads")["spec"]
-    assert heads["maxUnavailable"] == 0
+    assert isinstance(heads["minAvailable"], int), "else the controller reports an error"
+    assert evictions_allowed(heads, 100) == 0
     assert not selects(heads["selector"], HEAD)
     for job in of_kind(objects, "RayJob"):
         template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
