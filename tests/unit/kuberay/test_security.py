@@ -150,7 +150,10 @@ def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
         return False
     return all(
-        labels.get(rule["key"]) in rule["values"] for rule in selector.get("matchExpressions", [])
+        rule["key"] in labels
+        if rule["operator"] == "Exists"
+        else labels.get(rule["key"]) in rule["values"]
+        for rule in selector.get("matchExpressions", [])
     )
 
 
@@ -210,6 +213,77 @@ def test_who_may_reach_whom(name: str) -> None:
     for target in (HEAD, WORKER, QUERY_HEAD, QUERY_WORKER):
         for port in (6379, 8265, 10001, 8080, 9090, 52365):
             assert not may_reach(objects, STRANGER, target, port)
+
+
+def let_in(
+    objects: list[Manifest], target: dict[str, str], namespace: dict[str, str], pod: dict[str, str]
+) -> set[int | None]:
+    """Ports at which a pod of another namespace may ask; None: all of them."""
+    found: set[int | None] = set()
+    for policy in policies_of(objects, target):
+        for rule in policy.get("ingress", []):
+            everybody: list[dict[str, Any]] = [{"namespaceSelector": {}}]
+            for peer in rule.get("from", everybody):
+                named_so = selects(peer.get("podSelector", {}), pod)
+                if "namespaceSelector" in peer and selects(peer["namespaceSelector"], namespace) and named_so:  # fmt: skip
+                    found |= {one["port"] for one in rule.get("ports", [{"port": None}])}
+    return found
+
+
+OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
+OF_MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production", "everything"])
+def test_what_other_namespaces_may_ask(name: str) -> None:
+    objects = rendered(name)
+    of_ray = {9090, 44217, 44227}
+    for target in (HEAD, WORKER, QUERY_HEAD, QUERY_WORKER):
+        query = target["lakehouse-ray/role"] == "query"
+        assert let_in(objects, target, {}, STRANGER) == set()
+        assert let_in(objects, target, {}, OPERATOR) == {8265, 52365, 8080}
+        assert let_in(objects, target, OF_MONITORING, STRANGER) == (of_ray | ({8080} if query else set()))  # fmt: skip
+        asks = let_in(objects, target, {"lakehouse-ray/asks": "yes"}, STRANGER)
+        assert asks == ({8080} if query else set())
+    assert let_in(objects, SCHEDULE, {"lakehouse-ray/asks": "yes"}, OPERATOR) == set()
+
+
+def test_the_gateway_of_an_upgrade_by_steps_reaches_the_service_and_nothing_else() -> None:
+    objects = rendered("everything")
+    gateway = {"gateway.networking.k8s.io/gateway-name": "lakehouse-query-gateway"}
+    assert may_reach(objects, gateway, QUERY_WORKER, 8080)
+    for port in (6379, 8265, 10001):
+        assert not may_reach(objects, gateway, QUERY_HEAD, port)
+        assert not may_reach(objects, gateway, HEAD, port)
+    assert let_in(objects, gateway, {"lakehouse-ray/asks": "yes"}, STRANGER) == {80}
+    assert let_in(objects, gateway, {}, STRANGER) == set()
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
+def test_every_pod_may_ask_for_names_and_goes_out_for_what_it_needs(name: str) -> None:
+    """By ports of egress to where: names, the private network, and the rest of the world."""
+    objects = rendered(name)
+
+    def out(labels: dict[str, str]) -> dict[str, set[int]]:
+        found: dict[str, set[int]] = {}
+        for policy in policies_of(objects, labels):
+            for rule in policy.get("egress", []):
+                for peer in rule["to"]:
+                    place = peer.get("ipBlock", {}).get("cidr") or (
+                        "names" if "namespaceSelector" in peer else ""
+                    )
+                    if place:
+                        found.setdefault(place, set()).update(one["port"] for one in rule["ports"])
+        return found
+
+    world, private = "0.0.0.0/0", "10.0.0.0/8"
+    catalog = {5432, 6379} if name == "overlays/production" else set()
+    assert out(SCHEDULE) == {"names": {53}}
+    for labels in (HEAD, WORKER, QUERY_HEAD, QUERY_WORKER):
+        found = out(labels)
+        assert (found["names"], found[world]) == ({53}, {443})
+        kubernetes = {443, 6443} if labels["ray.io/node-type"] == "head" else set()
+        assert found.get(private, set()) == catalog | kubernetes
 
 
 @pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
