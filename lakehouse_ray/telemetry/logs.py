@@ -34,6 +34,8 @@ _NUMBERS = {
 }
 # Of one line that was no event; the rest of it is dropped.
 _LINE_CHARS_MAX = 16_000
+# With what our own lines for people begin.
+_LEVEL_OF_WORD = {"error": logging.ERROR, "warning": logging.WARNING}
 
 _log = structlog.get_logger(__name__)
 # Of this process, whichever thread says something.
@@ -139,7 +141,7 @@ class EventLines(io.TextIOBase):
     def _tell(self, line: str) -> None:
         told = line.strip()[:_LINE_CHARS_MAX]
         if told:
-            number = logging.ERROR if told.startswith("error: ") else logging.INFO
+            number = _LEVEL_OF_WORD.get(told.partition(": ")[0], logging.INFO)
             # Handed to the handler: it is told whatever the level, as text would be.
             record = logging.LogRecord("stderr", number, "", 0, told, None, None)
             for handler in logging.getLogger().handlers:

@@ -59,7 +59,7 @@ def test_every_line_is_an_event_whoever_writes_it() -> None:
         structlog.get_logger("lake").info("bound\nin two", rows=3, at=Path("/x"), kinds={"a"})
         logging.getLogger("pyiceberg").warning("of %s", "a library")
         print("12 of 40 files, 3 rows", file=sys.stderr)
-        sys.stderr.write("error: no room\nhint: make some\n\n  \nbegun, ")
+        sys.stderr.write("error: no room\nhint: make some\nwarning: it is late\n\n  \nbegun, ")
         sys.stderr.write("ended\n")
         try:
             raise ValueError("wrong\nin two lines")
@@ -73,9 +73,8 @@ def test_every_line_is_an_event_whoever_writes_it() -> None:
         "warning", "pyiceberg",
     )  # fmt: skip
     assert by_text["12 of 40 files, 3 rows"]["logger"] == "stderr"
-    assert [by_text[one]["level"] for one in ("error: no room", "hint: make some")] == [
-        "error", "info",
-    ]  # fmt: skip
+    levels = [by_text[one]["level"] for one in ("error: no room", "hint: make some", "warning: it is late")]  # fmt: skip
+    assert levels == ["error", "info", "warning"]
     assert "begun, ended" in by_text
     assert "ValueError: wrong" in by_text["failed"]["exception"]
     assert "Traceback (most recent call last):" in by_text
