@@ -137,13 +137,15 @@ def test_nothing_that_is_deployed_holds_a_secret(name: str) -> None:
     objects = rendered(name)
     assert of_kind(objects, "Secret") == []
     (settings,) = of_kind(objects, "ConfigMap")
-    secret = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|WEBHOOK_URL|REDIS_URL|CATALOG__URI", re.I)
+    secret = re.compile(
+        r"SECRET|PASSWORD|TOKEN|(API|ACCESS)_KEY|WEBHOOK_URL|REDIS_URL|CATALOG__URI", re.I
+    )
     assert [key for key in settings["data"] if secret.search(key)] == []
     for _, pod in pods(objects):
         for container in containers(pod):
             for variable in container.get("env", []):
                 if secret.search(variable["name"]):
-                    assert set(variable["valueFrom"]) == {"secretKeyRef"}
+                    assert set(variable.get("valueFrom", {})) == {"secretKeyRef"}, variable["name"]
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -197,6 +199,19 @@ QUERY_HEAD = ray_pod("query", "head", "lakehouse-query-x7k2p")
 QUERY_WORKER = ray_pod("query", "worker", "lakehouse-query-x7k2p")
 SCHEDULE = {"lakehouse-ray/role": "schedule"}
 STRANGER = {"app": "stranger"}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_nothing_passes_that_no_policy_lets_through(name: str) -> None:
+    denies = [
+        policy["metadata"]["name"]
+        for policy in of_kind(rendered(name), "NetworkPolicy")
+        if policy["spec"]["podSelector"] == {}
+        and set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+        and not policy["spec"].get("ingress")
+        and not policy["spec"].get("egress")
+    ]
+    assert denies == ["default-deny"]
 
 
 @pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
@@ -264,8 +279,8 @@ def test_every_pod_may_ask_for_names_and_goes_out_for_what_it_needs(name: str) -
     """By ports of egress to where: names, the private network, and the rest of the world."""
     objects = rendered(name)
 
-    def out(labels: dict[str, str]) -> dict[str, set[int]]:
-        found: dict[str, set[int]] = {}
+    def out(labels: dict[str, str]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
         for policy in policies_of(objects, labels):
             for rule in policy.get("egress", []):
                 for peer in rule["to"]:
@@ -273,16 +288,19 @@ def test_every_pod_may_ask_for_names_and_goes_out_for_what_it_needs(name: str) -
                         "names" if "namespaceSelector" in peer else ""
                     )
                     if place:
-                        found.setdefault(place, set()).update(one["port"] for one in rule["ports"])
+                        found.setdefault(place, set()).update(
+                            f"{one['protocol']} {one['port']}" for one in rule["ports"]
+                        )
         return found
 
     world, private = "0.0.0.0/0", "10.0.0.0/8"
-    catalog = {5432, 6379} if name == "overlays/production" else set()
-    assert out(SCHEDULE) == {"names": {53}}
+    catalog = {"TCP 5432", "TCP 6379"} if name == "overlays/production" else set()
+    names = {"UDP 53", "TCP 53"}
+    assert out(SCHEDULE) == {"names": names}
     for labels in (HEAD, WORKER, QUERY_HEAD, QUERY_WORKER):
         found = out(labels)
-        assert (found["names"], found[world]) == ({53}, {443})
-        kubernetes = {443, 6443} if labels["ray.io/node-type"] == "head" else set()
+        assert (found["names"], found[world]) == (names, {"TCP 443"})
+        kubernetes = {"TCP 443", "TCP 6443"} if labels["ray.io/node-type"] == "head" else set()
         assert found.get(private, set()) == catalog | kubernetes
 
 
