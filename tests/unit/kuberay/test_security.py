@@ -56,6 +56,16 @@ def test_every_pod_is_restricted(name: str) -> None:
     assert {place: faults for place, pod in pods(rendered(name)) if (faults := restricted_faults(pod))} == {}  # fmt: skip
 
 
+@pytest.mark.parametrize("name", RENDERED)
+def test_processes_are_the_images_user_and_volumes_are_theirs(name: str) -> None:
+    """Without the group nobody but root reads the autoscaler's token, the keys, or writes the lake's disk."""
+    for place, pod in pods(rendered(name)):
+        context = pod["spec"]["securityContext"]
+        assert (context["runAsUser"], context["runAsGroup"]) == (1000, 1000), place
+        if any({"secret", "projected", "persistentVolumeClaim"} & set(volume) for volume in pod["spec"]["volumes"]):  # fmt: skip
+            assert context["fsGroup"] == 1000, place
+
+
 def test_a_pod_that_is_not_restricted_is_found() -> None:
     _, pod = next(pods(rendered("overlays/dev")))
     del pod["spec"]["containers"][1]["securityContext"]["capabilities"]
