@@ -76,7 +76,7 @@ def configure(
     stream = sys.stderr.raw if isinstance(sys.stderr, EventLines) else sys.stderr
     text = structlog.dev.ConsoleRenderer(colors=stream.isatty())
     json_ = structlog.processors.JSONRenderer(default=str)
-    on_stderr = logging.StreamHandler(stream)
+    on_stderr = _AboveBars(stream)
     on_stderr.setFormatter(_formatter(json_ if style == "json" else text, shared))
     handlers: list[logging.Handler] = [on_stderr]
     if file:
@@ -103,6 +103,20 @@ def at_work(what: str, **ids: str) -> Iterator[None]:
             )
             raise
         _log.info(f"{what} ended", seconds=round(time.monotonic() - began_s, 3))
+
+
+class _AboveBars(logging.StreamHandler[TextIO]):
+    """stderr; where a bar of progress is drawn there, what is said comes above it, not into its line."""
+
+    def __init__(self, raw: TextIO) -> None:
+        super().__init__(raw)
+        self._raw = raw
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What rich puts there while it draws. Any other stream in its place may lead back to here.
+        drawn = getattr(sys.stderr, "rich_proxied_file", None) is self._raw
+        self.stream = sys.stderr if drawn else self._raw
+        super().emit(record)
 
 
 class EventLines(io.TextIOBase):
