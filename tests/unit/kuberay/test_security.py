@@ -120,6 +120,40 @@ def test_only_the_autoscaler_has_a_token_of_kubernetes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERED)
+def test_what_pods_name_is_there(name: str) -> None:
+    """But for secrets, which whoever applies it brings (kuberay/README.md)."""
+    objects = rendered(name)
+    there = {
+        kind: {found["metadata"]["name"] for found in of_kind(objects, kind)}
+        for kind in ("ServiceAccount", "ConfigMap", "PersistentVolumeClaim")
+    }
+    # Kubernetes has one in each namespace.
+    there["ConfigMap"].add("kube-root-ca.crt")
+    for place, pod in pods(objects):
+        spec = pod["spec"]
+        assert spec["serviceAccountName"] in there["ServiceAccount"], place
+        for container in containers(pod):
+            for source in container.get("envFrom", []):
+                if "configMapRef" in source:
+                    assert source["configMapRef"]["name"] in there["ConfigMap"], place
+        for volume in spec["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                assert claim in there["PersistentVolumeClaim"], place
+            for source in volume.get("projected", {}).get("sources", []):
+                if "configMap" in source:
+                    assert source["configMap"]["name"] in there["ConfigMap"], place
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production", "runs/dev", "runs/production"])  # fmt: skip
+def test_every_container_is_of_the_image_that_the_overlay_names(name: str) -> None:
+    tag = "dev" if name.endswith("dev") else "0.1.0"
+    for place, pod in pods(rendered(name)):
+        images = {one["name"]: one["image"] for one in containers(pod) if "image" in one}
+        assert set(images.values()) == {f"lakehouse-ray:{tag}"}, place
+
+
+@pytest.mark.parametrize("name", RENDERED)
 def test_every_cluster_asks_for_rays_token(name: str) -> None:
     for place, cluster in clusters(rendered(name)):
         assert cluster["authOptions"] == {"mode": "token"}, place
