@@ -17,7 +17,10 @@ stop_s=60
 
 fail() { echo "error: $1" >&2; exit "${2:-1}"; }
 
-running() { [ -s "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; }
+# After a restart of the machine the id may be of another process, which is neither a node nor to be ended.
+running() {
+  [ -s "$pid_file" ] && tr '\0' ' ' 2>/dev/null < "/proc/$(cat "$pid_file")/cmdline" | grep -q "ray start --block"
+}
 
 prepare() {
   set -a
@@ -88,7 +91,10 @@ case $role in
       fail "no head answers at $head: is it up, and does a firewall let this machine through?" 7
     start --address="$head" --metrics-export-port=9091 "$@"
     ;;
-  status) running && echo "up, process $(cat "$pid_file"), log $log" || { echo "down"; exit 7; } ;;
+  status)
+    running || { echo "down"; exit 7; }
+    echo "up, process $(cat "$pid_file"), log $log"
+    ;;
   stop) stop ;;
   *) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

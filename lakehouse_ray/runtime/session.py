@@ -14,15 +14,12 @@ import re
 import secrets
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import ray
 from ray._private import services
 from ray._private.state import available_resources_per_node
@@ -30,6 +27,7 @@ from ray._private.utils import write_ray_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from lakehouse_ray.errors import InvalidError, UnavailableError
+from lakehouse_ray.runtime import own_folder
 from lakehouse_ray.runtime.cluster import ClusterView, NodeView
 from lakehouse_ray.runtime.head import AUTH_MODE, AUTH_TOKEN_PATH, check_answers, watched
 from lakehouse_ray.runtime.ray_metrics import measured_on_ray
@@ -43,11 +41,6 @@ _ADDRESS = "RAY_ADDRESS"
 _API_SERVER_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _AUTH_TOKEN = "RAY_AUTH_TOKEN"
 _BREAKPOINT = "PYTHONBREAKPOINT"
-
-# Sockets live in the temporary folder and their paths may have 107 bytes, of which Ray's own part
-# takes about 65.
-_TEMP_DIR_LENGTH_MAX = 40
-_TEMP_PREFIX = "lake-ray-"
 
 # What ray.init raises where Ray cannot be started or joined.
 _START_ERRORS = (OSError, RuntimeError, ValueError, ray.exceptions.RayError)
@@ -136,9 +129,9 @@ def view_cluster(*, free: bool = False) -> ClusterView:
 def _own_ray(
     worker_env: Mapping[str, str], *, log_to_driver: bool, **options: object
 ) -> Iterator[RaySession]:
-    _remove_leftovers()
+    own_folder.remove_leftovers()
     with contextlib.ExitStack() as stack:
-        temp_dir = _make_temp_dir()
+        temp_dir = own_folder.make()
         stack.callback(shutil.rmtree, temp_dir, ignore_errors=True)
         token = temp_dir / "token"
         token.touch(mode=0o600)
@@ -171,6 +164,9 @@ def _own_ray(
         # As `ray start` does (2.60). What runs a job asks this file which cluster is its own; without
         # it, any Ray of this machine may be taken.
         write_ray_address(session.address, str(temp_dir))
+        (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+        exporter = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+        stack.callback(own_folder.tell_prometheus(temp_dir, exporter).unlink, missing_ok=True)
         stack.enter_context(measured_on_ray())
         yield session
 
@@ -367,21 +363,3 @@ def _kept_sigterm() -> Iterator[None]:
     finally:
         if before not in (signal.SIG_DFL, None):
             signal.signal(signal.SIGTERM, before)
-
-
-def _make_temp_dir() -> Path:
-    base = Path(tempfile.gettempdir())
-    if len(str(base)) > _TEMP_DIR_LENGTH_MAX - len(_TEMP_PREFIX) - len("1234567-abcdefgh"):
-        base = Path("/tmp")
-    return Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=base))
-
-
-def _remove_leftovers() -> None:
-    """Remove the folders of own local Rays whose process was killed."""
-    for base in {tempfile.gettempdir(), "/tmp"}:
-        for left in Path(base).glob(f"{_TEMP_PREFIX}*-*"):
-            pid = left.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
-            with contextlib.suppress(OSError):
-                mine = left.stat().st_uid == os.getuid()
-                if mine and pid.isdigit() and not psutil.pid_exists(int(pid)):
-                    shutil.rmtree(left, ignore_errors=True)

@@ -34,6 +34,8 @@ _NUMBERS = {
 }
 # Of one line that was no event; the rest of it is dropped.
 _LINE_CHARS_MAX = 16_000
+# With what our own lines for people begin.
+_LEVEL_OF_WORD = {"error": logging.ERROR, "warning": logging.WARNING}
 
 _log = structlog.get_logger(__name__)
 # Of this process, whichever thread says something.
@@ -74,7 +76,7 @@ def configure(
     stream = sys.stderr.raw if isinstance(sys.stderr, EventLines) else sys.stderr
     text = structlog.dev.ConsoleRenderer(colors=stream.isatty())
     json_ = structlog.processors.JSONRenderer(default=str)
-    on_stderr = logging.StreamHandler(stream)
+    on_stderr = _AboveBars(stream)
     on_stderr.setFormatter(_formatter(json_ if style == "json" else text, shared))
     handlers: list[logging.Handler] = [on_stderr]
     if file:
@@ -101,6 +103,20 @@ def at_work(what: str, **ids: str) -> Iterator[None]:
             )
             raise
         _log.info(f"{what} ended", seconds=round(time.monotonic() - began_s, 3))
+
+
+class _AboveBars(logging.StreamHandler[TextIO]):
+    """stderr; where a bar of progress is drawn there, what is said comes above it, not into its line."""
+
+    def __init__(self, raw: TextIO) -> None:
+        super().__init__(raw)
+        self._raw = raw
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What rich puts there while it draws. Any other stream in its place may lead back to here.
+        drawn = getattr(sys.stderr, "rich_proxied_file", None) is self._raw
+        self.stream = sys.stderr if drawn else self._raw
+        super().emit(record)
 
 
 class EventLines(io.TextIOBase):
@@ -139,7 +155,7 @@ class EventLines(io.TextIOBase):
     def _tell(self, line: str) -> None:
         told = line.strip()[:_LINE_CHARS_MAX]
         if told:
-            number = logging.ERROR if told.startswith("error: ") else logging.INFO
+            number = _LEVEL_OF_WORD.get(told.partition(": ")[0], logging.INFO)
             # Handed to the handler: it is told whatever the level, as text would be.
             record = logging.LogRecord("stderr", number, "", 0, told, None, None)
             for handler in logging.getLogger().handlers:

@@ -41,6 +41,7 @@ def test_the_commands_bring_up_what_they_say(folder: Path) -> None:
         "--dashboard-host=0.0.0.0": "--dashboard-host=127.0.0.1",
         "--dashboard-port=8265": f"--dashboard-port={dashboard}",
         "--temp-dir=/var/lib/ray": f"--temp-dir={folder}/r",
+        "--temp-dir=/tmp/ray": f"--temp-dir={folder}/w",
         "--address=head:6379": f"--address=127.0.0.1:{gcs}",
         "ray": str(BIN / "ray"),
     }
@@ -90,6 +91,8 @@ def test_the_commands_bring_up_what_they_say(folder: Path) -> None:
         )  # fmt: skip
         assert listed.stdout == '{"v": 1, "jobs": []}\n', listed.stderr
         assert (folder / "r" / "prom_metrics_service_discovery.json").is_file()
+        # Each has a session of its own: containers share no folder that may be written.
+        assert [len(list((folder / one).glob("session_2*"))) for one in "rw"] == [1, 1]
 
 
 def test_the_bucket_answers_who_has_its_keys_and_nobody_else(folder: Path) -> None:

@@ -87,6 +87,21 @@ def test_two_machines_become_a_cluster_and_end_by_themselves(folder: Path) -> No
     assert head("stop") == (0, "nothing runs here\n")
 
 
+def test_another_process_with_the_id_of_a_node_is_left_alone(folder: Path) -> None:
+    """A restart of the machine leaves the file, and gives the id to somebody else."""
+    machine = Machine(folder, "one")
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        machine.folder.mkdir()
+        (machine.folder / "pid").write_text(f"{other.pid}\n")
+        assert machine("status") == (7, "down\n")
+        assert machine("stop") == (0, "nothing runs here\n")
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_what_cannot_be_is_said(folder: Path) -> None:
     machine = Machine(folder, "one")
     assert machine()[0] == 2

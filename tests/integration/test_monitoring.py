@@ -130,7 +130,7 @@ def configuration(folder: Path, *, ray_port: int, serve_port: int, alertmanager_
     for before, after in (
         ("15s", "1s"), ("scrape_timeout: 10s", "scrape_timeout: 1s"),
         ("/tmp/ray/prom_metrics_service_discovery.json", str(found)),
-        ("- rules/", f"- {rules}/"),
+        ("/tmp/lake-ray-", f"{folder}/lake-ray-"), ("- rules/", f"- {rules}/"),
         ("127.0.0.1:9093", f"127.0.0.1:{alertmanager_port}"),
         ("127.0.0.1:8080", f"127.0.0.1:{serve_port}"),
         ("127.0.0.1:9464", f"127.0.0.1:{closed}"), ("127.0.0.1:9100", f"127.0.0.1:{closed}"),

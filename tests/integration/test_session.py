@@ -22,6 +22,7 @@ pytestmark = pytest.mark.integration
 DRIVER = """
 import json, os, signal, sys, tempfile
 from pathlib import Path
+from urllib.request import urlopen
 from lakehouse_ray.runtime.executor import PoolSpec
 from lakehouse_ray.runtime.pool import RayExecutor
 from lakehouse_ray.runtime.session import connect
@@ -50,6 +51,12 @@ with connect(num_cpus=1, worker_env={"GIVEN": "yes"}, log_to_driver=True) as ses
     with executor.pool(lambda: None, die_once, PoolSpec(1, 1, 0)) as pool:
         (one,) = pool.map_unordered([Path(sys.argv[1])])
     seen["given_in_worker"], seen["attempts"] = one.result, one.attempts
+    targets = token.parent.with_name(token.parent.name + ".json")
+    (told,) = json.loads(targets.read_text())
+    (exporter,) = told["targets"]
+    seen["others_may_read_targets"] = bool(targets.stat().st_mode & 0o004)
+    seen["exporter"] = urlopen(f"http://{exporter}/metrics").read().startswith(b"# HELP")
+seen["targets_left"] = targets.exists()
 seen["temp_dir_left"] = token.parent.exists()
 seen["environment_changed"] = sorted(set(before.items()) ^ set(os.environ.items()))
 seen["sigterm_kept"] = signal.getsignal(signal.SIGTERM) is mine
@@ -76,6 +83,9 @@ def test_an_own_ray_leaves_no_trace_and_prints_nothing_on_stdout(tmp_path: Path)
         "object_store_mib": 128,
         "given_in_worker": "yes",
         "attempts": 2,
+        "others_may_read_targets": True,
+        "exporter": True,
+        "targets_left": False,
         "temp_dir_left": False,
         "environment_changed": [],
         "sigterm_kept": True,

@@ -118,7 +118,8 @@ def pods(objects: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
         head = copy.deepcopy(cluster["headGroupSpec"]["template"])
         options = cluster["autoscalerOptions"]
         ours = ("env", "resources", "securityContext", "volumeMounts")
-        autoscaler = {"name": "autoscaler", "image": "lakehouse-ray"}
+        # The operator takes the image of Ray beside it.
+        autoscaler = {"name": "autoscaler", "image": head["spec"]["containers"][0]["image"]}
         autoscaler |= {name: options[name] for name in ours if name in options}
         head["spec"]["containers"].append(autoscaler)
         yield f"{owner}/head", head

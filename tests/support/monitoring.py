@@ -43,7 +43,6 @@ OF_RAY: Mapping[str, frozenset[str]] = {
 OF_OTHERS: Mapping[str, frozenset[str]] = {
     "ray_node_manager_unexpected_worker_failure_total": frozenset({"Name", "Type"}),
     "ray_serve_deployment_replica_healthy": frozenset({"application", "deployment", "replica"}),
-    "ray_cluster_active_nodes": frozenset({"node_type"}),
     "node_filesystem_avail_bytes": frozenset({"device", "fstype", "mountpoint"}),
     "node_filesystem_size_bytes": frozenset({"device", "fstype", "mountpoint"}),
     "up": frozenset(),

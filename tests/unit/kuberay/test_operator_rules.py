@@ -115,6 +115,22 @@ def test_gates_that_are_off_by_default_are_not_needed() -> None:
             assert "tlsOptions" not in cluster, place
 
 
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_cluster_grows_and_shrinks_by_autoscaler_v2(name: str) -> None:
+    idle_s = {"small": 60, "medium": 120, "large": 300, "xlarge": 300, "query": 120}
+    for place, cluster in clusters(rendered(name)):
+        assert cluster["enableInTreeAutoscaling"] is True, place
+        options = cluster["autoscalerOptions"]
+        assert (options["version"], options["idleTimeoutSeconds"]) == ("v2", 60), place
+        for group in cluster["workerGroupSpecs"]:
+            assert group["idleTimeoutSeconds"] == idle_s[group["groupName"]], place
+
+
+def test_tls_is_between_all_nodes_where_it_is_put_on() -> None:
+    for place, cluster in clusters(rendered("everything")):
+        assert cluster["tlsOptions"] == {"enabled": True}, place
+
+
 def test_what_the_operator_refuses_is_found() -> None:
     job = named(rendered("runs/production"), "RayJob", "bulk-ingestion-run")
     assert faults(job) == []

@@ -6,7 +6,10 @@ import re
 from typing import Any
 
 import pytest
+import yaml
+from support.crds import CRDS
 from support.manifests import (
+    LOADER,
     RENDERED,
     Manifest,
     clusters,
@@ -51,6 +54,16 @@ def restricted_faults(pod: Manifest) -> list[str]:
 @pytest.mark.parametrize("name", RENDERED)
 def test_every_pod_is_restricted(name: str) -> None:
     assert {place: faults for place, pod in pods(rendered(name)) if (faults := restricted_faults(pod))} == {}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_processes_are_the_images_user_and_volumes_are_theirs(name: str) -> None:
+    """Without the group nobody but root reads the autoscaler's token, the keys, or writes the lake's disk."""
+    for place, pod in pods(rendered(name)):
+        context = pod["spec"]["securityContext"]
+        assert (context["runAsUser"], context["runAsGroup"]) == (1000, 1000), place
+        if any({"secret", "projected", "persistentVolumeClaim"} & set(volume) for volume in pod["spec"]["volumes"]):  # fmt: skip
+            assert context["fsGroup"] == 1000, place
 
 
 def test_a_pod_that_is_not_restricted_is_found() -> None:
@@ -107,6 +120,40 @@ def test_only_the_autoscaler_has_a_token_of_kubernetes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERED)
+def test_what_pods_name_is_there(name: str) -> None:
+    """But for secrets, which whoever applies it brings (kuberay/README.md)."""
+    objects = rendered(name)
+    there = {
+        kind: {found["metadata"]["name"] for found in of_kind(objects, kind)}
+        for kind in ("ServiceAccount", "ConfigMap", "PersistentVolumeClaim")
+    }
+    # Kubernetes has one in each namespace.
+    there["ConfigMap"].add("kube-root-ca.crt")
+    for place, pod in pods(objects):
+        spec = pod["spec"]
+        assert spec["serviceAccountName"] in there["ServiceAccount"], place
+        for container in containers(pod):
+            for source in container.get("envFrom", []):
+                if "configMapRef" in source:
+                    assert source["configMapRef"]["name"] in there["ConfigMap"], place
+        for volume in spec["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                assert claim in there["PersistentVolumeClaim"], place
+            for source in volume.get("projected", {}).get("sources", []):
+                if "configMap" in source:
+                    assert source["configMap"]["name"] in there["ConfigMap"], place
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production", "runs/dev", "runs/production"])  # fmt: skip
+def test_every_container_is_of_the_image_that_the_overlay_names(name: str) -> None:
+    tag = "dev" if name.endswith("dev") else "0.1.0"
+    for place, pod in pods(rendered(name)):
+        images = {one["name"]: one["image"] for one in containers(pod) if "image" in one}
+        assert set(images.values()) == {f"lakehouse-ray:{tag}"}, place
+
+
+@pytest.mark.parametrize("name", RENDERED)
 def test_every_cluster_asks_for_rays_token(name: str) -> None:
     for place, cluster in clusters(rendered(name)):
         assert cluster["authOptions"] == {"mode": "token"}, place
@@ -134,20 +181,25 @@ def test_nothing_that_is_deployed_holds_a_secret(name: str) -> None:
     objects = rendered(name)
     assert of_kind(objects, "Secret") == []
     (settings,) = of_kind(objects, "ConfigMap")
-    secret = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|WEBHOOK_URL|REDIS_URL|CATALOG__URI", re.I)
+    secret = re.compile(
+        r"SECRET|PASSWORD|TOKEN|(API|ACCESS)_KEY|WEBHOOK_URL|REDIS_URL|CATALOG__URI", re.I
+    )
     assert [key for key in settings["data"] if secret.search(key)] == []
     for _, pod in pods(objects):
         for container in containers(pod):
             for variable in container.get("env", []):
                 if secret.search(variable["name"]):
-                    assert set(variable["valueFrom"]) == {"secretKeyRef"}
+                    assert set(variable.get("valueFrom", {})) == {"secretKeyRef"}, variable["name"]
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
         return False
     return all(
-        labels.get(rule["key"]) in rule["values"] for rule in selector.get("matchExpressions", [])
+        rule["key"] in labels
+        if rule["operator"] == "Exists"
+        else labels.get(rule["key"]) in rule["values"]
+        for rule in selector.get("matchExpressions", [])
     )
 
 
@@ -193,6 +245,19 @@ SCHEDULE = {"lakehouse-ray/role": "schedule"}
 STRANGER = {"app": "stranger"}
 
 
+@pytest.mark.parametrize("name", RENDERED)
+def test_nothing_passes_that_no_policy_lets_through(name: str) -> None:
+    denies = [
+        policy["metadata"]["name"]
+        for policy in of_kind(rendered(name), "NetworkPolicy")
+        if policy["spec"]["podSelector"] == {}
+        and set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+        and not policy["spec"].get("ingress")
+        and not policy["spec"].get("egress")
+    ]
+    assert denies == ["default-deny"]
+
+
 @pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
 def test_who_may_reach_whom(name: str) -> None:
     objects = rendered(name)
@@ -209,6 +274,80 @@ def test_who_may_reach_whom(name: str) -> None:
             assert not may_reach(objects, STRANGER, target, port)
 
 
+def let_in(
+    objects: list[Manifest], target: dict[str, str], namespace: dict[str, str], pod: dict[str, str]
+) -> set[int | None]:
+    """Ports at which a pod of another namespace may ask; None: all of them."""
+    found: set[int | None] = set()
+    for policy in policies_of(objects, target):
+        for rule in policy.get("ingress", []):
+            everybody: list[dict[str, Any]] = [{"namespaceSelector": {}}]
+            for peer in rule.get("from", everybody):
+                named_so = selects(peer.get("podSelector", {}), pod)
+                if "namespaceSelector" in peer and selects(peer["namespaceSelector"], namespace) and named_so:  # fmt: skip
+                    found |= {one["port"] for one in rule.get("ports", [{"port": None}])}
+    return found
+
+
+OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
+OF_MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production", "everything"])
+def test_what_other_namespaces_may_ask(name: str) -> None:
+    objects = rendered(name)
+    of_ray = {9090, 44217, 44227}
+    for target in (HEAD, WORKER, QUERY_HEAD, QUERY_WORKER):
+        query = target["lakehouse-ray/role"] == "query"
+        assert let_in(objects, target, {}, STRANGER) == set()
+        assert let_in(objects, target, {}, OPERATOR) == {8265, 52365, 8080}
+        assert let_in(objects, target, OF_MONITORING, STRANGER) == (of_ray | ({8080} if query else set()))  # fmt: skip
+        asks = let_in(objects, target, {"lakehouse-ray/asks": "yes"}, STRANGER)
+        assert asks == ({8080} if query else set())
+    assert let_in(objects, SCHEDULE, {"lakehouse-ray/asks": "yes"}, OPERATOR) == set()
+
+
+def test_the_gateway_of_an_upgrade_by_steps_reaches_the_service_and_nothing_else() -> None:
+    objects = rendered("everything")
+    gateway = {"gateway.networking.k8s.io/gateway-name": "lakehouse-query-gateway"}
+    assert may_reach(objects, gateway, QUERY_WORKER, 8080)
+    for port in (6379, 8265, 10001):
+        assert not may_reach(objects, gateway, QUERY_HEAD, port)
+        assert not may_reach(objects, gateway, HEAD, port)
+    assert let_in(objects, gateway, {"lakehouse-ray/asks": "yes"}, STRANGER) == {80}
+    assert let_in(objects, gateway, {}, STRANGER) == set()
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
+def test_every_pod_may_ask_for_names_and_goes_out_for_what_it_needs(name: str) -> None:
+    """By ports of egress to where: names, the private network, and the rest of the world."""
+    objects = rendered(name)
+
+    def out(labels: dict[str, str]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for policy in policies_of(objects, labels):
+            for rule in policy.get("egress", []):
+                for peer in rule["to"]:
+                    place = peer.get("ipBlock", {}).get("cidr") or (
+                        "names" if "namespaceSelector" in peer else ""
+                    )
+                    if place:
+                        found.setdefault(place, set()).update(
+                            f"{one['protocol']} {one['port']}" for one in rule["ports"]
+                        )
+        return found
+
+    world, private = "0.0.0.0/0", "10.0.0.0/8"
+    catalog = {"TCP 5432", "TCP 6379"} if name == "overlays/production" else set()
+    names = {"UDP 53", "TCP 53"}
+    assert out(SCHEDULE) == {"names": names}
+    for labels in (HEAD, WORKER, QUERY_HEAD, QUERY_WORKER):
+        found = out(labels)
+        assert (found["names"], found[world]) == (names, {"TCP 443"})
+        kubernetes = {"TCP 443", "TCP 6443"} if labels["ray.io/node-type"] == "head" else set()
+        assert found.get(private, set()) == catalog | kubernetes
+
+
 @pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
 def test_nothing_reaches_the_metadata_of_machines(name: str) -> None:
     for policy in of_kind(rendered(name), "NetworkPolicy"):
@@ -219,14 +358,36 @@ def test_nothing_reaches_the_metadata_of_machines(name: str) -> None:
                     assert "169.254.0.0/16" in peer["ipBlock"]["except"]
 
 
-def test_a_drain_takes_one_replica_at_a_time_and_no_jobs_head() -> None:
-    objects = rendered("overlays/production")
+def evictions_allowed(budget: dict[str, Any], pods_healthy: int) -> int:
+    """Of pods that a RayCluster owns, as Kubernetes' disruption controller reckons.
+
+    It asks what owns them for its scale where the budget is not a number that must be left. A RayCluster
+    has no subresource `scale`; then none may go.
+    """
+    least = budget.get("minAvailable")
+    return max(0, pods_healthy - least) if isinstance(least, int) else 0
+
+
+@pytest.mark.skipif(not CRDS.is_dir(), reason="no ../shared/kuberay-crds")
+def test_a_ray_cluster_has_no_scale_that_budgets_could_be_reckoned_by() -> None:
+    definition = yaml.load((CRDS / "ray.io_rayclusters.yaml").read_text(), LOADER)
+    for version in definition["spec"]["versions"]:
+        assert version["subresources"] == {"status": {}}
+
+
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production"])
+def test_a_drain_takes_replicas_while_one_is_left_and_no_jobs_head(name: str) -> None:
+    objects = rendered(name)
     query = named(objects, "PodDisruptionBudget", "query-workers")["spec"]
-    assert query["maxUnavailable"] == 1
+    (group,) = named(objects, "RayService", "lakehouse-query")["spec"]["rayClusterConfig"]["workerGroupSpecs"]  # fmt: skip
+    replicas_min = group["minReplicas"]
+    assert evictions_allowed(query, replicas_min) == 1, "a machine can be drained"
+    assert query["minAvailable"] == replicas_min - 1
     assert selects(query["selector"], QUERY_WORKER)
     assert not selects(query["selector"], QUERY_HEAD)
     heads = named(objects, "PodDisruptionBudget", "job-heads")["spec"]
-    assert heads["maxUnavailable"] == 0
+    assert isinstance(heads["minAvailable"], int), "else the controller reports an error"
+    assert evictions_allowed(heads, 100) == 0
     assert not selects(heads["selector"], HEAD)
     for job in of_kind(objects, "RayJob"):
         template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]

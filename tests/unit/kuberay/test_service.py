@@ -68,6 +68,18 @@ def test_rays_metrics_leave_the_services_port_free(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
+def test_who_asks_the_service_comes_to_the_port_that_ray_serve_opens(name: str) -> None:
+    spec = service_of(name)
+    opened = yaml.safe_load(spec["serveConfigV2"])["http_options"]["port"]
+    (group,) = spec["rayClusterConfig"]["workerGroupSpecs"]
+    ports = {one["name"]: one["containerPort"] for one in group["template"]["spec"]["containers"][0]["ports"]}  # fmt: skip
+    assert spec["serveService"]["spec"]["ports"] == [
+        {"name": "serve", "port": 8080, "targetPort": 8080}
+    ]
+    assert (opened, ports["serve"]) == (8080, 8080)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_the_head_is_ready_before_the_application_is_there(name: str) -> None:
     # The operator deploys the application when the head is ready: a probe of the application there
     # would wait for itself.

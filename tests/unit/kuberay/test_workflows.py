@@ -12,6 +12,8 @@ import typer.main
 from cronsim import CronSim
 from support.manifests import Manifest, named, of_kind, rendered
 
+from lakehouse_ray.runtime.kuberay import DELETION_RULES
+
 ROOT = Path(__file__).parents[3]
 FOLDER = "/opt/lakehouse/jobs/"
 COMMANDS = {
@@ -92,6 +94,25 @@ def test_jobs_end_by_themselves_but_for_those_that_never_do() -> None:
         spec = job["spec"]
         assert ("activeDeadlineSeconds" not in spec) == (job["metadata"]["name"] in endless)
         assert spec["preRunningDeadlineSeconds"] < spec.get("activeDeadlineSeconds", 1 << 30)
+
+
+def test_runs_are_tried_again_and_leave_nothing_behind() -> None:
+    tries = {
+        "bulk-ingestion": 3, "realtime-update": 2, "build-gold": 2, "quality-assessment": 0,
+        "maintenance": 2, "stream-capture": 100, "scheduler": 100,
+    }  # fmt: skip
+    for name in ("overlays/dev", "overlays/production"):
+        found = {job["metadata"]["name"]: job["spec"]["backoffLimit"] for job in jobs(name)}
+        assert found == tries
+        for job in jobs(name):
+            # Where somebody lets one go that waits: its cluster goes as well.
+            assert job["spec"]["shutdownAfterJobFinishes"] is True
+            assert job["spec"]["ttlSecondsAfterFinished"] == 600
+    specs = [job["spec"] for name in ("runs/dev", "runs/production") for job in jobs(name)]
+    crons = of_kind(rendered("everything"), "RayCronJob")
+    assert crons
+    for spec in (*specs, *(cron["spec"]["jobTemplate"] for cron in crons)):
+        assert spec["deletionStrategy"]["deletionRules"] == list(DELETION_RULES)
 
 
 def test_schedules_tick_and_never_overlap() -> None:

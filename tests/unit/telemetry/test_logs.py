@@ -6,6 +6,10 @@ import contextlib
 import io
 import json
 import logging
+import os
+import pty
+import re
+import subprocess
 import sys
 import threading
 import traceback
@@ -59,7 +63,7 @@ def test_every_line_is_an_event_whoever_writes_it() -> None:
         structlog.get_logger("lake").info("bound\nin two", rows=3, at=Path("/x"), kinds={"a"})
         logging.getLogger("pyiceberg").warning("of %s", "a library")
         print("12 of 40 files, 3 rows", file=sys.stderr)
-        sys.stderr.write("error: no room\nhint: make some\n\n  \nbegun, ")
+        sys.stderr.write("error: no room\nhint: make some\nwarning: it is late\n\n  \nbegun, ")
         sys.stderr.write("ended\n")
         try:
             raise ValueError("wrong\nin two lines")
@@ -73,9 +77,8 @@ def test_every_line_is_an_event_whoever_writes_it() -> None:
         "warning", "pyiceberg",
     )  # fmt: skip
     assert by_text["12 of 40 files, 3 rows"]["logger"] == "stderr"
-    assert [by_text[one]["level"] for one in ("error: no room", "hint: make some")] == [
-        "error", "info",
-    ]  # fmt: skip
+    levels = [by_text[one]["level"] for one in ("error: no room", "hint: make some", "warning: it is late")]  # fmt: skip
+    assert levels == ["error", "info", "warning"]
     assert "begun, ended" in by_text
     assert "ValueError: wrong" in by_text["failed"]["exception"]
     assert "Traceback (most recent call last):" in by_text
@@ -165,3 +168,40 @@ def test_whatever_is_written_is_lines_of_events(parts: list[str], value: str) ->
     assert found[0]["event"] is not None
     whole = [line.strip() for line in "".join(parts).split("\n")]
     assert len(found) == 1 + sum(1 for line in whole if line)
+
+
+WITH_A_BAR = """
+import time
+import structlog
+from rich.console import Console
+from rich.progress import Progress
+from lakehouse_ray.telemetry.logs import configure
+
+configure("info", "text")
+with Progress(console=Console(stderr=True), refresh_per_second=50) as bar:
+    bar.add_task("reading", total=10)
+    time.sleep(0.2)
+    structlog.get_logger("lake").info("in between")
+    time.sleep(0.2)
+structlog.get_logger("lake").info("afterwards")
+"""
+
+
+def test_events_on_a_terminal_are_not_in_the_line_of_a_bar() -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", WITH_A_BAR],
+        stderr=theirs, stdout=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    ) as child:  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end, on Linux
+            while part := os.read(ours, 65536):
+                shown += part
+        assert child.wait() == 0
+    os.close(ours)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()))
+    for text in ("in between", "afterwards"):
+        (line,) = (line for line in lines if text in line)
+        assert line[:4].isdigit(), "it begins with its time"
+    assert any("reading" in line for line in lines)
