@@ -10,62 +10,53 @@ import asyncio
 import fcntl
 import gc
 import json
-import queue
 import random
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 
 from lakehouse_ray.assembly.logs import configure_logs
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.clock import Onward
-from lakehouse_ray.errors import BadDataError, LakehouseError, ResourceError, UnavailableError
-from lakehouse_ray.model.venue import Market, parse_market
+from lakehouse_ray.errors import BadDataError, LakehouseError, UnavailableError
+from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.commits import open_committers
 from lakehouse_ray.pipeline.stream_commits import (
     CaptureTally,
     SegmentCommits,
     tables_of_capture,
 )
+from lakehouse_ray.pipeline.stream_committing import Committing
 from lakehouse_ray.pipeline.stream_state import inherit_series, load_state
-from lakehouse_ray.silver.stream_books import Books
 from lakehouse_ray.silver.stream_frames import SNAPSHOT
 from lakehouse_ray.silver.stream_segment import (
-    CaptureState,
-    SegmentWork,
     spell_unheard,
     streams_of,
-    work_segment,
 )
 from lakehouse_ray.sources.binance.streams.connections import Connections
-from lakehouse_ray.sources.binance.streams.decode import FrameReader
 from lakehouse_ray.sources.binance.streams.names import Stream
 from lakehouse_ray.sources.binance.streams.session import ConnectPace, SessionRules
 from lakehouse_ray.sources.turns import Turns
 from lakehouse_ray.storage.records import FRAME, MARK
-from lakehouse_ray.storage.spool import FULL, Spool, list_segments, read_segment
+from lakehouse_ray.storage.spool import Spool, list_segments, read_segment
 
 # Levels of a snapshot, and how long between two: 1000 levels weigh 50 of spot's 6,000 a minute and
 # 20 of the futures' 2,400, so a quarter of the limit is used at most, and only while books are made.
 _SNAPSHOT_LEVELS = 1000
 _SNAPSHOT_SPACING_S = 2.0
 _SNAPSHOT_WAIT_MAX_S = 60.0
-# A commit that fails because a service is down is tried again so long after.
-_AGAIN_S = 2.0
-_LAST_TRIES = 5
 # How long a worker waits for the one before it to leave its folder.
 _LOCK_TIMEOUT_S = 60.0
 _STATUS_S = 0.5
 # A segment is worked on in memory, where it takes some 7 times its bytes.
 _SEGMENT_BYTES_MAX = 64 << 20
-_END = None
 
 log = structlog.get_logger(__name__)
 
@@ -129,12 +120,16 @@ def capture(
             task.writer, committers, market=task.market, folder=task.folder,
             name=task.name, run_id=task.run_id, url=_stream_base(task), state=state,
         )  # fmt: skip
-        committing = _Committing(task, streams, commits, stop)
+        committing = Committing(task.writer, task.market, streams, commits, stop)
         commits.write_ledger()
         for _, path in list_segments(task.folder):
             committing.take(path)
             path.unlink(missing_ok=True)
         capturing = _Capturing(task, streams, committing, stop, tell)
+        # What is there by now stays: looking through it for circles of objects, with every segment, would
+        # take 0.15 s each time, during which nothing is received.
+        gc.collect()
+        gc.freeze()
         asyncio.run(capturing.run())
         commits.write_ledger()
         tell(capturing.status())
@@ -169,22 +164,12 @@ def _recover(task: CaptureTask) -> CaptureTally:
         # Nobody waits for a service that is down: the segments stay for the next start.
         no_patience = threading.Event()
         no_patience.set()
-        committing = _Committing(task, streams, commits, no_patience)
+        committing = Committing(task.writer, task.market, streams, commits, no_patience)
         for _, path in found:
             committing.take(path)
             path.unlink(missing_ok=True)
         commits.write_ledger()
         return commits.tally
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without looking for circles of objects: levels of books have none, and there are many."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @contextmanager
@@ -210,105 +195,6 @@ def _own(task: CaptureTask) -> Iterator[None]:
         yield
 
 
-class _Committing:
-    """The half that reads segments and commits what they say."""
-
-    def __init__(
-        self,
-        task: CaptureTask,
-        streams: list[Stream],
-        commits: SegmentCommits,
-        stop: threading.Event,
-    ) -> None:
-        settings = task.writer.settings.stream
-        self._task = task
-        self._streams = streams
-        self._commits = commits
-        self._stop = stop
-        self._wait_us = settings.reorder_ms * 1000
-        self._books = Books(
-            task.market, levels=settings.book_levels, every_us=settings.book_every_ms * 1000
-        )
-        self._reader = FrameReader(task.market, streams)
-        self.segments: queue.Queue[Path | None] = queue.Queue()
-        self.acknowledged: deque[Path] = deque()
-        self.snapshots_wanted: list[str] = []
-        self.commit_error = ""
-        self.failure: BaseException | None = None
-
-    @property
-    def tally(self) -> CaptureTally:
-        return self._commits.tally
-
-    @property
-    def next_number(self) -> int:
-        """Of the first segment that is not committed."""
-        return self._commits.state.capture.segment + 1
-
-    @property
-    def waiting(self) -> bool:
-        """Messages wait for others: they want a segment even if nothing comes."""
-        return bool(self._commits.state.capture.carried)
-
-    def serve(self) -> None:
-        """Commit segments until the end is put into the queue."""
-        try:
-            while (path := self.segments.get()) is not _END:
-                self.take(path)
-                self.acknowledged.append(path)
-                self.segments.task_done()
-        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
-            self.failure = error
-            self._stop.set()
-
-    def take(self, path: Path) -> None:
-        """Commit a segment, again and again while a service is down; nothing where it was before."""
-        state = self._commits.state.capture
-        try:
-            segment = read_segment(path)
-        except BadDataError as error:
-            # What cannot be read is kept for people, out of the way.
-            log.error("segment cannot be read", path=str(path), why=str(error))
-            path.with_suffix(".bad").write_bytes(path.read_bytes())
-            return
-        if segment.number <= state.segment or not segment.records:
-            return
-        header = json.loads(segment.header)
-        streams, reader = self._streams, self._reader
-        if header["streams"] != [stream.name for stream in streams]:
-            streams = streams_of(parse_market(header["market"]), header["streams"])
-            reader = FrameReader(self._task.market, streams)
-        with _uncollected():
-            work, after = work_segment(
-                self._task.market, streams, segment.number, segment.records, state, self._books,
-                wait_us=self._wait_us, reader=reader,
-            )  # fmt: skip
-        if segment.torn_bytes and path.suffix == ".seg":
-            work.losses.append(f"{segment.torn_bytes} bytes at the end cannot be read")
-        for loss in work.losses:
-            log.error("frames were lost", segment=segment.number, loss=loss)
-        self._commit(work, after)
-        self.snapshots_wanted = work.snapshots_wanted
-
-    def _commit(self, work: SegmentWork, after: CaptureState) -> None:
-        """Commit until it is done. Once told to stop, the segment may stay for who comes next."""
-        tries_left = _LAST_TRIES
-        while True:
-            try:
-                self._commits.commit(work, after)
-                self.commit_error = ""
-                return
-            except (UnavailableError, ResourceError, OSError) as error:
-                if isinstance(error, OSError) and error.errno not in FULL:
-                    raise
-                tries_left -= self._stop.is_set()
-                if not tries_left:
-                    raise
-                self.commit_error = str(error)
-                log.warning("commit failed, will be tried again", why=self.commit_error)
-                self._task.writer.clock.sleep(_AGAIN_S)
-
-
 class _Capturing:
     """The half that reads sockets and writes the spool. A Sink."""
 
@@ -316,7 +202,7 @@ class _Capturing:
         self,
         task: CaptureTask,
         streams: list[Stream],
-        committing: _Committing,
+        committing: Committing,
         stop: threading.Event,
         tell: Callable[[CaptureStatus], None],
     ) -> None:
@@ -353,6 +239,7 @@ class _Capturing:
             turns=Turns(self._account, rng),
             clock=self._clock, rng=rng, microseconds=settings.microseconds,
         )  # fmt: skip
+        self._snapshots: list[tuple[int, bytes]] = []
         self._snapshot_waits: dict[str, tuple[float, float]] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -371,20 +258,30 @@ class _Capturing:
             path = self._spool.seal()
             if path is not None:
                 self._committing.segments.put(path)
-            self._committing.segments.put(_END)
+            self._committing.end()
             await asyncio.to_thread(thread.join)
             self._drop_committed()
         if self._committing.failure is not None:
             raise self._committing.failure
 
-    def frame(self, received_us: int, connection: int, data: bytes) -> None:
-        self._keep(received_us, connection, data, FRAME)
+    def frames(self, received_us: list[int], connections: list[int], data: list[bytes]) -> None:
+        if not self._forward(received_us):
+            for came in zip(received_us, connections, data, strict=True):
+                self._keep(*came, FRAME)
+            return
+        self._latest_us = received_us[-1]
+        self._spool.extend(received_us, connections, data)
 
     def mark(self, received_us: int, connection: int, what: str) -> None:
         self._keep(received_us, connection, f"connection {connection} {what}".encode(), MARK)
 
     def unheard(self, received_us: int, connection: int, since_us: int, names: list[str]) -> None:
         self._keep(received_us, connection, spell_unheard(since_us, names).encode(), MARK)
+
+    def _forward(self, received_us: list[int]) -> bool:
+        """Whether the clock has not been set back meanwhile."""
+        times = np.array([self._latest_us, *received_us], np.int64)
+        return bool((times[1:] >= times[:-1]).all())
 
     def _keep(self, received_us: int, connection: int, data: bytes, kind: int) -> None:
         if received_us < self._latest_us:
@@ -397,6 +294,7 @@ class _Capturing:
             self._stopping.set()
         now_s = self._clock.monotonic_s()
         self._received.us(self._clock.now_us())
+        self._keep_snapshots()
         self._spool.flush()
         self._drop_committed()
         # While a commit is slow, the next segment takes all that comes, as far as memory allows.
@@ -460,8 +358,13 @@ class _Capturing:
             return
         finally:
             await client.close()
-        data = symbol.encode() + b"\n" + body
-        self._keep(self._clock.now_us(), 0, data, SNAPSHOT)
+        self._snapshots.append((self._clock.now_us(), symbol.encode() + b"\n" + body))
+
+    def _keep_snapshots(self) -> None:
+        """Behind the frames that came before them, which are handed over now and then."""
+        for received_us, data in self._snapshots:
+            self._keep(received_us, 0, data, SNAPSHOT)
+        self._snapshots.clear()
 
 
 def _stream_base(task: CaptureTask) -> str:

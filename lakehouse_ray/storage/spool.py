@@ -102,6 +102,13 @@ class Spool:
         self._kinds.append(kind)
         self._frames.append(data)
 
+    def extend(self, received_us: list[int], connections: list[int], frames: list[bytes]) -> None:
+        """Take many frames at once."""
+        self._times += received_us
+        self._connections += connections
+        self._kinds += [FRAME] * len(frames)
+        self._frames += frames
+
     def flush(self) -> bool:
         """Hand over what was appended to the system. False: it was lost, there is no room."""
         if not self._frames:

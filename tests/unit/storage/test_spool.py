@@ -26,13 +26,20 @@ frames = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(frames)
+@given(frames, st.integers(0, 20))
 def test_a_segment_reads_back_as_written(
-    tmp_path_factory: pytest.TempPathFactory, given_frames: list[tuple[int, int, bytes]]
+    tmp_path_factory: pytest.TempPathFactory,
+    given_frames: list[tuple[int, int, bytes]],
+    singly: int,
 ) -> None:
     written = spool(tmp_path_factory.mktemp("spool"))
-    for frame in given_frames:
+    for frame in given_frames[:singly]:
         written.append(*frame)
+    written.extend(
+        [us for us, _, _ in given_frames[singly:]],
+        [connection for _, connection, _ in given_frames[singly:]],
+        [data for _, _, data in given_frames[singly:]],
+    )
     path = written.seal()
     if not given_frames:
         assert path is None

@@ -7,7 +7,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -46,7 +46,9 @@ log = structlog.get_logger(__name__)
 class Sink(Protocol):
     """Where frames go. Called in the thread of the event loop; has to be quick."""
 
-    def frame(self, received_us: int, connection: int, data: bytes) -> None: ...
+    def frames(self, received_us: list[int], connections: list[int], data: list[bytes]) -> None:
+        """What came since the last call, in the order in which it came; before any mark of what
+        happened later. When each was received may go back where the machine's clock was set back."""
 
     def mark(self, received_us: int, connection: int, what: str) -> None:
         """Something happened to a connection."""
@@ -56,6 +58,14 @@ class Sink(Protocol):
 
     def tick(self) -> None:
         """A moment has passed; called some twenty times a second."""
+
+
+@dataclass
+class _Inbox:
+    """What came on a connection since it was handed over last. received_us: Of each."""
+
+    received_us: list[int] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
 
 
 @dataclass
@@ -112,8 +122,8 @@ class Connections:
             Session(rules, pace, rng, first, len(groups)) for first in range(len(groups))
         ]
         self._sockets: dict[int, aiohttp.ClientWebSocketResponse[bool]] = {}
-        # Frames since the last step, by connection; counted all at once.
-        self._inboxes: dict[int, list[bytes]] = {}
+        # By connection; counted and handed over all at once.
+        self._inboxes: dict[int, _Inbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.tally = Tally()
 
@@ -147,8 +157,7 @@ class Connections:
 
     def _step(self, http: aiohttp.ClientSession) -> None:
         now_s = self._clock.monotonic_s()
-        for number in self._inboxes:
-            self._count(number, now_s)
+        self._hand_over()
         for session in self._sessions:
             for action in session.due(now_s):
                 self._start(http, session, action)
@@ -156,20 +165,38 @@ class Connections:
             self._tasks.discard(task)
             task.result()
 
-    def _count(self, number: int, now_s: float) -> None:
-        """Tell the session what came since the last step."""
-        inbox = self._inboxes[number]
-        if not inbox:
+    def _hand_over(self) -> None:
+        """Give out what came, in its order."""
+        now_s = self._clock.monotonic_s()
+        filled = [(number, inbox) for number, inbox in self._inboxes.items() if inbox.frames]
+        if not filled:
             return
-        self.tally.frames += len(inbox)
-        self.tally.frame_bytes += sum(map(len, inbox))
-        names = Counter([data[_NAME_FROM : data.find(b"@", _NAME_FROM)] for data in inbox])
+        times: list[int] = []
+        numbers: list[int] = []
+        frames: list[bytes] = []
+        for number, inbox in filled:
+            self._count(number, inbox.frames, now_s)
+            times += inbox.received_us
+            numbers += [number] * len(inbox.frames)
+            frames += inbox.frames
+            inbox.received_us, inbox.frames = [], []
+        if len(filled) > 1:
+            order = sorted(range(len(times)), key=times.__getitem__)
+            times = [times[place] for place in order]
+            numbers = [numbers[place] for place in order]
+            frames = [frames[place] for place in order]
+        self._sink.frames(times, numbers, frames)
+
+    def _count(self, number: int, frames: list[bytes], now_s: float) -> None:
+        """Tell the session what came."""
+        self.tally.frames += len(frames)
+        self.tally.frame_bytes += sum(map(len, frames))
+        names = Counter([data[_NAME_FROM : data.find(b"@", _NAME_FROM)] for data in frames])
         told = {name.decode(errors="replace"): count for name, count in names.items()}
         session = self._session(number)
         session.heard(number, told, now_s)
-        if any(b'"serverShutdown"' in data for data in inbox if len(data) < _WARNING_BYTES_MAX):
+        if any(b'"serverShutdown"' in data for data in frames if len(data) < _WARNING_BYTES_MAX):
             session.warned(number)
-        inbox.clear()
 
     def _start(self, http: aiohttp.ClientSession, session: Session, action: Action) -> None:
         number = action.connection
@@ -197,7 +224,7 @@ class Connections:
             return
         self.tally.opened += 1
         self._sockets[number] = socket
-        self._inboxes[number] = []
+        self._inboxes[number] = _Inbox()
         self._note_opened(session, number)
         try:
             why = await self._read(socket, session, number)
@@ -206,7 +233,7 @@ class Connections:
         finally:
             self.tally.ended += 1
             del self._sockets[number]
-            self._count(number, self._clock.monotonic_s())
+            self._hand_over()
             del self._inboxes[number]
             session.ended(number, self._clock.monotonic_s())
             now_us = self._clock.now_us()
@@ -238,6 +265,7 @@ class Connections:
             await self._turns.settle(ticket, self._market, seen)
 
     def _note_opened(self, session: Session, number: int) -> None:
+        self._hand_over()
         now_us, group = self._clock.now_us(), number % len(self._groups)
         if not session.up:
             since_us = self._unheard_since_us[group]
@@ -249,21 +277,18 @@ class Connections:
         self, socket: aiohttp.ClientWebSocketResponse[bool], session: Session, number: int
     ) -> str:
         """Hand over what comes until the connection ends; return why it did."""
-        take, clock, inbox = self._sink.frame, self._clock, self._inboxes[number]
+        clock, inbox = self._clock, self._inboxes[number]
         receive, text, now_us = socket.receive, aiohttp.WSMsgType.TEXT, clock.now_us
         while True:
             message: Any = await receive()
-            if message.type is text:
-                data: bytes = message.data
-                take(now_us(), number, data)
-                inbox.append(data)
+            if message.type is text or message.type is aiohttp.WSMsgType.BINARY:
+                inbox.received_us.append(now_us())
+                inbox.frames.append(message.data)
             elif message.type is aiohttp.WSMsgType.PING:
                 session.heard(number, {}, clock.monotonic_s())
                 await socket.pong(message.data)
             elif message.type is aiohttp.WSMsgType.PONG:
                 session.heard(number, {}, clock.monotonic_s())
-            elif message.type is aiohttp.WSMsgType.BINARY:
-                take(clock.now_us(), number, message.data)
             elif message.type is aiohttp.WSMsgType.ERROR:
                 return f"{type(message.data).__name__}: {message.data}"[:300]
             else:
