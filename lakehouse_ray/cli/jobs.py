@@ -27,6 +27,8 @@ _HELP = "Workflows as jobs of a Ray cluster, by its dashboard (docs/jobs.md)."
 _TAIL_MAX = 100_000
 # Where the last line of progress is looked for.
 _PROGRESS_LINES = 200
+# Of a failed job that tells of no error: one that ended partial, or below the threshold of quality.
+_LAST_LINES = 5
 # A shell's words for what a signal ended.
 _TERMINATED = 143
 
@@ -352,12 +354,12 @@ def _rays_words(message: str) -> str:
 
 
 def _why(lines: Sequence[str]) -> Sequence[str]:
-    """What a job that failed said of it: its error and hint, or else its last line."""
+    """What a job that failed said of it: its error and hint, or else its last lines."""
     for number in range(len(lines) - 1, -1, -1):
         if lines[number].startswith("error: "):
             hints = (line for line in lines[number + 1 : number + 2] if line.startswith("hint: "))
             return [lines[number], *hints]
-    return [line for line in lines if line.strip()][-1:]
+    return [line for line in lines if line.strip()][-_LAST_LINES:]
 
 
 def _history(settings: Settings) -> list[dict[str, Any]]:
