@@ -28,7 +28,6 @@ from ray._private import services
 from ray._private.state import available_resources_per_node
 from ray._private.utils import write_ray_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lakehouse_ray.errors import InvalidError, UnavailableError
 from lakehouse_ray.runtime.cluster import ClusterView, NodeView
@@ -49,10 +48,6 @@ _BREAKPOINT = "PYTHONBREAKPOINT"
 # takes about 65.
 _TEMP_DIR_LENGTH_MAX = 40
 _TEMP_PREFIX = "lake-ray-"
-
-# Of folders that were sent with jobs, and how long a worker that is in one may take to come up.
-_SENT_FOLDERS = "/runtime_resources/working_dir_files/"
-_FIRST_WORKER_S = 30.0
 
 # What ray.init raises where Ray cannot be started or joined.
 _START_ERRORS = (OSError, RuntimeError, ValueError, ray.exceptions.RayError)
@@ -188,7 +183,6 @@ def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[Ray
         stack.enter_context(_stdout_left_alone())
         stack.enter_context(watched(address))
         stack.callback(ray.shutdown)
-        folder = os.getcwd() if inside_job() else ""
         try:
             with _kept_sigterm():
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
@@ -197,28 +191,8 @@ def _joined(address: str, log_to_driver: bool, timeout_s: float) -> Iterator[Ray
                 f"the Ray cluster at {address} could not be joined: {error}. A driver runs on a "
                 "machine of the cluster; from elsewhere submit a job"
             ) from error
-        if _SENT_FOLDERS in folder:
-            _stay_in(folder)
         stack.enter_context(measured_on_ray())
         yield _describe(own=False, inherited_env={})
-
-
-def _stay_in(folder: str) -> None:
-    """Be in the folder that was sent with this job, whatever becomes of it.
-
-    Ray (2.60) unpacks it anew for the job's first worker on a node, and removes the one before: the
-    process of the job is in no folder then, and relative paths, lakehouse.toml among them, lead nowhere.
-    So a worker is brought up here and now.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    first: Any = ray.remote(_do_nothing).options(num_cpus=0, scheduling_strategy=here)
-    with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(first.remote(), timeout=_FIRST_WORKER_S)
-    with contextlib.suppress(OSError):
-        os.chdir(folder)
-
-
-def _do_nothing() -> None: ...
 
 
 def _resolve(address: str) -> str:

@@ -29,15 +29,6 @@ print("begun with", *sys.argv[1:])
 print("password=correct-horse", "3 of 7 files, 12 rows", sep="\\n")
 sys.exit(5)
 """
-ASKS_WHERE_IT_IS = """
-import os, ray, time
-from lakehouse_ray.runtime.session import connect
-with connect():
-    ray.get(ray.remote(os.getpid).options(num_cpus=0).remote())
-    time.sleep(0.5)
-    assert os.path.exists("where.py"), "a relative path leads nowhere"
-    print(os.getcwd())
-"""
 FOR_EVER = "import time; print('begun', flush=True); time.sleep(600)"
 
 
@@ -107,13 +98,6 @@ def test_a_file_is_run_and_its_exit_code_survives(head: Head) -> None:
     ]  # fmt: skip
     taken = head.run("submit", file, "--name", "says-1")
     assert (taken.returncode, "says-1 already" in taken.stderr) == (8, True)
-
-
-def test_a_job_stays_in_the_folder_that_was_sent_with_it(head: Head) -> None:
-    """Ray unpacks one that it has not seen before anew under the job's feet."""
-    found = head.run("submit", head.file("where.py", ASKS_WHERE_IT_IS), "--follow")
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "/working_dir_files/" in found.stdout
 
 
 def test_a_workflow_is_named_for_what_it_does_and_the_lake_remembers_it(head: Head) -> None:
