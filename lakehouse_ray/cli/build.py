@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Annotated
 
@@ -24,10 +25,10 @@ from lakehouse_ray.model.timespan import parse_span
 from lakehouse_ray.model.venue import parse_interval, parse_market
 from lakehouse_ray.model.workflows import STORED_SPAN
 from lakehouse_ray.pipeline import gold
+from lakehouse_ray.pipeline.execution import planned_allocation
 from lakehouse_ray.pipeline.gold import BuildRequest
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.runtime.allocator import Allocation
-from lakehouse_ray.runtime.cluster import this_machine
 
 # Of the units of a plan, so many are named.
 _NAMED_MAX = 100
@@ -76,7 +77,9 @@ def build(
     with BuildProgress(enabled=not (json_ or quiet)) as progress:
         if dry_run:
             plans = gold.plan_build(writer, request)
-            allocation = gold.allocate_build(writer, plans, this_machine())
+            allocation = planned_allocation(
+                writer, functools.partial(gold.allocate_build, writer, plans)
+            )
             progress.close()
             _print_plans(plans, allocation, as_json=json_)
             return endings.OK

@@ -80,7 +80,10 @@ def run(load: Callable[[], Any], name: str, arguments: list[str]) -> int:
         return _stopped(stopping.INTERRUPTED)
     except _USAGE_ERROR as error:
         message = error.format_message()  # type: ignore[attr-defined]
-        _tell(message, USAGE, "UsageError", f"`lakehouse {name} --help` shows how it is called")
+        # Of the sub-command, or of the job's command, whose options they are.
+        context = getattr(error, "ctx", None)
+        called = context.command_path if context is not None else f"lakehouse {name}"
+        _tell(message, USAGE, "UsageError", f"`{called} --help` shows how it is called")
         return USAGE
     except LakehouseError as error:
         code = exit_code(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -31,10 +32,10 @@ from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.model.workflows import LISTED_SPAN, interval_of
 from lakehouse_ray.pipeline import bulk_ingestion, gold
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest
+from lakehouse_ray.pipeline.execution import planned_allocation
 from lakehouse_ray.pipeline.gold_report import BuildReport
 from lakehouse_ray.pipeline.report import IngestReport
 from lakehouse_ray.runtime.allocator import Allocation
-from lakehouse_ray.runtime.cluster import this_machine
 from lakehouse_ray.sources.source import Selection
 from lakehouse_ray.storage.footprint import footprint
 
@@ -100,7 +101,9 @@ def ingest(
     with IngestProgress(enabled=not (json_ or quiet)) as progress:
         if dry_run:
             plan = bulk_ingestion.plan_ingestion(writer, request, progress)
-            allocation = bulk_ingestion.allocate_ingestion(writer, plan, this_machine())
+            allocation = planned_allocation(
+                writer, functools.partial(bulk_ingestion.allocate_ingestion, writer, plan)
+            )
             progress.close()
             _print_plan(writer, plan, allocation, build=build, as_json=json_)
             return endings.OK

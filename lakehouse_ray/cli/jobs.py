@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ import typer
 from lakehouse_ray.cli import endings
 from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, settings_of
 from lakehouse_ray.cli.table import aligned
-from lakehouse_ray.errors import InvalidError, NotFoundError
+from lakehouse_ray.errors import InvalidError, NotFoundError, UnavailableError
 from lakehouse_ray.model.timespan import SECOND_US, format_time
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _HELP = "Workflows as jobs of a Ray cluster, by its dashboard (docs/jobs.md)."
 _TAIL_MAX = 100_000
 # Where the last line of progress is looked for.
 _PROGRESS_LINES = 200
+# Of a failed job that tells of no error: one that ended partial, or below the threshold of quality.
+_LAST_LINES = 5
 # A shell's words for what a signal ended.
 _TERMINATED = 143
 
@@ -116,7 +118,14 @@ def submit(
     if follow and json_:
         raise InvalidError("--follow and --json exclude each other", "--wait SECONDS --json")
     with work_of(job, arguments or ()) as work, _cluster(address, home) as cluster:
-        started = cluster.desk.start(work, name or cluster.desk.name(work))
+        job_id = name or cluster.desk.name(work)
+        try:
+            started = cluster.desk.start(work, job_id)
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"{error}. Whether {job_id} was started is not known: submit it again with --name "
+                f"{job_id}, nothing is run twice then"
+            ) from error
         if not json_:
             typer.echo(started.id, err=follow)
         if follow:
@@ -305,8 +314,10 @@ def _tell(cluster: _Cluster, job: Job, json_: bool, *, brief: bool = False) -> N
     from lakehouse_ray.telemetry.progress import last_progress
 
     document = _document(cluster, job)
+    failed = job.state == "FAILED"
+    said = cluster.desk.last_lines(job.id, _PROGRESS_LINES) if json_ or failed or not brief else []
+    document["error"] = "\n".join(_why(said)) if failed else None
     if json_ or not brief:
-        said = cluster.desk.last_lines(job.id, _PROGRESS_LINES)
         found = last_progress(said)
         document["progress"] = None if found is None else {
             "done": found.done, "total": found.total, "what": found.what, "note": found.note,
@@ -314,7 +325,9 @@ def _tell(cluster: _Cluster, job: Job, json_: bool, *, brief: bool = False) -> N
     if json_:
         typer.echo(json.dumps({"v": 1, "job": document}))
     elif brief:
-        typer.echo(f"{job.state} {_first_line(document['message'])}".rstrip(), err=True)
+        typer.echo(f"{job.state} {_rays_words(document['message'])}".rstrip(), err=True)
+        for line in _why(said) if failed else ():
+            typer.echo(line, err=True)
     else:
         told = document | {"progress": "" if found is None else str(found)}
         names = (
@@ -327,14 +340,26 @@ def _tell(cluster: _Cluster, job: Job, json_: bool, *, brief: bool = False) -> N
             "seconds",
             "command",
             "message",
+            "error",
         )
+        told["message"] = _rays_words(document["message"])
         for name in names:
             if told[name] not in (None, ""):
-                typer.echo(f"{name:<9}  {_first_line(str(told[name]))}")
+                typer.echo(f"{name:<9}  {str(told[name]).replace(chr(10), f'{chr(10):<12}')}")
 
 
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
+def _rays_words(message: str) -> str:
+    """What Ray says of a job, without the end of its log that follows."""
+    return message.partition("\n")[0].partition(", last available logs")[0]
+
+
+def _why(lines: Sequence[str]) -> Sequence[str]:
+    """What a job that failed said of it: its error and hint, or else its last lines."""
+    for number in range(len(lines) - 1, -1, -1):
+        if lines[number].startswith("error: "):
+            hints = (line for line in lines[number + 1 : number + 2] if line.startswith("hint: "))
+            return [lines[number], *hints]
+    return [line for line in lines if line.strip()][-_LAST_LINES:]
 
 
 def _history(settings: Settings) -> list[dict[str, Any]]:

@@ -65,12 +65,14 @@ def open_executor(
     workload: str,
     measures: RunMeasures,
     subject: str = "",
+    units: int | None = None,
 ) -> tuple[Executor, Allocation]:
     """Choose the executor and start what it needs: Ray only for work that is worth it.
 
     sized: Sizes a pool for the work on a cluster. workload: The work, a word for metrics.
     measures: Of the run, which Ray hears of for as long as `stack` is open. subject: What it is
-        about, of work whose units the allocator sizes: a word for Ray's dashboard.
+        about. units: How many tasks there will be; None: about as many as the allocator makes units,
+        0: nobody knows. Both are for who looks at Ray's dashboard.
     """
     settings, compute = writer.settings, writer.settings.compute
     env: Mapping[str, str] = {}
@@ -101,6 +103,7 @@ def open_executor(
     # The CPUs that are there may be those of nodes for other profiles.
     grows = view.may_grow and (compute.cpus_max > view.cpus or bool(label))
     title = f"{workload} {subject}".rstrip()
+    count = _units(allocation.units, about=True) if units is None else _units(units)
     executor = RayExecutor(
         inherited_env=session.inherited_env,
         autoscaling=grows,
@@ -110,13 +113,30 @@ def open_executor(
         rules=Rules(**settings.scaling.model_dump()),
         workload=workload,
         run_name=f"{title} {measures.run_id}",
-        task_name=f"{title}, of {_units(allocation.units)}" if subject else title,
+        task_name=title if units == 0 else f"{title}, of {count}",
     )
     return executor, allocation
 
 
-def _units(count: int) -> str:
-    return "1 unit" if count == 1 else f"about {count:,} units"
+def planned_allocation(writer: Writer, sized: Callable[[ClusterView], Allocation]) -> Allocation:
+    """Size a pool as a run of now would be: on the cluster that it would join. Starts no Ray.
+
+    Raises what `connect` raises where a cluster is named and cannot be asked.
+    """
+    settings = writer.settings
+    if settings.ray.address in ("", "local"):
+        with contextlib.suppress(InvalidError) if inside_job() else contextlib.nullcontext():
+            allocation = sized(this_machine())
+            if allocation.executor == "local" or not inside_job():
+                return allocation
+    with connect(
+        settings.ray.address, object_store_bytes=settings.compute.object_store_mb << 20
+    ) as session:
+        return replace(sized(session.view()), executor="ray")
+
+
+def _units(count: int, *, about: bool = False) -> str:
+    return "1 unit" if count == 1 else f"{'about ' * about}{count:,} units"
 
 
 def _tell_size(workload: str, allocation: Allocation, stack: ExitStack) -> None:

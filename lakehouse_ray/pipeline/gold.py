@@ -211,7 +211,8 @@ class _Run:
         executor, allocation = open_executor(
             self._writer,
             lambda view: allocate_build(self._writer, plans, view),
-            stack, "build", self.measures,
+            # Products are planned one after the other, from what those before them have become.
+            stack, "build", self.measures, units=0,
         )  # fmt: skip
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
         self._observer.allocated(sum(len(plan.stale) for plan in plans), allocation)

@@ -249,7 +249,7 @@ class _Run:
         executor, allocation = open_executor(
             self._writer,
             lambda view: allocate_assessment(self._writer, len(tasks), size_bytes, view),
-            stack, "assess", self.measures,
+            stack, "assess", self.measures, units=len(tasks),
         )  # fmt: skip
         self.report.executor, self.report.actors = allocation.executor, allocation.actors
         self._observer.allocated(todo, allocation)

@@ -159,6 +159,7 @@ class _Run:
 
     def _fill(self, plan: FillPlan, stack: ExitStack) -> None:
         writer = self._writer
+        units = list(make_units(plan.planned, writer.settings.update.unit_requests_max))
         if self._here:
             allocation = replace(allocate_update(writer, plan, this_machine()), executor="local")
             executor: Executor = LocalExecutor()
@@ -166,9 +167,9 @@ class _Run:
             executor, allocation = open_executor(
                 writer,
                 lambda view: allocate_update(writer, plan, view),
-                stack, "update", self.measures,
+                stack, "update", self.measures, units=len(units),
             )  # fmt: skip
-        report, settings = self.report, self._writer.settings
+        report, settings = self.report, writer.settings
         report.executor, report.actors = allocation.executor, allocation.actors
         self._observer.planned(plan, allocation)
         local = allocation.executor == "local"
@@ -190,7 +191,6 @@ class _Run:
         setup = Setup(self._writer, account, marker)
         started_s = time.monotonic()
         with executor.pool(setup, process, spec) as pool:
-            units = make_units(plan.planned, settings.update.unit_requests_max)
             for done in pool.map_unordered(UnitTask(unit) for unit in units):
                 self._take(done, queue)
             queue.drain()

@@ -115,8 +115,8 @@ def capture_streams(
 
     Either way what came is committed before this returns or raises.
 
-    Raises InvalidError for streams that cannot be captured, UnavailableError where workers die again
-    and again or another capture holds the spool.
+    Raises InvalidError for streams that cannot be captured, UnavailableError where workers find no
+    place or die again and again, or another capture holds the spool.
     """
     clock = writer.clock
     started_s = clock.monotonic_s()
@@ -135,7 +135,11 @@ def capture_streams(
         # Processes of one machine share an account by its file; actors are handed the cluster's.
         account = None if here else stack.enter_context(open_account(writer, local=False))
         tasks = [replace(task, account=account) for task in tasks]
-        keeper: Keeper = LocalKeeper(capture) if here else RayKeeper(capture)
+        keeper: Keeper = (
+            LocalKeeper(capture)
+            if here
+            else RayKeeper(capture, start_timeout_s=writer.settings.compute.worker_timeout_s)
+        )
         watch = _Watch(writer, keeper, tasks, report, progress, measures)
         stack.callback(keeper.kill)
         stack.enter_context(measures.heard())
@@ -152,6 +156,8 @@ def capture_streams(
         finally:
             watch.stop()
             report.seconds = clock.monotonic_s() - started_s
+        if watch.never_up is not None:
+            raise watch.never_up
     return report
 
 
@@ -277,6 +283,8 @@ class _Watch:
         self._due_s: dict[int, float] = {}
         self._running: set[int] = set()
         self._committed_us = 0
+        self._were_up: set[int] = set()
+        self.never_up: Exception | None = None  # of one that had not come up when all was over
         self.filler: GapFiller | None = None
         self.measures = measures
 
@@ -315,6 +323,7 @@ class _Watch:
 
     def _hear(self, event: Told | Ended, *, stopping: bool) -> None:
         if isinstance(event, Told):
+            self._were_up.add(event.number)
             self._status[event.number] = event.status
             return
         number = event.number
@@ -322,6 +331,11 @@ class _Watch:
         status = self._status.pop(number, None)
         if status is not None:
             self._past.append(status)
+        if not event.came_up and number not in self._were_up and event.error is not None:
+            # There is no place for it, which no further try mends.
+            if not stopping:
+                raise event.error
+            self.never_up = event.error
         if stopping:
             if event.error is not None:
                 log.warning("worker ended by an error", worker=number, why=str(event.error))

@@ -77,8 +77,9 @@ def dashboard_at(url: str, silence_s_max: float) -> Iterator[DashboardJobs]:
     answers, DeniedError where the token is refused.
     """
     found = _url(url or dashboard_of_environment() or DEFAULT_URL)
-    # Its client tells of every package that it sends.
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Its client tells of every package that it sends, by a logger with a level of its own.
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with authenticated():
         jobs = DashboardJobs(found, silence_s_max)
         _check(found, jobs.timeout_s)

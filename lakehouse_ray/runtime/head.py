@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +15,13 @@ from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[att
 from ray.core.generated.autoscaler_pb2 import (  # type: ignore[attr-defined]
     GetClusterStatusReply,
 )
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 
 from lakehouse_ray.errors import DeniedError, UnavailableError
 
 AUTH_MODE = "RAY_AUTH_MODE"
 AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+_AUTH_TOKEN = "RAY_AUTH_TOKEN"
 _CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 # Ray (2.60) ends the whole process, without a word to it, once the head has been silent for a minute.
@@ -33,17 +35,45 @@ _ASK_EVERY_S = 3.0
 _EXIT_CODE = 7
 
 
+def own_token() -> str:
+    """The token that this process shows a cluster; empty where it is to show none.
+
+    Raises DeniedError where it is to show one and there is none that could be read or sent.
+    """
+    if os.environ.get(AUTH_MODE) != "token":
+        return ""
+    loader = AuthenticationTokenLoader.instance()
+    try:
+        token = str(loader.get_raw_token()) if loader.has_token() else ""
+    except AuthenticationError:
+        token = ""
+    if re.fullmatch(r"[!-~]+", token):
+        return token
+    # In the order in which Ray looks.
+    if os.environ.get(_AUTH_TOKEN):
+        place = f"{_AUTH_TOKEN} holds something else"
+    elif path := os.environ.get(AUTH_TOKEN_PATH):
+        place = f"{path} ({AUTH_TOKEN_PATH}) is no file that can be read and holds one"
+    else:
+        place = f"{AUTH_TOKEN_PATH} is not set, and there is none in ~/.ray/auth_token"
+    raise DeniedError(
+        f"{AUTH_MODE}=token asks for a token and there is none: {place}. Set {AUTH_TOKEN_PATH} to a file "
+        "that holds the cluster's token"
+    )
+
+
 def check_answers(address: str, timeout_s: float) -> None:
     """Ask the GCS at `address` whether it lives and takes our token.
 
     ray.init tries a silent one for two minutes and then ends the process, and takes 20 seconds and
     as many lines on stderr to say that a token is wrong (2.60). This takes 20 ms.
+
+    Raises UnavailableError where it is silent, DeniedError where it refuses the token or there is none.
     """
     if os.environ.get("RAY_USE_TLS", "0") != "0":
         return  # certificates are Ray's business
-    token = AuthenticationTokenLoader.instance()
-    with_token = os.environ.get(AUTH_MODE) == "token" and token.has_token()
-    metadata = [("authorization", f"Bearer {token.get_raw_token()}")] if with_token else []
+    token = own_token()
+    metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(address) as channel:
         try:
             channel.unary_unary(_CHECK_ALIVE)(b"", timeout=timeout_s, metadata=metadata)

@@ -35,10 +35,14 @@ class Told:
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker has ended: by itself (None), by an error of its own, or it died (UnavailableError)."""
+    """A worker has ended: by itself (None), by an error of its own, or it died (UnavailableError).
+
+    came_up: False for one that found no place to run, and has done nothing.
+    """
 
     number: int
     error: Exception | None
+    came_up: bool = True
 
 
 class Keeper(Protocol):

@@ -52,12 +52,12 @@ class KubernetesObjects:
     def all(self, kind: str) -> list[Object]:
         with _told(kind, "list", self.namespace):
             found = self._api.list_namespaced_custom_object(*self._place(kind), **_TIMEOUT)
-        return [dict(item) for item in found["items"]]
+        return [dict(item) for item in _checked(found, "items")["items"]]
 
     def get(self, kind: str, name: str) -> Object:
         with _told(kind, "get", self.namespace, name):
             found = self._api.get_namespaced_custom_object(*self._place(kind), name, **_TIMEOUT)
-        return dict(found)
+        return _checked(found, "metadata")
 
     def create(self, kind: str, manifest: Mapping[str, Any]) -> Object:
         """Raises ConflictError where the name is taken."""
@@ -66,7 +66,7 @@ class KubernetesObjects:
             made = self._api.create_namespaced_custom_object(
                 *self._place(kind), dict(manifest), **_TIMEOUT
             )
-        return dict(made)
+        return _checked(made, "metadata")
 
     def patch(self, kind: str, seen: Object, changes: Sequence[Mapping[str, Any]]) -> Object:
         """Change an object as it was seen, by JSON Patch.
@@ -87,7 +87,7 @@ class KubernetesObjects:
                 _content_type="application/json-patch+json",
                 **_TIMEOUT,
             )
-        return dict(changed)
+        return _checked(changed, "metadata")
 
     def changes(self, kind: str, seen: Object, timeout_s: float) -> Iterator[Object]:
         """Yield an object each time it changes, for `timeout_s` at most; the end may come sooner.
@@ -187,6 +187,16 @@ def _told(kind: str, verb: str, namespace: str, name: str = "") -> Iterator[None
             f"Kubernetes did not answer ({verb} {what}): {type(error).__name__}. Is the cluster of "
             "`kubectl config current-context` up, and reachable from here?"
         ) from error
+
+
+def _checked(answer: Any, part: str) -> Object:
+    """What the server answered, if it has that part, as each answer of Kubernetes does."""
+    if isinstance(answer, dict) and part in answer:
+        return answer
+    raise InvalidError(
+        "what answers at the address of the kubeconfig is no Kubernetes API",
+        "`kubectl config view --minify` shows the address; a proxy with a page of its own may be there",
+    )
 
 
 def _refusal(error: Any, kind: str, verb: str, namespace: str, what: str) -> LakehouseError:

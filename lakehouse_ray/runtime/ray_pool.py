@@ -89,8 +89,14 @@ class Room:
 
     def of(self, view: ClusterView) -> int:
         """How many more workers the nodes hold now."""
-        free = view.labelled(self.labels).free
-        return pack(free, self.cpus, self.memory_bytes) if self.cpus else 0
+        return self._count(view.labelled(self.labels).free)
+
+    def is_anywhere(self, view: ClusterView) -> bool:
+        """Whether a node is there that would hold one if nobody else used it."""
+        return self._count(view.labelled(self.labels)) > 0
+
+    def _count(self, view: ClusterView) -> int:
+        return pack(view, self.cpus, self.memory_bytes) if self.cpus else 0
 
 
 @dataclass(frozen=True)
@@ -323,6 +329,13 @@ class RayPool(Generic[T, R]):
                 f"cluster has {self._view}. Choose a smaller profile (compute.profile) or fewer CPUs "
                 "(compute.cpus_max), or raise max_workers of the node types (KubeRay: maxReplicas "
                 "of the groups)"
+            )
+        if not self._room.is_anywhere(self._view):
+            raise UnavailableError(
+                f"no node for a worker of {self._size}{self._labels} came within {waited_s:.0f} s; the "
+                f"cluster has {self._view}, and none of these could hold one. `ray status` shows whether "
+                "an autoscaler tries; else choose a smaller profile (compute.profile), compute.cpus_max "
+                "within what there is, and no compute.node_label that its nodes do not have"
             )
         happened = f": {self._start_error}" if self._start_error else ""
         raise UnavailableError(

@@ -29,7 +29,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from lakehouse_ray.errors import InvalidError, UnavailableError
 from lakehouse_ray.runtime import own_folder
 from lakehouse_ray.runtime.cluster import ClusterView, NodeView
-from lakehouse_ray.runtime.head import AUTH_MODE, AUTH_TOKEN_PATH, check_answers, watched
+from lakehouse_ray.runtime.head import AUTH_MODE, AUTH_TOKEN_PATH, check_answers, own_token, watched
 from lakehouse_ray.runtime.ray_metrics import measured_on_ray
 
 # Ray's smallest is 75 MiB. Results of work are small manifests; data goes to the store.
@@ -199,7 +199,9 @@ def _resolve(address: str) -> str:
     """
     if address in ("", "local", "auto"):
         address = os.environ.get(_ADDRESS, "") or "auto"
-    if address != "auto" and not re.fullmatch(r"[^/\s]+:\d{1,5}", address):
+    host, _, port = address.rpartition(":")
+    is_one = re.fullmatch(r"[^/\s]+", host) and re.fullmatch(r"\d{1,5}", port, re.ASCII)
+    if address != "auto" and not (is_one and 0 < int(port) < 1 << 16):
         raise InvalidError(
             f"{address!r} is no address of a Ray cluster",
             "host:port of its GCS (6379 by default) or auto, on a machine of the cluster; from "
@@ -228,6 +230,7 @@ def _authenticated_by(changes: Mapping[str, str | None]) -> Iterator[None]:
     try:
         with _environment({**changes, **quiet}):
             _reload_auth()
+            own_token()  # where there is none, no client of Ray's says it well
             yield
     finally:
         # What this process connects to next must not see this token.

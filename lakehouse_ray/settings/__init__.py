@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -135,6 +137,15 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         where = ".".join(str(part) for part in first["loc"])
         raise InvalidError(
             f"setting {where}: {first['msg']}", "`lakehouse config show` lists every setting"
+        ) from error
+    except SettingsError as error:
+        # Lists and tables are JSON in a variable. Which one it is the library does not say.
+        field = re.search(r'field "([^"]+)"', str(error))
+        begins = f"{ENV_PREFIX}{field[1] if field else ''}".upper()
+        found = sorted(name for name in os.environ if name.upper().startswith(begins))
+        raise InvalidError(
+            f"no JSON, which a list or table has to be, in one of the variables {', '.join(found)}",
+            "`lakehouse config show` lists every setting",
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidError(f"{CONFIG_FILE} is not valid TOML: {error}") from error

@@ -101,11 +101,30 @@ def test_no_cpu_is_free(site: Site) -> None:
     assert "Others may hold its CPUs: `ray status` shows who waits" in said
 
 
-def test_a_profile_that_no_node_can_hold(site: Site) -> None:
-    code, said = run(*INGEST, env=site.env("large", COMPUTE__PROFILE="large"))
+def test_a_label_that_no_node_has(site: Site) -> None:
+    """Nobody holds its CPUs: there are none, and no autoscaler."""
+    env = site.env("label", COMPUTE__NODE_LABEL="no/such", COMPUTE__NODE_TIMEOUT_S=3)
+    code, said = run(*INGEST, env=env)
+    assert code == 7, said
+    assert "on nodes with no/such=small came within 3 s; the cluster has 1 node" in said
+    assert "none of these could hold one" in said
+    assert "no compute.node_label that its nodes do not have" in said
+    assert "Others may hold" not in said
+
+
+@pytest.mark.parametrize("how", [(), ("--dry-run",)])
+def test_a_profile_that_no_node_can_hold(site: Site, how: tuple[str, ...]) -> None:
+    code, said = run(*INGEST, *how, env=site.env("large", COMPUTE__PROFILE="large"))
     assert code == 2, said
     assert "profile large (4 CPUs, 8 GiB) fits no node; the cluster has 1 node" in said
     assert "choose a smaller profile" in said
+
+
+def test_a_plan_is_of_the_cluster_that_would_do_the_work(site: Site) -> None:
+    """Of one CPU, whatever this machine has; and few bytes are not done in the driver there."""
+    code, said = run(*INGEST, "--dry-run", env=site.env("planned"))
+    assert code == 0, said
+    assert "1 worker on Ray, profile small (1 CPU and" in said
 
 
 def test_a_wrong_token(site: Site, tmp_path: Path) -> None:

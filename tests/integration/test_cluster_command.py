@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,30 @@ def test_a_server_that_is_not_there(api: KubernetesApi, capsys: Any, tmp_path: P
     code, _, err = run(capsys, "status")
     assert code == 7
     assert "did not answer" in err
+
+
+@pytest.mark.parametrize("page", ["<html>Sign in</html>", '{"kind": "Login"}', "[]", "7"])
+@pytest.mark.parametrize("arguments", [("status",), ("submit", "bulk-ingestion")])
+def test_a_server_that_is_no_kubernetes(
+    api: KubernetesApi, capsys: Any, tmp_path: Path, page: str, arguments: tuple[str, ...]
+) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api.kubeconfig(tmp_path, server=f"http://127.0.0.1:{server.server_port}")
+        code, _, err = run(capsys, *arguments)
+        server.shutdown()
+    assert code == 2, err
+    assert "is no Kubernetes API" in err
+    assert "a proxy with a page of its own" in err
 
 
 @pytest.mark.parametrize("content", [None, "not: [yaml", "apiVersion: v1"])

@@ -78,6 +78,11 @@ def test_the_dashboard_says_what_workers_and_tasks_are_of(folder: Path) -> None:
             assert next(iter(ours)).endswith(" worker 0")
             tasks = {task["name"] for task in listed(started, "tasks")}
             assert "ingest spot klines 1h, of 1 unit" in tasks
+            # Other work says how much it is, too; a score of synthetic bars is no matter here.
+            assert submitted(started, folder, "build", "--", "daily").returncode == 0
+            assert submitted(started, folder, "quality").returncode in (0, 5)
+            tasks = {task["name"] for task in listed(started, "tasks")}
+            assert {"build", "assess, of 1 unit"} <= tasks
 
 
 def test_what_a_job_counts_is_heard_though_it_asks_for_no_worker(folder: Path) -> None:

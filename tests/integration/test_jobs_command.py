@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,6 +89,13 @@ def test_a_file_is_run_and_its_exit_code_survives(head: Head) -> None:
     for again in (("status", "says-1", "--wait", "9"), ("logs", "says-1", "--follow")):
         assert head.run(*again).returncode == 5
     assert head.asked("logs", "--tail", "1", "says-1")["lines"] == ["3 of 7 files, 12 rows"]
+    # What it said last, where it told of no error.
+    waited = head.run("submit", file, "--wait", "60")
+    assert waited.returncode == 5
+    assert waited.stderr.splitlines() == [
+        "FAILED Job entrypoint command failed with exit code 5",
+        "begun with", "password=***", "3 of 7 files, 12 rows",
+    ]  # fmt: skip
     taken = head.run("submit", file, "--name", "says-1")
     assert (taken.returncode, "says-1 already" in taken.stderr) == (8, True)
 
@@ -98,6 +107,10 @@ def test_a_workflow_is_named_for_what_it_does_and_the_lake_remembers_it(head: He
     job = json.loads(found.stdout)["job"]
     assert (found.returncode, job["state"], job["exit_code"]) == (2, "FAILED", 2), found.stderr
     assert job["id"].startswith("build-um-20"), job
+    told = job["error"].splitlines()
+    assert [line.partition(": ")[0] for line in told] == ["error", "hint"]
+    assert "no_such_product" in told[0]
+    assert "\n           hint: " in head.run("status", job["id"]).stdout
     assert job["parameters"] == {"market": "um", "products": ["no_such_product"]}
     listed = head.asked("list", "--workflow", "build", "--state", "failed")["jobs"]
     assert [one["id"] for one in listed] == [job["id"]]
@@ -126,7 +139,7 @@ def test_a_stopped_job_ends_as_one(head: Head) -> None:
         (("stop", "x" * 200), 4, "no job"),
         (("submit", "nowhere/x.py"), 4, "no file 'nowhere/x.py'"),
         (("submit", "bulk-ingestoin"), 4, "did you mean bulk-ingestion?"),
-        (("submit", "ingest", "--", "--markt", "um"), 2, "--markt"),
+        (("submit", "ingest", "--", "--markt", "um"), 2, "`lakehouse ingest --help`"),
         (("submit", "ingest", "--", "--help"), 2, "no help"),
         (("submit", "build", "--name", "a b"), 2, "no name of a job"),
         (("list", "--address", "not an address"), 2, "no address"),
@@ -147,6 +160,41 @@ def test_heads_that_are_none_and_tokens_that_are_wrong(head: Head) -> None:
         denied = head.run("list", **wrong)
         assert (denied.returncode, "refuses the token" in denied.stderr) == (6, True), denied
         assert head.variables["RAY_AUTH_TOKEN_PATH"] not in denied.stderr
+
+
+class _LosesAnswers(BaseHTTPRequestHandler):
+    """A dashboard that says who it is, and nothing of what it was asked to start."""
+
+    def do_GET(self) -> None:
+        told = json.dumps({"version": "4", "ray_version": "2.60.0", "ray_commit": ""}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def do_POST(self) -> None:
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+def test_a_submission_whose_answer_is_lost_says_how_to_send_it_again(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _LosesAnswers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        variables = environment(
+            HOME=tmp_path, RAY__DASHBOARD_URL=f"http://127.0.0.1:{server.server_port}"
+        )
+        found = completed(
+            "jobs",
+            "submit",
+            "maintenance",
+            text=True,
+            env=variables | {"RAY_AUTH_MODE": "disabled"},
+        )
+        server.shutdown()
+    assert found.returncode == 7, found.stderr
+    (name,) = set(re.findall(r"maintain-all-[\w-]+", found.stderr))
+    assert f"submit it again with --name {name}, nothing is run twice" in found.stderr
 
 
 def test_a_head_that_is_gone_is_not_waited_for_for_ever(head: Head) -> None:

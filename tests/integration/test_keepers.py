@@ -94,3 +94,44 @@ def test_an_error_of_a_worker_keeps_its_type(keeper: Keeper) -> None:
     assert isinstance(event.error, InvalidError)
     assert isinstance(event.error, LakehouseError)
     assert event.error.hint == "name another"
+
+
+def told(keeper: Keeper) -> None:
+    """Wait until a worker has said something."""
+    wait_for(lambda: any(isinstance(event, Told) for event in keeper.poll(0.2)), "a worker")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_node_that_has_too_few_cpus_for_any_worker_keeps_them_all_the_same() -> None:
+    """A head is often kept free of other work by having none."""
+    kept = RayKeeper(work, cpus=1_000)
+    try:
+        kept.start(0, "wait")
+        told(kept)
+    finally:
+        kept.kill()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_one_that_finds_no_free_cpu_is_told_in_time_and_what_to_do() -> None:
+    holder, kept = RayKeeper(work, cpus=2), RayKeeper(work, cpus=1, start_timeout_s=1.0)
+    try:
+        holder.start(0, "wait")
+        told(holder)
+        kept.start(1, "wait")
+        (event,) = heard(kept, 1)
+        assert isinstance(event, Ended)
+        assert (event.number, event.came_up) == (1, False)
+        assert isinstance(event.error, UnavailableError)
+        assert "worker 1 did not come up within 1 s: it takes 1 CPUs" in str(event.error)
+        assert "which has 0 of 2 free" in str(event.error)
+        assert "ask for fewer workers" in str(event.error)
+        # Nor is it waited for where all are told to end.
+        kept.start(2, "wait")
+        kept.stop()
+        (event,) = kept.poll(0.0)
+        assert isinstance(event, Ended)
+        assert (event.number, event.came_up) == (2, False)
+    finally:
+        holder.kill()
+        kept.kill()

@@ -149,7 +149,7 @@ class TestJoining:
         assert time.monotonic() - started < 5
 
     @pytest.mark.parametrize(
-        "wrong", ["http://host:8265", "ray://h:1", "host", "host:port", "a b:1"]
+        "wrong", ["http://host:8265", "ray://h:1", "host", "host:port", "a b:1", "h:99999"]
     )
     def test_what_is_no_address_is_refused(self, wrong: str) -> None:
         with pytest.raises(InvalidError, match="no address of a Ray cluster"), connect(wrong):

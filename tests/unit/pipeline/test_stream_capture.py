@@ -189,3 +189,39 @@ def test_what_no_other_try_would_mend_ends_it_at_once(tmp_path: Path) -> None:
     kept.start()
     with pytest.raises(InvalidError, match="no such stream"):
         kept.step()
+
+
+def no_place(number: int) -> Ended:
+    return Ended(number, UnavailableError("no CPU is free"), came_up=False)
+
+
+def test_a_worker_that_finds_no_place_ends_it_at_once(tmp_path: Path) -> None:
+    kept, report = watch(tmp_path, lambda n, _: [no_place(n) if n else Told(0, status(1))])
+    kept.start()
+    with pytest.raises(UnavailableError, match="no CPU is free"):
+        kept.step()
+    assert report.replaced == 0
+
+
+def test_a_capture_that_is_over_before_a_worker_was_up_says_so(tmp_path: Path) -> None:
+    kept, _ = watch(tmp_path, lambda n, _: [no_place(n) if n else Ended(0, None)])
+    kept.start()
+    kept.stop()
+    assert str(kept.never_up) == "no CPU is free"
+
+
+def test_a_place_that_is_lost_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    def script(number: int, life: int) -> list[Told | Ended]:
+        if number == 0 and life == 1:
+            return [Told(0, status(1)), Ended(0, UnavailableError("killed"))]
+        if number == 0 and life == 2:
+            return [no_place(0)]
+        return [Told(number, status(3))]
+
+    kept, report = watch(tmp_path, script)
+    kept.start()
+    for _ in range(8):
+        kept._clock.sleep(0.3)
+        kept.step()
+    assert report.replaced == 2
+    assert kept.never_up is None
