@@ -318,9 +318,14 @@ def _before(writer: Writer, kind: Kind, now_us: int) -> dict[str, _Before]:
             covered = asked_of(detail or "")
             found[symbol] = _Before((*one.asked, covered) if covered else one.asked)
         elif state == "quarantined" and reason in LASTING:
-            fresh = now_us - to_us(seen_at) < lasting_us
+            fresh = _lasts(to_us(seen_at), now_us, lasting_us)
             found[symbol] = replace(one, refused=reason if fresh else "")
     return found
+
+
+def _lasts(told_us: int, now_us: int, lasting_us: float) -> bool:
+    """Whether a refusal still holds. One of far in the future is of a clock that was ahead."""
+    return abs(now_us - told_us) < lasting_us
 
 
 def _tail(kind: Kind, last_us: int, asked: Asked, now_us: int) -> TimeRange | None:

@@ -16,7 +16,7 @@ from lakehouse_ray.pipeline.asked_before import (
     settled_part,
     told_asked,
 )
-from lakehouse_ray.pipeline.realtime_plan import _still_had, _tail
+from lakehouse_ray.pipeline.realtime_plan import _lasts, _still_had, _tail
 from lakehouse_ray.query.asked import ask_for
 from lakehouse_ray.query.pinned import Kind
 from lakehouse_ray.sources.rest import Rows
@@ -91,6 +91,13 @@ def test_metrics_that_rest_has_no_more_are_not_asked_for() -> None:
         assert asked is not None
         assert _still_had(dataset, asked, NOW_US, plan) == asked
     assert plan.skipped == {"no_history": 2}
+
+
+def test_a_refusal_told_by_a_clock_that_was_ahead_does_not_hold_for_years() -> None:
+    assert _lasts(NOW_US - MINUTE_US, NOW_US, DAY_US)
+    assert _lasts(NOW_US + MINUTE_US, NOW_US, DAY_US)
+    assert not _lasts(NOW_US - 2 * DAY_US, NOW_US, DAY_US)
+    assert not _lasts(NOW_US + 3650 * DAY_US, NOW_US, DAY_US)
 
 
 def tail(dataset: str, interval: str | None, last: str, **asked: str) -> TimeRange | None:
