@@ -18,8 +18,8 @@ from lakehouse_ray.model.lake import OBJECT_LOG, QUARANTINE
 from lakehouse_ray.model.table import Table
 from lakehouse_ray.model.timespan import SECOND_US, to_us
 from lakehouse_ray.model.venue import Market, parse_market
+from lakehouse_ray.pipeline.asked_before import settled_part, told_asked
 from lakehouse_ray.pipeline.commits import Committers, open_committers
-from lakehouse_ray.pipeline.realtime_plan import told_asked
 from lakehouse_ray.pipeline.realtime_report import UpdateReport
 from lakehouse_ray.pipeline.realtime_work import AskedUnit, Ended
 from lakehouse_ray.pipeline.row_merging import RowMerger, tables_of
@@ -112,9 +112,11 @@ class FillCommits:
                 self._unanswered(asked.ended)
                 continue
             by_fill = {one.fill: one for one in asked.ended}
+            kinds = {one.fill: one.kind for one in asked.unit.fills}
             packed = open_pack(self._writer.store, asked.pack.path, asked.pack.sha256)
             for kept in packed:
-                self._add(found, kept, asked.pack, by_fill.pop(kept.fill, None))
+                ended, kind = by_fill.pop(kept.fill, None), kinds.get(kept.fill, "")
+                self._add(found, kept, asked.pack, ended, kind)
             self._unanswered(by_fill.values())
             self._report.bytes += asked.pack.size
             for one in asked.ended[:1]:  # a unit is of one market and data set
@@ -143,6 +145,7 @@ class FillCommits:
         kept: Kept,
         pack: Pack,
         ended: Ended | None,
+        kind: str = "",
         *,
         resumed: bool = False,
     ) -> None:
@@ -184,10 +187,18 @@ class FillCommits:
             )
         # Only refusals of the series as a whole end it; what came before one stays.
         state = "quarantined" if reason and not kept.answers else "built"
-        told = told_asked(fill) if whole else (detail or None)
+        told = self._asked(fill, rows, kind) if whole else (detail or None)
         event = self._event(kept, pack, len(bad), frame.height)
         batch.received.append({**event, "state": "received", "detail": None})
         batch.ended.append({**event, "state": state, "reason": reason or None, "detail": told})
+
+    def _asked(self, fill: Fill, rows: Rows, kind: str) -> str | None:
+        """What is not to be asked for again. Gaps of streams are told to be absent by themselves."""
+        if kind == "stream_gap":
+            return told_asked(fill)
+        again_us = int(self._writer.settings.update.absent_again_s * 1e6)
+        part = settled_part(fill, rows, again_us)
+        return told_asked(part) if part is not None else None
 
     def _lose(self, found: dict[tuple[str, Market], _Batch], left: LeftOver, detail: str) -> None:
         """Say that answers are gone: what they were for is asked for again."""

@@ -18,6 +18,7 @@ from lakehouse_ray.bronze.fill_plan import FillPlan, joined, minus, plan_fill, p
 from lakehouse_ray.errors import InvalidError, NotFoundError
 from lakehouse_ray.kernels.causes import known_outages
 from lakehouse_ray.model.dataset import Dataset
+from lakehouse_ray.model.datasets.metrics import METRICS
 from lakehouse_ray.model.fills import Fill
 from lakehouse_ray.model.rhythm import Grid, Ids, Months, OwnHours, rhythm_of
 from lakehouse_ray.model.streams import StreamGap
@@ -31,6 +32,7 @@ from lakehouse_ray.model.timespan import (
     to_us,
 )
 from lakehouse_ray.model.venue import FREQS, Market, parse_market
+from lakehouse_ray.pipeline.asked_before import asked_of
 from lakehouse_ray.query.asked import Asked, wanted
 from lakehouse_ray.query.gaps import gaps_in
 from lakehouse_ray.query.pinned import Kind, Pinned
@@ -38,6 +40,7 @@ from lakehouse_ray.query.stream_gaps import stream_gaps
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.sources.binance.rest import REST_DATASETS
 from lakehouse_ray.sources.binance.rest_bars import SETTLED_US
+from lakehouse_ray.sources.binance.rest_contracts import metrics_from_us
 from lakehouse_ray.storage.ledger import read_object_log
 
 # Of what happens now the exchange's answers may lack some for so long.
@@ -109,7 +112,9 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
         plan.series += 1
         if asked.start_us < end_us:
             span = TimeRange(asked.start_us, end_us)
-            fill = Fill(market, dataset.name, symbol, interval, span, now_us[market])
+            if (left := _still_had(dataset, span, now_us[market], plan)) is None:
+                continue
+            fill = Fill(market, dataset.name, symbol, interval, left, now_us[market])
             plan.planned += plan_fill(fill, "tail", writer.settings.update.unit_requests_max)
     return plan
 
@@ -212,19 +217,32 @@ def _plan_kind(
         first_us, last_us = to_us(first), to_us(last)
         tail = _tail(kind, last_us, asked, now_us[market])
         rows_a_day = rows / max(1 / 24, (last_us - first_us) / DAY_US)
-        wanted_spans = [("gap", span) for span in joined(holes.get(symbol, ()), kind.interval)]
+        gaps = list(joined(holes.get(symbol, ()), kind.interval))
+        wanted_spans = [("gap", span) for span in gaps]
         if tail is not None:
-            wanted_spans.append(("tail", tail))
+            # Gaps go on to the end of what is asked for, where that is told.
+            wanted_spans += [("tail", span) for span in minus(tail, gaps)]
         found = 0
         for why, span in wanted_spans:
             asked_before = () if request.again else known.asked
             for left in minus(span, (*asked_before, *told.get(symbol, ()))):
-                fill = Fill(market, kind.dataset.name, symbol, kind.interval, left, now_us[market])
+                had = _still_had(kind.dataset, left, now_us[market], plan)
+                if had is None:
+                    continue
+                fill = Fill(market, kind.dataset.name, symbol, kind.interval, had, now_us[market])
                 parts = list(plan_fill(fill, why, requests_max, rows_a_day))
                 plan.planned += parts
                 found += len(parts)
         if not found:
             plan.current += 1
+
+
+def _still_had(dataset: Dataset, span: TimeRange, now_us: int, plan: FillPlan) -> TimeRange | None:
+    """The part of a range that REST still has; None: it has none of it any more."""
+    if dataset.name != METRICS.name or (oldest_us := metrics_from_us(now_us)) <= span.start_us:
+        return span
+    plan.skipped["no_history"] += 1
+    return TimeRange(oldest_us, span.end_us) if oldest_us < span.end_us else None
 
 
 def _without_files(
@@ -300,9 +318,14 @@ def _before(writer: Writer, kind: Kind, now_us: int) -> dict[str, _Before]:
             covered = asked_of(detail or "")
             found[symbol] = _Before((*one.asked, covered) if covered else one.asked)
         elif state == "quarantined" and reason in LASTING:
-            fresh = now_us - to_us(seen_at) < lasting_us
+            fresh = _lasts(to_us(seen_at), now_us, lasting_us)
             found[symbol] = replace(one, refused=reason if fresh else "")
     return found
+
+
+def _lasts(told_us: int, now_us: int, lasting_us: float) -> bool:
+    """Whether a refusal still holds. One of far in the future is of a clock that was ahead."""
+    return abs(now_us - told_us) < lasting_us
 
 
 def _tail(kind: Kind, last_us: int, asked: Asked, now_us: int) -> TimeRange | None:
@@ -331,35 +354,3 @@ def _tail(kind: Kind, last_us: int, asked: Asked, now_us: int) -> TimeRange | No
 
 def _end_us(asked: Asked, now_us: int) -> int:
     return now_us if asked.end_us is None else min(asked.end_us, now_us)
-
-
-_ASKED = "asked for "
-
-
-_IDS = "ids "
-
-
-def told_asked(fill: Fill) -> str:
-    """How the ledger says that all there is of a fill was had; `asked_of` or `ids_asked_of` read it."""
-    if fill.ids is not None:
-        return f"{_ASKED}{_IDS}{fill.ids[0]} to {fill.ids[1]}"
-    return f"{_ASKED}{fill.span}"
-
-
-def ids_asked_of(detail: str) -> tuple[int, int] | None:
-    """First and last id that a detail of the ledger tells of; None where it tells of none."""
-    if not detail.startswith(_ASKED + _IDS):
-        return None
-    first, _, last = detail.removeprefix(_ASKED + _IDS).partition(" to ")
-    return (int(first), int(last)) if first.isdigit() and last.isdigit() else None
-
-
-def asked_of(detail: str) -> TimeRange | None:
-    """The range of time that a detail of the ledger tells of; None where it tells of none."""
-    if not detail.startswith(_ASKED):
-        return None
-    start, _, end = detail[len(_ASKED) :].strip("[)").partition(", ")
-    try:
-        return TimeRange(parse_time(start), parse_time(end))
-    except InvalidError:
-        return None

@@ -22,7 +22,7 @@ from lakehouse_ray.errors import ConflictError, InvalidError, LakehouseError, Un
 from lakehouse_ray.kernels.planning import plan
 from lakehouse_ray.kernels.run_history import Run, RunHistory
 from lakehouse_ray.model.schedules import Schedule, State, Trigger
-from lakehouse_ray.model.timespan import format_time
+from lakehouse_ray.model.timespan import MINUTE_US, format_time
 from lakehouse_ray.model.workflows import parse_workflow
 from lakehouse_ray.pipeline.run_rows import Row, RunLog, RunRows, attempt_id_of, run_id_of
 from lakehouse_ray.runtime.places import Ending, Place
@@ -34,6 +34,8 @@ _ATTEMPTS_MAX = 20
 # More wait in the log for the next look.
 _STARTS_PER_LOOK_MAX = 50
 _RUNNER = "*"  # of no schedule
+# Clocks of machines that are kept right differ by less.
+_AHEAD_US_MAX = 10 * MINUTE_US
 
 
 class Held(Protocol):
@@ -208,17 +210,18 @@ class Scheduler:
             standing = history.standings.get(name)
             if standing is None or standing.cron != schedule.cron.text:
                 since_us = now_us if standing is None else max(now_us, standing.decided_us)
-                rows.append(
-                    self._rows.of_schedule(
-                        name, "adopted", epoch=epoch, planned_at=since_us, cron=schedule.cron.text,
-                        workflow=schedule.workflow.workflow,
-                    )
-                )  # fmt: skip
+                rows.append(self._adopted(schedule, since_us, epoch))
         gone = history.standings.keys() - self._schedules.keys()
         return [
             *rows,
             *(self._rows.of_schedule(name, "retired", epoch=epoch) for name in sorted(gone)),
         ]
+
+    def _adopted(self, schedule: Schedule, since_us: int, epoch: int) -> Row:
+        return self._rows.of_schedule(
+            schedule.name, "adopted", epoch=epoch, planned_at=since_us, cron=schedule.cron.text,
+            workflow=schedule.workflow.workflow,
+        )  # fmt: skip
 
     def _lost(self, history: RunHistory, run: Run, epoch: int, why: str) -> list[Row]:
         """Rows of a run that was lost: that it was, and what follows by the schedule's policy."""
@@ -343,6 +346,15 @@ class Scheduler:
         if standing is None:
             return  # it was given up by a runner with other settings; the next lease takes it up
         decided_us, now_us = standing.decided_us, self._clock.now_us()
+        if decided_us - now_us > _AHEAD_US_MAX:
+            # Some clock was ahead, and what it decided is still to come. Planned times that were run
+            # have their runs in the log, so none of them is run again.
+            draft.rows.append(self._adopted(schedule, now_us, epoch))
+            log.warning(
+                "schedule counts anew", schedule=schedule.name,
+                why=f"it was decided up to {format_time(decided_us)}, by a clock that was ahead",
+            )  # fmt: skip
+            return
         while self._may_begin(history, draft, schedule):
             next_ = plan(
                 schedule.cron, decided_us, now_us, schedule.catch_up,

@@ -18,8 +18,9 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.fill_plan import minus
 from lakehouse_ray.model.streams import GAP_KEY, STREAM_GAP_STATES, GapState, StreamGap
 from lakehouse_ray.model.timespan import SECOND_US, TimeRange, to_us
+from lakehouse_ray.pipeline.asked_before import asked_of, ids_asked_of
 from lakehouse_ray.pipeline.commits import open_committers
-from lakehouse_ray.pipeline.realtime_plan import LASTING, asked_of, ids_asked_of
+from lakehouse_ray.pipeline.realtime_plan import LASTING
 from lakehouse_ray.query.asked import Asked
 from lakehouse_ray.query.pinned import Pinned
 from lakehouse_ray.query.stream_gaps import rows_there, stream_gaps

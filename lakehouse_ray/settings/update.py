@@ -41,3 +41,8 @@ class UpdateSettings(Section):
         ge=0,
         description="A series that the exchange refused is asked for again after so long.",
     )
+    absent_again_s: float = Field(
+        86_400.0,
+        ge=0,
+        description="A range of which the exchange told no row is asked for again until it is older.",
+    )

@@ -27,7 +27,7 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.clock import SystemClock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.timespan import HOUR_US, MINUTE_US, parse_time
+from lakehouse_ray.model.timespan import DAY_US, HOUR_US, MINUTE_US, parse_time
 from lakehouse_ray.pipeline.bulk_ingestion import IngestRequest, ingest
 from lakehouse_ray.pipeline.realtime_plan import UpdateRequest
 from lakehouse_ray.pipeline.realtime_update import dry_run, update
@@ -147,7 +147,8 @@ def times_of_rest(frame: pl.DataFrame) -> pl.Series:
 def test_days_that_files_lack_come_by_rest_and_files_win_when_they_appear(
     roots: tuple[Path, Path], exchange: ReplicaExchange, truth: Writer, tmp_path: Path
 ) -> None:
-    lake = writer(exchange.url, tmp_path / "home")
+    # What it has no rows of is told at once for good: nothing is left to ask for.
+    lake = writer(exchange.url, tmp_path / "home", update={"absent_again_s": 0})
     bring(lake)
     before = {name: table(lake, name).height for name in TABLES}
 
@@ -255,6 +256,33 @@ def test_spoiled_answers_of_one_series_keep_no_other_from_coming(
     assert table(lake, name).drop(SOURCES).equals(table(truth, name).drop(SOURCES))
 
 
+def test_rows_that_the_exchange_could_not_tell_for_a_while_are_asked_for_again(
+    roots: tuple[Path, Path], truth: Writer, tmp_path: Path
+) -> None:
+    """An answer without rows is no failure, but of what has just happened it is not the last word."""
+    archives = FolderArchive(roots[1]), FolderArchive(roots[0])
+    faults = Faults((Rule("fapi/v1/*", "empty_list"),))
+    asked = ask_for("um", end_us=parse_time("2026-04-20"))
+    with ReplicaExchange(archives[0], faults, rest_archive=archives[1], clock=Then()) as exchange:
+        lake = writer(exchange.url, tmp_path / "home")
+        for dataset, interval in (("klines", "1m"), ("aggTrades", None)):
+            ingest(lake, IngestRequest(Selection(DATASETS[dataset], "um", interval)))
+        empty = update(lake, UpdateRequest(asked, build=False))
+    assert (empty.rows, empty.partial) == (0, False)
+    assert empty.absent_seconds > 0
+    with ReplicaExchange(archives[0], rest_archive=archives[1], clock=Then()) as exchange:
+        lake = writer(exchange.url, tmp_path / "home")
+        later = update(lake, UpdateRequest(asked, build=False))
+        assert not later.partial
+        asked_us = exchange.clock.now_us()
+    for name, time in (("silver.klines_fine", "open_time"), ("silver.agg_trades", "transact_time")):
+        since = pl.col(time).dt.epoch("us") >= asked_us - DAY_US + MINUTE_US
+        found = table(lake, name).filter(since)
+        expected = table(truth, name).filter(since)
+        assert found.drop(SOURCES).equals(expected.drop(SOURCES))
+        assert set(found["source"]) == {"rest"}
+
+
 @pytest.mark.parametrize(
     ("name", "number", "after"),
     [
@@ -339,7 +367,8 @@ def test_live_rows_of_hours_that_are_over_are_folded_first(
 def test_lost_rows_of_rest_come_back_from_bronze_and_nobody_is_asked(
     exchange: ReplicaExchange, truth: Writer, tmp_path: Path
 ) -> None:
-    lake = writer(exchange.url, tmp_path / "home")
+    # Nothing is left to ask for, so no row may come from another answer than before.
+    lake = writer(exchange.url, tmp_path / "home", update={"absent_again_s": 0})
     bring(lake)
     assert update(lake, everything()).rows > 0
     before = {name: table(lake, name) for name in TABLES}

@@ -27,6 +27,9 @@ _SHOWN_BYTES = 120
 # No symbol, no pair; characters that no symbol has; "Invalid symbol status".
 _NO_SYMBOL = frozenset({-1121, -1100, -1122, -4144})
 _NO_KEY = frozenset({-2014, -2015, -1022})
+# The exchange could not answer for now: unknown error, disconnected, unexpected response, timeout,
+# overload, shutting down.
+_OWN_TROUBLE = frozenset({-1000, -1001, -1006, -1007, -1008, -1016})
 
 
 class RegionDeniedError(DeniedError):
@@ -91,9 +94,8 @@ def read_list(status: int, body: bytes) -> list[Any]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        if 400 <= status < 500:
-            raise BadDataError("REQUEST_REFUSED", f"{status}: {_shown(body)}") from error
-        raise BadDataError("NOT_AN_ANSWER", f"no JSON ({error}): {_shown(body)}") from error
+        shown = f"{status}, no JSON ({error}): {_shown(body)}"
+        raise BadDataError("NOT_AN_ANSWER", shown) from error
     if status == 200 and isinstance(document, list):
         return document
     code = document.get("code") if isinstance(document, dict) else None
@@ -103,6 +105,8 @@ def read_list(status: int, body: bytes) -> list[Any]:
             raise BadDataError("INVALID_SYMBOL", detail)
         if code in _NO_KEY or status == 401:
             raise BadDataError("KEY_NEEDED", f"{detail}; set binance.api_key")
+        if code in _OWN_TROUBLE:
+            raise BadDataError("NOT_AN_ANSWER", detail)
         raise BadDataError("REQUEST_REFUSED", detail)
     if status != 200:
         raise BadDataError("REQUEST_REFUSED", f"{status}: {_shown(body)}")

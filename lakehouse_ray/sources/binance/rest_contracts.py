@@ -49,6 +49,7 @@ def funding_pages(fill: Fill, rows: Rows) -> Pages:
         rows.absent.append(fill.span)
         return
     frame = _with_intervals(pl.concat(found).unique("calc_time").sort("calc_time"))
+    rows.silent_us = max(fill.span.start_us, cursor_us)
     micro = pl.col("calc_time").dt.epoch("us")
     frame = frame.filter(micro >= fill.span.start_us)
     known = frame.filter(pl.col("funding_interval_hours").is_between(1, 24))
@@ -58,12 +59,12 @@ def funding_pages(fill: Fill, rows: Rows) -> Pages:
 
 def metrics_pages(fill: Fill, rows: Rows) -> Pages:
     """Ask for the samples of the fill's span, route by route, as far back as the exchange goes."""
-    oldest_us = fill.asked_us - _METRICS_AGE_US
+    oldest_us = metrics_from_us(fill.asked_us)
     if fill.span.end_us <= oldest_us:
         raise BadDataError(
             "REQUEST_REFUSED", f"REST has metrics from {format_time(oldest_us)} on alone"
         )
-    start_us = max(fill.span.start_us, -(-oldest_us // _SAMPLE_US) * _SAMPLE_US)
+    start_us = max(fill.span.start_us, oldest_us)
     if start_us > fill.span.start_us:
         rows.notes.append(f"REST has metrics from {format_time(oldest_us)} on alone")
     step_us = ask.METRICS_PAGE_ROWS * _SAMPLE_US
@@ -83,6 +84,11 @@ def metrics_pages(fill: Fill, rows: Rows) -> Pages:
         rows.frames.append(frame)
         if not samples:
             rows.absent.append(page)
+
+
+def metrics_from_us(now_us: int) -> int:
+    """The first sample that REST still has at a moment."""
+    return -(-(now_us - _METRICS_AGE_US) // _SAMPLE_US) * _SAMPLE_US
 
 
 def _with_intervals(frame: pl.DataFrame) -> pl.DataFrame:

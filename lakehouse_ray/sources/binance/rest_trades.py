@@ -62,8 +62,9 @@ def agg_trade_pages(fill: Fill, rows: Rows) -> Pages:
     if _past(first, AGG_TRADES, fill.span):
         return
     last_id = int(first["agg_trade_id"][-1])
+    since_us = int(first["transact_time"].dt.epoch("us")[-1])
     yield from _holes(kind, fill, rows, first, int(first["agg_trade_id"][0]) - 1)
-    yield from _by_id(kind, fill, rows, last_id)
+    yield from _by_id(kind, fill, rows, last_id, since_us)
 
 
 def trade_pages(fill: Fill, rows: Rows) -> Pages:
@@ -83,7 +84,7 @@ def trade_pages(fill: Fill, rows: Rows) -> Pages:
     known = first.filter(pl.col("first_trade_id") >= 0)
     if known.is_empty():
         raise BadDataError("REQUEST_REFUSED", "no aggTrade of the range tells a trade's id")
-    yield from _by_id(kind, fill, rows, int(known["first_trade_id"][0]) - 1)
+    yield from _by_id(kind, fill, rows, int(known["first_trade_id"][0]) - 1, fill.span.start_us)
 
 
 def _first(fill: Fill, rows: Rows) -> Asking[pl.DataFrame | None]:
@@ -123,18 +124,21 @@ def _of_ids(kind: _Numbered, fill: Fill, rows: Rows, first_id: int, last_id: int
         next_id = int(frame[kind.id].max()) + 1  # type: ignore[arg-type]
 
 
-def _by_id(kind: _Numbered, fill: Fill, rows: Rows, last_id: int) -> Pages:
-    """Take everything after an id, until a row is past the span or there is none."""
+def _by_id(kind: _Numbered, fill: Fill, rows: Rows, last_id: int, since_us: int) -> Pages:
+    """Take everything after an id, and a moment, until a row is past the span or there is none."""
     empty = 0
+    rows.silent_us = since_us
     while empty < 2:
         frame = yield from _page(kind, fill, rows, last_id + 1)
         if frame.is_empty():
             empty += 1
             continue
         empty = 0
+        rows.silent_us = int(frame[kind.dataset.time].dt.epoch("us").max())  # type: ignore[arg-type]
         rows.frames.append(_within(frame, kind.dataset, fill.span))
         yield from _holes(kind, fill, rows, frame, last_id)
         if _past(frame, kind.dataset, fill.span):
+            rows.silent_us = None
             return
         last_id = int(frame[kind.id].max())  # type: ignore[arg-type]
 

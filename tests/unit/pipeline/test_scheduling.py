@@ -360,6 +360,30 @@ def test_a_schedule_that_was_away_or_changed_counts_anew() -> None:
     assert stage.place.started == []
 
 
+def test_after_a_clock_that_was_years_ahead_schedules_go_on_and_repeat_nothing() -> None:
+    stage = Stage(scheduled(catch_up="all"), Manner(catch_up_max=3))
+    runner, _ = stage.runner()
+    runner.look()
+    year_s = 365 * 86_400
+    for forward_s in (30, year_s, 60, 60):
+        stage.forward(forward_s)
+        runner.look()
+        for run_id in list(stage.place.running):
+            stage.place.end(run_id, Ending(0))
+    wrong = list(stage.place.started)
+    assert wrong[0] == "one-20240301T120100"
+    assert any(run_id > "one-2025" for run_id in wrong)
+    stage.forward(-year_s - 120)
+    for _ in range(4):
+        runner.look()
+        for run_id in list(stage.place.running):
+            stage.place.end(run_id, Ending(0))
+        stage.forward(60)
+    right = [run_id for run_id in stage.place.started if run_id not in wrong]
+    assert right == ["one-20240301T120200", "one-20240301T120300", "one-20240301T120400"]
+    assert len(stage.place.started) == len(set(stage.place.started))
+
+
 def test_a_start_whose_answer_was_lost_is_made_good_by_the_next_look() -> None:
     stage = Stage(scheduled())
     runner, _ = stage.runner()

@@ -346,7 +346,10 @@ def test_what_the_exchange_says_of_limits_is_heard() -> None:
         (400, b'{"code":-1121,"msg":"Invalid symbol."}', "INVALID_SYMBOL"),
         (400, b'{"code":-4088,"msg":"Maximum time interval is 200 days."}', "REQUEST_REFUSED"),
         (401, b'{"code":-2014,"msg":"API-key format invalid."}', "KEY_NEEDED"),
-        (404, b"<html>", "REQUEST_REFUSED"),
+        # A page of whatever stands before the exchange says nothing of the request.
+        (404, b"<html>", "NOT_AN_ANSWER"),
+        (400, b'{"code":-1001,"msg":"Internal error; unable to process."}', "NOT_AN_ANSWER"),
+        (400, b'{"code":-1008,"msg":"Server is currently overloaded."}', "NOT_AN_ANSWER"),
     ],
 )
 def test_what_is_no_list_says_what_it_is(status: int, body: bytes, reason: str) -> None:
