@@ -126,12 +126,17 @@ def test_it_answers_as_the_sdk_does(running: Running) -> None:
 def test_what_a_replica_says_is_in_its_log_at_once(running: Running) -> None:
     """Ray Serve has streams of its own there, which drop what is less than a warning."""
     running.served.get("/v1/klines", {"X-Request-Id": "mine-8"}, symbol="NOPE", interval="1h")
-    said = [
-        line
-        for process in running.named(REPLICA)
-        for line in Path(f"/proc/{process.pid}/fd/2").resolve().read_text().splitlines()
-        if "mine-8" in line
-    ]
+    deadline_s = time.monotonic() + 20
+    said: list[str] = []
+    # It is said when the answer has left.
+    while not said and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+        said = [
+            line
+            for process in running.named(REPLICA)
+            for line in Path(f"/proc/{process.pid}/fd/2").resolve().read_text().splitlines()
+            if "mine-8" in line
+        ]
     assert len(said) == 1, said
     assert "status=404" in said[0]
 
