@@ -163,7 +163,8 @@ class DashboardJobs:
                 timeout=self.timeout_s,
             ) as answer:
                 if answer.status_code != 200:
-                    if "not found" in answer.text:
+                    # The log was on the disk of a node; of one that is gone Ray (2.60) says 500.
+                    if "not found" in answer.text or "Agent for node id" in answer.text:
                         return
                     raise _StatusError(answer.status_code, str(answer.text))
                 for line in _lines(answer.iter_content(64 << 10)):

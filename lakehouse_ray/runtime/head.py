@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
 from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[attr-defined]
@@ -17,11 +18,18 @@ from ray.core.generated.autoscaler_pb2 import (  # type: ignore[attr-defined]
 )
 from ray.exceptions import AuthenticationError, RayError
 
-from lakehouse_ray.errors import DeniedError, UnavailableError
+from lakehouse_ray.errors import DeniedError, InvalidError, UnavailableError
 
 AUTH_MODE = "RAY_AUTH_MODE"
 AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 _AUTH_TOKEN = "RAY_AUTH_TOKEN"
+USE_TLS = "RAY_USE_TLS"
+_TLS_FILES = ("RAY_TLS_SERVER_KEY", "RAY_TLS_SERVER_CERT", "RAY_TLS_CA_CERT")
+_TLS_ADVICE = {
+    False: f"Where its nodes speak TLS: {USE_TLS}=1, and {', '.join(_TLS_FILES)}",
+    True: f"{USE_TLS} is set: its nodes must speak TLS, know the authority of {_TLS_FILES[1]}, and have "
+    f"this address in certificates of the authority of {_TLS_FILES[2]}",
+}
 _CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 # Ray (2.60) ends the whole process, without a word to it, once the head has been silent for a minute.
@@ -68,13 +76,12 @@ def check_answers(address: str, timeout_s: float) -> None:
     ray.init tries a silent one for two minutes and then ends the process, and takes 20 seconds and
     as many lines on stderr to say that a token is wrong (2.60). This takes 20 ms.
 
-    Raises UnavailableError where it is silent, DeniedError where it refuses the token or there is none.
+    Raises UnavailableError where nobody answers, DeniedError where it refuses the token or there is none,
+    InvalidError where there is to be TLS and its certificates cannot be read.
     """
-    if os.environ.get("RAY_USE_TLS", "0") != "0":
-        return  # certificates are Ray's business
     token = own_token()
     metadata = [("authorization", f"Bearer {token}")] if token else []
-    with grpc.insecure_channel(address) as channel:
+    with _channel(address) as channel:
         try:
             channel.unary_unary(_CHECK_ALIVE)(b"", timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
@@ -85,8 +92,32 @@ def check_answers(address: str, timeout_s: float) -> None:
                 ) from error
             raise UnavailableError(
                 f"no Ray cluster answers at {address}: {error.details()}. `ray status` on a machine "
-                "of the cluster shows where its head is; ray.address must name it"
+                f"of the cluster shows where its head is; ray.address must name it. {_TLS_ADVICE[_has_tls()]}"
             ) from error
+
+
+def _has_tls() -> bool:
+    return os.environ.get(USE_TLS, "0").lower() in ("1", "true")
+
+
+def _channel(address: str) -> grpc.Channel:
+    """As Ray's own clients would have it: with TLS, each side shows a certificate."""
+    if not _has_tls():
+        return grpc.insecure_channel(address)
+    key, certificate, authority = (_pem(name) for name in _TLS_FILES)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority, key, certificate))
+
+
+def _pem(name: str) -> bytes:
+    path = os.environ.get(name, "")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        told = f"names {path}, which cannot be read: {error.strerror}" if path else "is not set"
+        raise InvalidError(
+            f"{USE_TLS} is set, but {name} {told}",
+            f"{', '.join(_TLS_FILES)} name PEM files of this machine",
+        ) from error
 
 
 class Head:

@@ -80,7 +80,9 @@ def test_workers_start_on_nodes_with_the_label_alone(ray_session: RaySession) ->
             return [done.result for done in pool.map_unordered([21])]
 
     assert pool_on({"ray.io/node-id": ray_session.node_id}, 60) == [42]
-    with pytest.raises(UnavailableError, match=r"no node for a worker .*=of-no-node came within 1 s"):
+    with pytest.raises(
+        UnavailableError, match=r"no node for a worker .*=of-no-node came within 1 s"
+    ):
         pool_on({"lakehouse-ray/profile": "of-no-node"}, 1)
 
 

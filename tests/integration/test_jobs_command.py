@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -16,9 +17,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from support.cluster import cluster, free_port
+from support.cluster import BIN, cluster, free_port
 from support.commands import environment
 from support.forked import completed
+from support.manifests import named, of_kind, rendered
 from support.wire import Wire, wire
 
 pytestmark = pytest.mark.integration
@@ -29,6 +31,7 @@ print("begun with", *sys.argv[1:])
 print("password=correct-horse", "3 of 7 files, 12 rows", sep="\\n")
 sys.exit(5)
 """
+PATH = f"{BIN}:/usr/bin:/bin"
 FOR_EVER = "import time; print('begun', flush=True); time.sleep(600)"
 
 
@@ -66,7 +69,9 @@ class Head:
 def head() -> Iterator[Head]:
     folder = Path(tempfile.mkdtemp(prefix="lj-"))  # short: Ray's sockets live below it
     try:
-        with cluster(folder, nodes=1, cpus=1) as started:
+        with cluster(
+            folder, nodes=1, cpus=1, extra={"LAKEHOUSE_HOME": str(folder / "nodes")}
+        ) as started:
             told = {k: v for k, v in started.environment.items() if k.startswith("RAY_")}
             variables = environment(HOME=folder / "home", RAY__DASHBOARD_URL=started.dashboard)
             yield Head(started.dashboard, variables | told, folder)
@@ -129,6 +134,32 @@ def test_a_stopped_job_ends_as_one(head: Head) -> None:
     assert head.asked("stop", job_id, "--wait", "30")["job"]["state"] == "STOPPED"
     assert head.run("status", job_id, "--wait", "9").returncode == 143
     assert head.asked("stop", job_id)["job"]["state"] == "STOPPED"
+
+
+def test_the_schedules_of_kubernetes_end_with_the_codes_of_their_jobs(head: Head) -> None:
+    """Their containers' command lines, with the variables of their containers alone."""
+    schedules = of_kind(rendered("overlays/production"), "CronJob")
+
+    def tick(name: str) -> tuple[int, str, str]:
+        (container,) = named(schedules, "CronJob", name)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]  # fmt: skip
+        told = {one["name"]: one.get("value", "") for one in container["env"]}
+        del told["RAY_AUTH_TOKEN"]  # the secret of the operator
+        told |= {"RAY_API_SERVER_ADDRESS": head.url, "LAKEHOUSE_HOME": "/nowhere", "PATH": PATH}
+        told |= {"RAY_AUTH_TOKEN": Path(head.variables["RAY_AUTH_TOKEN_PATH"]).read_text()}
+        done = subprocess.run(
+            container["command"] + container["args"], env=told, text=True, timeout=120, check=False,
+            capture_output=True, cwd=head.folder,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = tick("daily-maintenance")
+    assert (code, json.loads(out)["failed"]) == (0, []), err
+    assert err.startswith("maintain-all-20"), err
+    # The lake of the nodes, not one where the pod is.
+    (kept,) = (head.folder / "nodes").rglob("jobs/maintain-all-*.json")
+    assert json.loads(kept.read_text())["exit_code"] == 0
+    code, _, err = tick("hourly-update")
+    assert (code, "FAILED, exit code 4" in err) == (4, True), err
 
 
 @pytest.mark.parametrize(

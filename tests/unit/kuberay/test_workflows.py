@@ -12,10 +12,12 @@ import typer.main
 from cronsim import CronSim
 from support.manifests import Manifest, named, of_kind, rendered
 
+from lakehouse_ray.cli.job_work import work_of
 from lakehouse_ray.runtime.kuberay import DELETION_RULES
 
 ROOT = Path(__file__).parents[3]
 FOLDER = "/opt/lakehouse/jobs/"
+SUBMIT = ["env", "--unset=LAKEHOUSE_HOME", "lakehouse", "jobs", "submit", "--follow"]
 COMMANDS = {
     "bulk_ingestion.py": "ingest",
     "realtime_update.py": "update",
@@ -59,8 +61,12 @@ def test_command_lines_are_understood() -> None:
         parse(words(job))
     for schedule in of_kind(rendered("overlays/production"), "CronJob"):
         (container,) = schedule["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-        assert container["command"] + container["args"][:3] == ["ray", "job", "submit", "--"]
-        parse(container["args"][3:])
+        assert container["command"] == SUBMIT
+        name, dashes, *options = container["args"]
+        assert dashes == "--"
+        # As the pod itself reads them, before it asks a cluster.
+        with work_of(name, options) as work:
+            assert work.workflow == schedule["metadata"]["labels"]["lakehouse-ray/workflow"]
 
 
 def test_to_be_applied_starts_no_job() -> None:
@@ -137,7 +143,9 @@ def test_ray_cron_jobs_are_the_same_schedules() -> None:
         assert (other["schedule"], other["timeZone"]) == (spec["schedule"], spec["timeZone"])
         job = spec["jobTemplate"]["spec"]
         (container,) = job["template"]["spec"]["containers"]
-        assert shlex.split(other["jobTemplate"]["entrypoint"]) == container["args"][3:]
+        name, _, *options = container["args"]
+        script = f"{FOLDER}{name.replace('-', '_')}.py"
+        assert shlex.split(other["jobTemplate"]["entrypoint"]) == ["python", script, *options]
         assert other["jobTemplate"]["activeDeadlineSeconds"] == job["activeDeadlineSeconds"]
 
 
