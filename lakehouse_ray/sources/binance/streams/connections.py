@@ -70,7 +70,7 @@ class _Inbox:
 
 @dataclass
 class Tally:
-    """What the connections of a capture did."""
+    """What the connections of a capture did. failure: Why the last one that failed did."""
 
     opened: int = 0
     failed: int = 0
@@ -78,6 +78,7 @@ class Tally:
     replaced: int = 0
     frames: int = 0
     frame_bytes: int = 0
+    failure: str = ""
 
 
 def stream_url(base: str, names: Sequence[str], *, microseconds: bool) -> str:
@@ -218,7 +219,7 @@ class Connections:
             socket = await self._connect(http, self._urls[self._sessions.index(session)])
         except (aiohttp.ClientError, TimeoutError, OSError, UnavailableError) as error:
             self.tally.failed += 1
-            why = f"{type(error).__name__}: {error}"[:300]
+            why = self.tally.failure = f"{type(error).__name__}: {error}"[:300]
             log.warning("connection failed", connection=number, why=why)
             session.ended(number, self._clock.monotonic_s(), _seen(error).quiet_s)
             return
