@@ -26,7 +26,13 @@ from lakehouse_ray.pipeline.hourly_fold import HourlyFold
 from lakehouse_ray.pipeline.run_measures import RunMeasures, Totals
 from lakehouse_ray.pipeline.stream_commits import CaptureTally
 from lakehouse_ray.pipeline.stream_filling import FillTask, GapFiller, fill_gaps
-from lakehouse_ray.pipeline.stream_worker import CaptureStatus, CaptureTask, capture, recover
+from lakehouse_ray.pipeline.stream_worker import (
+    CaptureStatus,
+    CaptureTask,
+    capture,
+    recover,
+    stream_base,
+)
 from lakehouse_ray.runtime.keepers import Ended, Keeper, LocalKeeper, Told
 from lakehouse_ray.runtime.kept_actors import RayKeeper
 from lakehouse_ray.runtime.session import connect, inside_job
@@ -116,7 +122,7 @@ def capture_streams(
     Either way what came is committed before this returns or raises.
 
     Raises InvalidError for streams that cannot be captured, UnavailableError where workers find no
-    place or die again and again, or another capture holds the spool.
+    place or die again and again, another capture holds the spool, or no connection was ever opened.
     """
     clock = writer.clock
     started_s = clock.monotonic_s()
@@ -158,7 +164,25 @@ def capture_streams(
             report.seconds = clock.monotonic_s() - started_s
         if watch.never_up is not None:
             raise watch.never_up
+        if not report.status.opened:
+            raise _never_connected(writer, report)
     return report
+
+
+def _never_connected(writer: Writer, report: CaptureReport) -> UnavailableError:
+    """Nothing was received: whoever waits for rows is not to take that for a quiet market."""
+    status = report.status
+    url = stream_base(writer, report.market)
+    why = (
+        f"all {status.failed:,} attempts failed, at last with {status.connect_error}"
+        if status.failed
+        else "none had its turn, or was answered, in that time"
+    )
+    return UnavailableError(
+        f"no connection to {url} was opened in {report.seconds:,.0f} s: {why}. Nothing was "
+        "received. See that this machine reaches that address (`lakehouse config show` has it "
+        "under `binance`), or give the capture more time, then run it again"
+    )
 
 
 def plan_capture(writer: Writer, request: CaptureRequest) -> list[CaptureTask]:
@@ -400,4 +424,5 @@ def _sum(every: Sequence[CaptureStatus], now: Any) -> CaptureStatus:
         sum(s.pending_bytes for s in running),
         sum(s.lost for s in every),
         "; ".join(s.commit_error for s in running if s.commit_error),
+        "; ".join(dict.fromkeys(s.connect_error for s in every if s.connect_error)),
     )

@@ -87,7 +87,8 @@ class CaptureTask:
 
 @dataclass(frozen=True)
 class CaptureStatus:
-    """How a worker does. pending_bytes: In its spool, not committed."""
+    """How a worker does. pending_bytes: In its spool, not committed. connect_error: Of the last
+    connection that could not be opened."""
 
     tally: CaptureTally
     frames: int = 0
@@ -98,6 +99,7 @@ class CaptureStatus:
     pending_bytes: int = 0
     lost: int = 0
     commit_error: str = ""
+    connect_error: str = ""
 
 
 def capture(
@@ -118,7 +120,7 @@ def capture(
         inherit_series(state, task.folder.parent, task.folder)
         commits = SegmentCommits(
             task.writer, committers, market=task.market, folder=task.folder,
-            name=task.name, run_id=task.run_id, url=_stream_base(task), state=state,
+            name=task.name, run_id=task.run_id, url=stream_base(task.writer, task.market), state=state,
         )  # fmt: skip
         committing = Committing(task.writer, task.market, streams, commits, stop)
         commits.write_ledger()
@@ -157,7 +159,7 @@ def _recover(task: CaptureTask) -> CaptureTally:
     ) as committers:
         commits = SegmentCommits(
             task.writer, committers, market=task.market, folder=task.folder,
-            name=task.name, run_id=task.run_id, url=_stream_base(task),
+            name=task.name, run_id=task.run_id, url=stream_base(task.writer, task.market),
             state=load_state(task.folder),
         )  # fmt: skip
         commits.write_ledger()
@@ -228,7 +230,7 @@ class _Capturing:
         rng = random.Random()
         self._account = task.account or task.writer.budget()
         self._connections = Connections(
-            _stream_base(task), task.market, streams, self,
+            stream_base(task.writer, task.market), task.market, streams, self,
             per_connection_max=settings.streams_per_connection,
             rules=SessionRules(
                 life_s=settings.connection_life_h * 3600, overlap_s=settings.overlap_s,
@@ -317,7 +319,7 @@ class _Capturing:
         return CaptureStatus(
             CaptureTally(**asdict(self._committing.tally)), tally.frames, self._connections.up,
             self._connections.groups, tally.opened, tally.failed, self._spool.bytes_kept,
-            self._spool.lost_total, self._committing.commit_error,
+            self._spool.lost_total, self._committing.commit_error, tally.failure,
         )  # fmt: skip
 
     def _drop_committed(self) -> None:
@@ -367,9 +369,10 @@ class _Capturing:
         self._snapshots.clear()
 
 
-def _stream_base(task: CaptureTask) -> str:
-    binance = task.writer.settings.binance
-    base: dict[str, Any] = {
+def stream_base(writer: Writer, market: Market) -> str:
+    """Where a market's websocket is."""
+    binance = writer.settings.binance
+    base: dict[Market, Any] = {
         "spot": binance.stream_url, "um": binance.um_stream_url, "cm": binance.cm_stream_url,
     }  # fmt: skip
-    return str(base[task.market])
+    return str(base[market])

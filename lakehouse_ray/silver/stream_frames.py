@@ -100,12 +100,29 @@ def _codes(frames: pa.LargeBinaryArray, streams: list[Stream]) -> Places:
     known = {stream.name: place for place, stream in enumerate(streams)}
     if not known:
         return np.full(len(frames), -1, np.int64)
-    texts = pl.Series(pl.from_arrow(frames)).cast(pl.String, strict=False)
+    texts = _texts(frames)
     names = texts.str.extract(r'^\{"stream":"([^"\\]*)","data":\{')
     whole = names.replace_strict(known, default=-1, return_dtype=pl.Int64).fill_null(-1)
     codes = whole.to_numpy(writable=True)
     codes[~texts.str.ends_with("}}").fill_null(False).to_numpy()] = -1
     return codes
+
+
+def _texts(frames: pa.LargeBinaryArray) -> pl.Series:
+    """Frames as texts; null where the bytes are none."""
+    data = pl.Series(pl.from_arrow(frames))
+    try:
+        return data.cast(pl.String)
+    except pl.exceptions.ComputeError:
+        # One frame is enough for that, also where nulls are allowed (strict=False).
+        return pl.Series([_text(frame) for frame in data], dtype=pl.String)
+
+
+def _text(frame: bytes) -> str | None:
+    try:
+        return frame.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _grouped(codes: Places, values: Places) -> Iterator[tuple[int, Places]]:

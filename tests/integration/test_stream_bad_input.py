@@ -35,7 +35,10 @@ def test_nonsense_of_all_kinds_is_told_and_costs_no_row(tmp_path: Path) -> None:
     home = tmp_path / "lake"
     rules = [
         Rule(_EVENTFUL, "unknown_event", probability=0.03),
-        *(Rule(_EVENTFUL, "message_malformed", probability=0.01, params={"form": form}) for form in FORMS),
+        *(
+            Rule(_EVENTFUL, "message_malformed", probability=0.1, times=2, params={"form": form})
+            for form in FORMS
+        ),
         Rule("fapi/ws/ethusdt@*", "stream_stops", params={"after": 150}),
         *(Rule("fapi/v1/aggTrades?*", fault, times=1) for fault in NO_ANSWERS),
     ]  # fmt: skip
@@ -56,7 +59,9 @@ def test_nonsense_of_all_kinds_is_told_and_costs_no_row(tmp_path: Path) -> None:
     assert Counter(one["fault"] for one in planted)["stream_stops"] >= 1
     refused = asked(home, "select reason, count(*) as n from silver.quarantine group by reason")
     assert {row["reason"]: row["n"] for row in refused}["UNKNOWN_EVENT"] > 0
+    assert Counter(one["fault"] for one in planted)["message_malformed"] == 2 * 2 * len(FORMS)
     assert report["refused"] > 0
+    assert report["replaced"] == 0
 
 
 class Wrong(SystemClock):

@@ -162,6 +162,31 @@ def test_disorder_and_malformed_frames_are_mended_or_named(tmp_path: Path, frame
     assert sum(counts.values()) == hit["unknown_event"] + hit["message_malformed"]
 
 
+def test_what_an_open_connection_did_not_hear_is_named_of_streams_without_numbers(
+    tmp_path: Path, frames: Path
+) -> None:
+    home = tmp_path / "lake"
+    rules = [Rule("fapi/*", "connection_stalls", times=1, params={"after_s": 20.0})]
+    with played(tmp_path, [frames], rules, LAKEHOUSE_STREAM__STALL_S="1.5") as exchange:
+        process = start(exchange, home, "bookTicker")
+        exchange.play(exchange.recording.span_us[1] + 1_000_000, 10.0)
+        report = stop(process)
+        assert [one["fault"] for one in exchange.exchange.streams.planted()] == [
+            "connection_stalls"
+        ]
+    assert report["opened"] == 2
+    stored = asked(home, "select update_id as u from silver.book_ticker")
+    gaps = asked(
+        home,
+        "select epoch_us(start_time) as a, epoch_us(end_time) as b from silver.stream_gap_log",
+    )
+    numbers = {row["u"] for row in stored}
+    missed = [e["T"] * 1000 for e in frames_of(frames, "bookTicker") if e["u"] not in numbers]
+    assert len(missed) > 100
+    assert len(gaps) == 1
+    assert all(gaps[0]["a"] <= us <= gaps[0]["b"] for us in missed)
+
+
 def test_workers_that_are_killed_are_replaced_and_no_row_is_lost_or_doubled(
     tmp_path: Path, frames: Path
 ) -> None:

@@ -220,6 +220,7 @@ def test_malformed_frames_are_refused_with_their_record_and_the_rest_flows_on() 
         bar(start),
         b'{"e":"listStatus"}',
         bar(start).replace(b'"1m"', b'"5m"'),
+        bytes(range(256)),
     ]
     records = [Record(1_700_000_000_000_000 + n, 0, FRAME, f) for n, f in enumerate(frames)]
     (work,), _ = capture("spot", ["btcusdt@kline_1m"], [ending(records)])
@@ -228,6 +229,7 @@ def test_malformed_frames_are_refused_with_their_record_and_the_rest_flows_on() 
         (1, "NOT_JSON"),
         (3, "UNKNOWN_EVENT"),
         (4, "WRONG_SYMBOL"),
+        (5, "NOT_JSON"),
     ]
     assert work.refusals[0].raw == "<html>�"
 
@@ -245,6 +247,7 @@ def test_a_few_bad_frames_among_thousands_cost_no_other_its_row(seed: int) -> No
             ("NOT_JSON", data[: rng.randrange(30, len(data))]),
             ("WRONG_SYMBOL", data.replace(b'"s":"LITUSDT"', b'"s":"LTOUSDT"')),
             ("MISSING_FIELD", data.replace(number, b'"other":1')),
+            ("NOT_JSON", data.replace(number, b'"t":\xff')),
             ("UNTYPED_CELL", data.replace(number, b'"t":null')),
             ("OUTSIDE_PERIOD", data.replace(b'"T":1', b'"T":4')),
         ]

@@ -12,6 +12,7 @@ from lakehouse_ray.sources.binance.streams.session import (
     ConnectPace,
     Session,
     SessionRules,
+    Stalled,
     spread,
 )
 
@@ -139,6 +140,57 @@ def test_a_symbol_that_spoke_often_and_stopped_costs_its_connection_once() -> No
         assert all(a.what == "close" for a in found.due(float(second)))
         if second == 76:
             found.ended(0, 76.0)
+
+
+def stalled(other: str = "") -> tuple[Session, float]:
+    """A connection on which BTCUSDT has stopped, and the next one; when it was heard last."""
+    found = opened()
+    speak(found, 0, 0, 60)
+    if other:
+        speak(found, 0, 60, 70, other)
+    silent_s = 59 + RULES.stall_s
+    assert kinds(found.due(silent_s)) == [("open", 1)]
+    found.opened(1, silent_s + 1)
+    return found, silent_s + 2
+
+
+def test_what_a_connection_did_not_hear_while_it_was_open_is_known_by_the_next_one() -> None:
+    found, now_s = stalled()
+    # A pong, and a symbol that says for the first time what the silent one could have had, too.
+    assert found.heard(1, {}, now_s) is None
+    assert found.heard(1, {"RARE": 1}, now_s) is None
+    assert found.heard(1, {"BTCUSDT": 1}, now_s + 1) == Stalled(59.0, frozenset({"RARE"}))
+    assert found.heard(1, {"BTCUSDT": 1}, now_s + 2) is None
+
+
+def test_symbols_that_were_heard_meanwhile_have_missed_nothing() -> None:
+    found, now_s = stalled(other="ETHUSDT")
+    assert found.heard(1, {"BTCUSDT": 1}, now_s) == Stalled(59.0, frozenset({"ETHUSDT"}))
+
+
+def test_a_symbol_that_paused_and_goes_on_has_missed_nothing() -> None:
+    found, now_s = stalled()
+    assert found.heard(0, {"BTCUSDT": 1}, now_s) is None
+    assert found.heard(1, {"BTCUSDT": 1}, now_s) is None
+
+
+def test_a_socket_that_is_dead_has_missed_what_the_next_one_hears() -> None:
+    found = opened()
+    found.heard(0, {"SELDOM": 1}, 5.0)
+    assert ("open", 1) in kinds(found.due(5.0 + RULES.silence_s))
+    found.opened(1, 66.0)
+    assert found.heard(1, {"OTHER": 1}, 67.0) == Stalled(5.0, frozenset())
+
+
+def test_what_nobody_listened_to_is_not_told_twice() -> None:
+    """The silent one has ended before the next is open: who opens it says so."""
+    found = opened()
+    speak(found, 0, 0, 60)
+    assert kinds(found.due(70.0)) == [("open", 1)]
+    found.ended(0, 70.5)
+    assert not found.up
+    found.opened(1, 71.0)
+    assert found.heard(1, {"BTCUSDT": 1}, 72.0) is None
 
 
 def test_a_symbol_that_seldom_speaks_may_be_silent() -> None:

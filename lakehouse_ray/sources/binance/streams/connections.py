@@ -70,7 +70,7 @@ class _Inbox:
 
 @dataclass
 class Tally:
-    """What the connections of a capture did."""
+    """What the connections of a capture did. failure: Why the last one that failed did."""
 
     opened: int = 0
     failed: int = 0
@@ -78,6 +78,7 @@ class Tally:
     replaced: int = 0
     frames: int = 0
     frame_bytes: int = 0
+    failure: str = ""
 
 
 def stream_url(base: str, names: Sequence[str], *, microseconds: bool) -> str:
@@ -175,7 +176,7 @@ class Connections:
         numbers: list[int] = []
         frames: list[bytes] = []
         for number, inbox in filled:
-            self._count(number, inbox.frames, now_s)
+            self._count(number, inbox, now_s)
             times += inbox.received_us
             numbers += [number] * len(inbox.frames)
             frames += inbox.frames
@@ -187,14 +188,20 @@ class Connections:
             frames = [frames[place] for place in order]
         self._sink.frames(times, numbers, frames)
 
-    def _count(self, number: int, frames: list[bytes], now_s: float) -> None:
-        """Tell the session what came."""
+    def _count(self, number: int, inbox: _Inbox, now_s: float) -> None:
+        """Tell the session what came; say what a connection that was open did not hear."""
+        frames = inbox.frames
         self.tally.frames += len(frames)
         self.tally.frame_bytes += sum(map(len, frames))
-        names = Counter([data[_NAME_FROM : data.find(b"@", _NAME_FROM)] for data in frames])
-        told = {name.decode(errors="replace"): count for name, count in names.items()}
+        symbols = Counter([data[_NAME_FROM : data.find(b"@", _NAME_FROM)] for data in frames])
+        told = {name.decode(errors="replace"): count for name, count in symbols.items()}
         session = self._session(number)
-        session.heard(number, told, now_s)
+        stalled = session.heard(number, told, now_s)
+        if stalled is not None:
+            group = self._groups[number % len(self._groups)]
+            names = [name for name in group if name.partition("@")[0] not in stalled.heard]
+            since_us = self._clock.now_us() - round((now_s - stalled.since_s) * 1e6)
+            self._sink.unheard(inbox.received_us[0], number, since_us, names)
         if any(b'"serverShutdown"' in data for data in frames if len(data) < _WARNING_BYTES_MAX):
             session.warned(number)
 
@@ -218,7 +225,7 @@ class Connections:
             socket = await self._connect(http, self._urls[self._sessions.index(session)])
         except (aiohttp.ClientError, TimeoutError, OSError, UnavailableError) as error:
             self.tally.failed += 1
-            why = f"{type(error).__name__}: {error}"[:300]
+            why = self.tally.failure = f"{type(error).__name__}: {error}"[:300]
             log.warning("connection failed", connection=number, why=why)
             session.ended(number, self._clock.monotonic_s(), _seen(error).quiet_s)
             return

@@ -87,6 +87,26 @@ class _Pulse:
     blamed: bool = False
 
 
+@dataclass(frozen=True)
+class Stalled:
+    """A connection was open and silent while another one hears what it should have said.
+
+    since_s: What it was replaced for was heard last then. heard: Symbols that were heard since.
+    """
+
+    since_s: float
+    heard: frozenset[str]
+
+
+@dataclass
+class _Suspect:
+    """A connection that is replaced because it is silent. symbol: Empty: about all of them."""
+
+    number: int
+    symbol: str
+    since_s: float
+
+
 @dataclass
 class Session:
     """The connections of one set of streams: one, and for moments two.
@@ -101,6 +121,7 @@ class Session:
     stride: int = 1
     _connections: list[_Connection] = field(default_factory=list)
     _pulses: dict[str, _Pulse] = field(default_factory=dict)
+    _suspect: _Suspect | None = None
     _failures: int = 0
     _not_before_s: float = -math.inf
     _opened: int = 0
@@ -133,6 +154,9 @@ class Session:
 
     def opened(self, number: int, now_s: float) -> None:
         connection = self._find(number)
+        if not self.up:
+            # Nobody listened in between, whatever was suspected before.
+            self._suspect = None
         if connection is not None:
             connection.opened_s = connection.heard_s = connection.pinged_s = now_s
 
@@ -155,12 +179,16 @@ class Session:
         drawn_s = self.rng.uniform(0.0, ceiling_s)
         self._not_before_s = max(self._not_before_s, now_s + drawn_s)
 
-    def heard(self, number: int, counts: Mapping[str, int], now_s: float) -> None:
-        """Messages came: how many of each symbol since the last call. Empty: a ping or a pong."""
+    def heard(self, number: int, counts: Mapping[str, int], now_s: float) -> Stalled | None:
+        """Messages came: how many of each symbol since the last call. Empty: a ping or a pong.
+
+        Returns what another connection did not hear, once that is known by these.
+        """
         connection = self._find(number)
         if connection is None:
-            return
+            return None
         connection.heard_s = now_s
+        stalled = self._convicted(number, counts)
         if counts and connection.first_heard_s is None:
             connection.first_heard_s = now_s
         for symbol, count in counts.items():
@@ -169,6 +197,18 @@ class Session:
             pulse.decayed = pulse.decayed * faded + count
             pulse.last_s = now_s
             pulse.blamed = False
+        return stalled
+
+    def _convicted(self, number: int, counts: Mapping[str, int]) -> Stalled | None:
+        """Whether a silent connection missed something, or there was nothing to be said."""
+        suspect = self._suspect
+        if suspect is None or not counts or (suspect.symbol and suspect.symbol not in counts):
+            return None
+        self._suspect = None
+        if number == suspect.number:
+            return None
+        heard = (name for name, pulse in self._pulses.items() if pulse.last_s > suspect.since_s)
+        return Stalled(suspect.since_s, frozenset(heard))
 
     def warned(self, number: int) -> None:
         """The exchange says that it will end the connection (`serverShutdown`)."""
@@ -192,8 +232,10 @@ class Session:
             connection.doomed = f"it is {age_s / 3600:.1f} hours old"
         elif now_s - connection.heard_s >= self.rules.silence_s:
             connection.doomed = f"nothing was heard for {now_s - connection.heard_s:.0f} s"
+            self._suspect = _Suspect(connection.number, "", connection.heard_s)
         elif age_s >= self.rules.stall_s and (symbol := self.silent_symbol(now_s)):
             self._pulses[symbol].blamed = True
+            self._suspect = _Suspect(connection.number, symbol, self._pulses[symbol].last_s)
             connection.doomed = f"{symbol} has said nothing for {self.rules.stall_s:.0f} s"
 
     def _retire(self, now_s: float) -> list[Action]:
