@@ -128,6 +128,23 @@ class DashboardJobs:
                     return None
                 raise
 
+    def is_adrift(self, job_id: str) -> bool:
+        with self._told():
+            client = self._connected()
+            node_id = client.get_job_info(job_id).driver_node_id
+            answer = requests.get(
+                f"{client.get_address()}/nodes",
+                params={"view": "summary"},
+                headers=get_auth_headers_if_auth_enabled({}),
+                timeout=self.timeout_s,
+            )
+            if answer.status_code != 200:
+                raise _StatusError(answer.status_code, str(answer.text))
+            nodes = [node["raylet"] for node in answer.json()["data"]["summary"]]
+        alive = {node["nodeId"] for node in nodes if node.get("state") == "ALIVE"}
+        # Of no node at all: a head that has just begun and has heard of none yet.
+        return bool(node_id and alive and node_id not in alive)
+
     def all(self) -> list[Job]:
         with self._told():
             found = self._connected().list_jobs()

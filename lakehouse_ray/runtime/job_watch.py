@@ -9,6 +9,9 @@ from lakehouse_ray.errors import NotFoundError, UnavailableError
 from lakehouse_ray.runtime.jobs import Job, Jobs
 
 _PAUSE_S = 1.0
+# Where a machine is lost and the head lives, Ray says within this time that its jobs have failed.
+_ADRIFT_S = 60.0
+_LOOK_FOR_NODE_S = 10.0
 
 
 class JobWatch:
@@ -20,12 +23,13 @@ class JobWatch:
         self._clock = clock
         self._silence_s_max = silence_s_max
         self._heard_s = clock.monotonic_s()
+        self._node_asked_s = self._node_seen_s = self._heard_s
 
     def wait(self, timeout_s: float) -> Job:
         """Wait for its end.
 
-        Raises UnavailableError where it has not ended within `timeout_s`, or the head is silent;
-        NotFoundError where the cluster knows it no more.
+        Raises UnavailableError where it has not ended within `timeout_s`, the head is silent, or the
+        machine that ran it is gone; NotFoundError where the cluster knows it no more.
         """
         until_s = self._clock.monotonic_s() + timeout_s
         while True:
@@ -74,6 +78,8 @@ class JobWatch:
             job = self._jobs.find(self._job_id)
         except UnavailableError as error:
             if self._clock.monotonic_s() - self._heard_s < self._silence_s_max:
+                # One that begins anew hears of its nodes one after the other.
+                self._node_seen_s = self._clock.monotonic_s()
                 return None
             raise UnavailableError(
                 f"the cluster's head has not answered for {self._silence_s_max:g} s: {error}. Whether "
@@ -87,4 +93,25 @@ class JobWatch:
                 "its head began anew without what it knew; run it again, which goes on from what "
                 "was committed",
             )
+        if not job.ended:
+            self._look_for_node()
         return job
+
+    def _look_for_node(self) -> None:
+        """A head that was lost and began anew, with its tables in Redis, has no word of who ran jobs there."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._node_asked_s < _LOOK_FOR_NODE_S:
+            return
+        self._node_asked_s = now_s
+        try:
+            adrift = self._jobs.is_adrift(self._job_id)
+        except UnavailableError:
+            adrift = False  # not known; the next look at the job says how long this may last
+        if not adrift:
+            self._node_seen_s = now_s
+        elif now_s - self._node_seen_s >= _ADRIFT_S:
+            raise UnavailableError(
+                f"the machine that ran {self._job_id} is gone, and Ray still takes it for running. What it "
+                f"committed stays: `lakehouse jobs stop {self._job_id}` ends it for Ray, and the same job "
+                "goes on from there"
+            )

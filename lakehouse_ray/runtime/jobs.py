@@ -58,6 +58,9 @@ class Jobs(Protocol):
 
     def find(self, job_id: str) -> Job | None: ...
 
+    def is_adrift(self, job_id: str) -> bool:
+        """Whether the machine that ran its process is gone; a head that began anew says RUNNING still."""
+
     def all(self) -> list[Job]:
         """Every job of the cluster, whoever submitted it, in no order."""
 

@@ -50,6 +50,10 @@ class MemoryJobs:
         self._heard()
         return self.jobs.get(job_id)
 
+    def is_adrift(self, job_id: str) -> bool:
+        self._heard()
+        return False
+
     def all(self) -> list[Job]:
         self._heard()
         return list(self.jobs.values())

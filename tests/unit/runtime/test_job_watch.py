@@ -36,6 +36,20 @@ class Moments(MemoryJobs):
             yield line
 
 
+class Adrift(Moments):
+    """Jobs whose machine is away: at each look for it, by turns."""
+
+    def __init__(self, away: Sequence[bool | None], states: Sequence[str | None] = ("RUNNING",)):
+        super().__init__(states)
+        self.away = list(away)
+
+    def is_adrift(self, job_id: str) -> bool:
+        found = self.away.pop(0) if len(self.away) > 1 else self.away[0]
+        if found is None:
+            raise UnavailableError("Ray answered 500: no agent")
+        return found
+
+
 def watch(jobs: Moments, silence_s_max: float = 10) -> JobWatch:
     return JobWatch(jobs, "a", TickingClock(), silence_s_max)
 
@@ -69,3 +83,17 @@ def test_each_line_is_told_once_whatever_breaks() -> None:
     )
     jobs = Moments(["RUNNING"] * 5 + ["SUCCEEDED"], tails)
     assert list(watch(jobs).lines()) == ["1", "", "3", "4"]
+
+
+def test_a_job_whose_machine_is_gone_is_given_up_with_what_to_do() -> None:
+    for act in (lambda one: one.wait(3600), lambda one: list(one.lines())):
+        with pytest.raises(UnavailableError, match=r"ran a is gone.*lakehouse jobs stop a"):
+            act(watch(Adrift([False, True])))
+
+
+def test_a_machine_that_is_away_for_a_moment_or_cannot_be_asked_for_loses_no_job() -> None:
+    states = ["RUNNING"] * 120 + ["SUCCEEDED"]
+    away = [True, True, None, False, True, True, True, None, True, False]
+    assert watch(Adrift(away, states)).wait(3600).state == "SUCCEEDED"
+    # Ray says itself what became of it, mostly.
+    assert watch(Adrift([True], ["RUNNING"] * 30 + ["FAILED"])).wait(3600).state == "FAILED"
