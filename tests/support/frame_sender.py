@@ -11,7 +11,7 @@ import itertools
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,8 +22,8 @@ SYMBOLS = ("ETHUSDT", "BTCUSDT")
 KINDS = ("trade", "bookTicker", "depth@0ms")
 _PIECE = 256
 
-
 Frames = dict[str, list[tuple[bytes, int]]]
+Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def recorded(messages: int) -> Frames:
@@ -121,12 +121,14 @@ def serve(sent: Frames, pipe: Connection, per_s: float = 0.0) -> None:
             pass
         writer.close()
 
-    async def run() -> None:
-        server = await asyncio.start_server(client, "127.0.0.1", 0)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
+    asyncio.run(_listen(client, pipe))
 
-    asyncio.run(run())
+
+async def _listen(client: Client, pipe: Connection) -> None:
+    """Serve for ever; the pipe tells the port."""
+    server = await asyncio.start_server(client, "127.0.0.1", 0)
+    pipe.send(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
 
 
 def _piece(frames: Sequence[tuple[bytes, int]]) -> tuple[bytes, int]:
@@ -195,9 +197,4 @@ def serve_endlessly(pipe: Connection, per_s: float) -> None:
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
         writer.close()
 
-    async def run() -> None:
-        server = await asyncio.start_server(client, "127.0.0.1", 0)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(run())
+    asyncio.run(_listen(client, pipe))
