@@ -19,6 +19,7 @@ from dataclasses import replace
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.bronze.fill_plan import FillPlan, make_units
+from lakehouse_ray.clock import Clock
 from lakehouse_ray.errors import UnavailableError
 from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.pipeline import gold
@@ -48,6 +49,10 @@ from lakehouse_ray.runtime.executor import Done, Executor, LocalExecutor
 _BYTES_A_ROW = 150
 
 
+def new_run_id(clock: Clock) -> str:
+    return f"{clock.now_us():x}-{uuid.uuid4().hex[:8]}"
+
+
 def dry_run(writer: Writer, request: UpdateRequest, account: KeptBudget | None = None) -> FillPlan:
     """Say what is missing and what it takes. Asks the exchange for its time alone."""
     if account is not None:
@@ -66,18 +71,19 @@ def update(
     *,
     here: bool = False,
     account: KeptBudget | None = None,
+    run_id: str = "",
 ) -> UpdateReport:
     """Bring the lake up to what REST has; running it again changes nothing.
 
     here: In this process, however much there is to do. account: Of what may be asked, of a run that
-        is done here; None: a new one.
+        is done here; None: a new one. run_id: Its name in the tables; empty: a new one.
 
     Raises LakehouseError for what concerns the whole run (disk full, a network that the exchange does
     not serve); what concerns single series is in the report.
     """
     observer = observer or SilentUpdate()
     started_s = time.monotonic()
-    run = _Run(writer, request, observer, here=here, account=account)
+    run = _Run(writer, request, observer, here=here, account=account, run_id=run_id)
     with run.measures:
         if not request.stream_gaps_only:
             with planning(writer, run.measures):
@@ -136,13 +142,14 @@ class _Run:
         *,
         here: bool,
         account: KeptBudget | None,
+        run_id: str,
     ) -> None:
         self._here = here
         self._given = account
         self._writer = writer
         self._request = request
         self._observer = observer
-        self.report = UpdateReport(run_id=f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}")
+        self.report = UpdateReport(run_id=run_id or new_run_id(writer.clock))
         self.measures = measures_of("update", self.report, writer.clock)
 
     def execute(self, stack: ExitStack) -> None:

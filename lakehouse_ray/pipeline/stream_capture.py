@@ -339,6 +339,8 @@ class _Watch:
         while self._running and self._clock.monotonic_s() < until_s:
             for event in self._keeper.poll(_POLL_S):
                 self._hear(event, stopping=True)
+        if self.filler is not None:
+            self.filler.stop()
         self._tell()
 
     def _start(self, number: int) -> None:

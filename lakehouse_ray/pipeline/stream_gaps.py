@@ -73,7 +73,7 @@ def settle_gaps(writer: Writer, asked: Asked, run_id: str, *, absent_too: bool =
         if (one.state, one.missing_left, one.detail)
         != (before.state, before.missing_left, before.detail)
     ]
-    _tell(writer, changed, run_id)
+    tell_states(writer, changed, run_id)
     return Settled(Counter(gap.state for gap in changed), sum(gap.state == "open" for gap in after))
 
 
@@ -133,7 +133,8 @@ def _ledger(
     return found
 
 
-def _tell(writer: Writer, changed: Iterable[StreamGap], run_id: str) -> None:
+def tell_states(writer: Writer, changed: Iterable[StreamGap], run_id: str) -> None:
+    """Put down in which state gaps are now."""
     by_partition: dict[tuple[str, str], list[dict[str, object]]] = {}
     for gap in changed:
         by_partition.setdefault((gap.market, gap.dataset), []).append(_row(gap, run_id))

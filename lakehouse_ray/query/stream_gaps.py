@@ -8,7 +8,7 @@ from itertools import groupby
 import polars as pl
 
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.streams import FILLED_BY_REST, GapState, StreamGap
+from lakehouse_ray.model.streams import FILLED_BY_REST, STREAM_GAP_STATES, GapState, StreamGap
 from lakehouse_ray.model.timespan import DAY_US, SECOND_US, TimeRange, to_us
 from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.query.asked import Asked
@@ -51,6 +51,16 @@ def stream_gaps(pinned: Pinned, asked: Asked, states: Sequence[GapState]) -> lis
         'ORDER BY market, dataset, symbol, "interval", start_time, first_id'
     )
     return [_gap(row) for row in pinned.frame(query, _VIEW, Where(equal)).iter_rows(named=True)]
+
+
+def states_told(pinned: Pinned, run_id: str) -> dict[GapState, int]:
+    """How many gaps a run has said to be in which state. Needs `silver.stream_gaps` pinned."""
+    rows = pinned.frame_of(
+        [STREAM_GAP_STATES],
+        f"SELECT state, count(*) FROM {STREAM_GAP_STATES.name} WHERE run_id = {text(run_id)} "
+        "GROUP BY state",
+    )
+    return dict(rows.iter_rows())
 
 
 def _gap(row: dict[str, object]) -> StreamGap:

@@ -16,7 +16,7 @@ from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.streams import FILLED_BY_REST, StreamGap
 from lakehouse_ray.model.timespan import SECOND_US, TimeRange, parse_time
 from lakehouse_ray.pipeline.stream_filling import FillStatus, FillTask, GapFiller
-from lakehouse_ray.pipeline.stream_gaps import ABSENT_AFTER_US, Told, judge
+from lakehouse_ray.pipeline.stream_gaps import ABSENT_AFTER_US, Told, judge, tell_states
 from lakehouse_ray.runtime.keepers import Ended
 from lakehouse_ray.runtime.keepers import Told as Said
 from lakehouse_ray.settings import Settings
@@ -78,11 +78,15 @@ class OneWorker:
     """A keeper whose worker does what a test says."""
 
     def __init__(self) -> None:
-        self.starts = 0
+        self.tasks: list[FillTask] = []
         self.says: list[Said | Ended] = []
 
+    @property
+    def starts(self) -> int:
+        return len(self.tasks)
+
     def start(self, number: int, task: Any) -> None:
-        self.starts += 1
+        self.tasks.append(task)
 
     def poll(self, timeout_s: float) -> list[Said | Ended]:
         said, self.says = self.says, []
@@ -124,6 +128,36 @@ def test_rest_is_asked_soon_after_a_gap_and_again_for_what_it_did_not_have(tmp_p
     assert step(119.0, 3) == 0
     assert step(2.0, 3) == 1
     assert (filler.ended["filled"], filler.rows, filler.open) == (4, 10, 1)
+
+
+def test_what_a_fill_has_told_is_counted_though_it_was_ended_before_it_could_say_so(
+    tmp_path: Path,
+) -> None:
+    clock, keeper = TickingClock(), OneWorker()
+    writer = Writer(Settings(home=tmp_path))
+    filler = GapFiller(keeper, FillTask(writer, "um"), clock, after_s=3.0)
+    clock.sleep(4.0)
+    filler.step(0)
+    run_id = keeper.tasks[-1].run_id
+    filled = replace(IDS, state="filled", told_us=LATER_US)
+    told = [filled, replace(BARS, state="absent", missing_left=1, told_us=LATER_US)]
+    tell_states(writer, told, run_id)
+    tell_states(writer, [replace(filled, symbol="B")], "another run")
+    filler.stop()
+    assert filler.ended == Counter(filled=1, absent=1)
+    filler.stop()
+    assert filler.ended == Counter(filled=1, absent=1)
+
+    # Who said it, and had only not ended yet, is not counted twice.
+    clock.sleep(4.0)
+    filler.step(1)
+    clock.sleep(4.0)
+    filler.step(1)
+    assert keeper.tasks[-1].run_id not in ("", run_id)
+    tell_states(writer, [replace(filled, symbol="C")], keeper.tasks[-1].run_id)
+    keeper.says = [Said(0, FillStatus(Counter(filled=1), 5, 0))]
+    filler.stop()
+    assert filler.ended == Counter(filled=2, absent=1)
 
 
 def test_a_gap_of_which_nobody_knows_how_many_it_lacks_is_filled_when_all_of_it_was_asked_for() -> (
