@@ -52,6 +52,20 @@ def bounds(home: Path) -> dict[tuple[str, str], tuple[int, int]]:
     return {(row["d"], row["symbol"]): (row["a"], row["b"]) for row in rows}
 
 
+def last_sent(exchange: Captured, planted: set[tuple[str, str, int]]) -> dict[tuple[str, str], int]:
+    """The number of the last message of each series that was sent, by the archive and the clock."""
+    now_ms = exchange.clock.now_us() // 1000
+    return {
+        (dataset, symbol): max(
+            int(row[0])
+            for row in exchange.truth(dataset, symbol)
+            if int(row[column]) <= now_ms and (dataset, symbol, int(row[0])) not in planted
+        )
+        for dataset, column in (("aggTrades", 5), ("trades", 4))
+        for symbol in exchange.symbols
+    }
+
+
 def settled(home: Path) -> bool:
     return all(gap["state"] != "open" for gap in gaps(home))
 
@@ -68,8 +82,10 @@ def test_a_capture_fills_what_it_missed(tmp_path: Path) -> None:
             exchange.play(240, 100)
         # The first message behind a gap tells of it.
         exchange.play(90, 100)
-        wait_for(lambda: len(gaps(home)) > 0 and settled(home), "gaps that are filled", 60)
         planted = told(exchange)
+        last = last_sent(exchange, planted)
+        wait_for(lambda: {k: b for k, (_, b) in bounds(home).items()} == last, "the last rows", 60)
+        wait_for(lambda: len(gaps(home)) > 0 and settled(home), "gaps that are filled", 60)
         process.send_signal(signal.SIGTERM)
         report = ended(process, 143)
         found = gaps(home)
