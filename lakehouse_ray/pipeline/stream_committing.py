@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -39,6 +37,7 @@ log = structlog.get_logger(__name__)
 class Committing:
     """What reads segments and commits what they say.
 
+    calm: Is called between two segments, when nothing of them is alive.
     stop: Set where nobody waits for a service that is down; and by a fault, which is in `failure`.
     """
 
@@ -56,6 +55,7 @@ class Committing:
         self._streams = streams
         self._commits = commits
         self._stop = stop
+        self.calm: Callable[[], None] = lambda: None
         self._wait_us = settings.reorder_ms * 1000
         self._books = Books(
             market, levels=settings.book_levels, every_us=settings.book_every_ms * 1000
@@ -90,6 +90,7 @@ class Committing:
         try:
             while (path := self.segments.get()) is not _END:
                 self.take(path)
+                self.calm()
                 self.acknowledged.append(path)
                 self.segments.task_done()
         except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
@@ -113,11 +114,10 @@ class Committing:
         if header["streams"] != [stream.name for stream in streams]:
             streams = streams_of(parse_market(header["market"]), header["streams"])
             reader = FrameReader(self._market, streams)
-        with _uncollected():
-            work, after = work_segment(
-                self._market, streams, segment.number, segment.records, state, self._books,
-                wait_us=self._wait_us, reader=reader,
-            )  # fmt: skip
+        work, after = work_segment(
+            self._market, streams, segment.number, segment.records, state, self._books,
+            wait_us=self._wait_us, reader=reader,
+        )  # fmt: skip
         if segment.torn_bytes and path.suffix == ".seg":
             work.losses.append(f"{segment.torn_bytes} bytes at the end cannot be read")
         for loss in work.losses:
@@ -142,13 +142,3 @@ class Committing:
                 self.commit_error = str(error)
                 log.warning("commit failed, will be tried again", why=self.commit_error)
                 self._clock.sleep(_AGAIN_S)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without looking for circles of objects: levels of books have none, and there are many."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import gc
 import json
 import random
 import threading
@@ -35,6 +34,7 @@ from lakehouse_ray.pipeline.stream_commits import (
 )
 from lakehouse_ray.pipeline.stream_committing import Committing
 from lakehouse_ray.pipeline.stream_state import inherit_series, load_state
+from lakehouse_ray.runtime.collection import RareCollection
 from lakehouse_ray.silver.stream_frames import SNAPSHOT
 from lakehouse_ray.silver.stream_segment import (
     spell_unheard,
@@ -57,6 +57,8 @@ _LOCK_TIMEOUT_S = 60.0
 _STATUS_S = 0.5
 # A segment is worked on in memory, where it takes some 7 times its bytes.
 _SEGMENT_BYTES_MAX = 64 << 20
+# Looking for circles of objects stops everything meanwhile; there are few, of commits alone.
+_COLLECT_EVERY_S = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -128,11 +130,9 @@ def capture(
             committing.take(path)
             path.unlink(missing_ok=True)
         capturing = _Capturing(task, streams, committing, stop, tell)
-        # What is there by now stays: looking through it for circles of objects, with every segment, would
-        # take 0.15 s each time, during which nothing is received.
-        gc.collect()
-        gc.freeze()
-        asyncio.run(capturing.run())
+        with RareCollection(task.writer.clock, _COLLECT_EVERY_S) as collection:
+            committing.calm = collection.moment
+            asyncio.run(capturing.run())
         commits.write_ledger()
         tell(capturing.status())
 
