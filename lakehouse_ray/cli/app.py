@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -52,6 +53,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "config": ("config", "config", "Show every setting, its value and where it came from."),
 }
 
+_COLLECT_AFTER = 100_000
+
 # Those that run as jobs of a cluster.
 JOBS = ("ingest", "update", "fold", "build", "quality", "maintain", "stream", "schedule")
 # Ray sets it for the process of a job.
@@ -86,6 +89,9 @@ def main(*arguments: str) -> NoReturn:
 
     arguments: Those of the process where none are given.
     """
+    # A million objects of libraries stay until the end: looking for circles among them after each 700
+    # new ones, as Python does, is a tenth of what a command takes to begin.
+    gc.set_threshold(_COLLECT_AFTER, 10, 10)
     ending = stopping.Ending()
     stopping.listen()
     try:
