@@ -38,10 +38,12 @@ compiled: setup
 demo: setup ## the main job, offline: replica exchange, archive -> bronze -> silver, an answer
 	$(BIN)/lakehouse demo
 
-test: check unit integration ## all checks, unit and integration tests
+# Integration tests wait now and then. Unit tests take what they leave, and none of what they want.
+test: check compiled $(BIN)/kubectl ## all checks, unit and integration tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line integration unit UNIT="nice -n 19"
 
 unit: compiled $(BIN)/kubectl ## tests without Ray and network
-	$(BIN)/python -m pytest --numprocesses auto tests/unit
+	$(UNIT) $(BIN)/python -m pytest --numprocesses auto tests/unit
 
 check: setup ## format, lint, types, imports, documentation
 	$(BIN)/ruff format --check .

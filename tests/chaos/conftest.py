@@ -30,9 +30,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture(scope="session")
 def small_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Eight symbols, one month and ten days."""
+    """Eight symbols, a month of twelve days and ten days more."""
     folder = tmp_path_factory.mktemp("small")
-    write(folder / "archive", SYMBOLS, date(2025, 1, 1), date(2025, 2, 11))
+    write(folder / "archive", SYMBOLS, date(2025, 1, 20), date(2025, 2, 11))
     with serve(folder / "archive", FAULTS) as url:
         empty = Stage(url, 0, Contents({}, {}, {}))
         env = empty.environment(folder / "home", on_ray=False)

@@ -59,8 +59,7 @@ class Site:
             "LOG__LEVEL": "info",
             **settings,
         }
-        told = {f"LAKEHOUSE_{name}": str(value) for name, value in lake.items()}
-        return {**environment(), **self.cluster.environment, **told}
+        return environment(**lake) | self.cluster.auth
 
 
 @pytest.fixture(scope="module")

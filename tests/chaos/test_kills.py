@@ -83,7 +83,7 @@ def test_one_lake_outlives_one_loss_of_each_kind(small_stage: Stage, tmp_path: P
     # A run whose worker or node is killed does all its work in spite of it: the worker's has half.
     half = ("--symbols", ",".join(SYMBOLS[::2]))
     for kind, part in (("driver", ()), ("worker", half), ("raylet", ())):
-        with running("ingest", *KLINES_1M, *part, env=env, real=True) as command:
+        with running("ingest", *KLINES_1M, *part, env=env) as command:
             command.wait_for_work()
             time.sleep(rng.uniform(0, 0.3))
             code = _kill(command, kind, rng)

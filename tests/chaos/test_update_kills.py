@@ -151,7 +151,7 @@ def kill_and_repair(
     count, before = rng.randrange(1, len(SYMBOLS)), written(home, where)
     with ExitStack() as stack:
         env = settings(url, home, on_ray=on_ray)
-        command = stack.enter_context(running(*UPDATE, env=env, real=True))
+        command = stack.enter_context(running(*UPDATE, env=env))
         stack.callback(assert_gone, command)
         await_writes(command, home, where, count, before)
         time.sleep(rng.uniform(0, 0.1))

@@ -66,8 +66,7 @@ class Site:
             "COMPUTE__WORKER_TIMEOUT_S": 3,
             **settings,
         }
-        told = {f"LAKEHOUSE_{key}": str(value) for key, value in lake.items()}
-        return {**environment(), **self.ray.environment, **told}
+        return environment(**lake) | self.ray.auth
 
     @contextmanager
     def held(self, what: str) -> Iterator[None]:

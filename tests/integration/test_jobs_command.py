@@ -72,9 +72,8 @@ def head() -> Iterator[Head]:
         with cluster(
             folder, nodes=1, cpus=1, extra={"LAKEHOUSE_HOME": str(folder / "nodes")}
         ) as started:
-            told = {k: v for k, v in started.environment.items() if k.startswith("RAY_")}
             variables = environment(HOME=folder / "home", RAY__DASHBOARD_URL=started.dashboard)
-            yield Head(started.dashboard, variables | told, folder)
+            yield Head(started.dashboard, variables | started.auth, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

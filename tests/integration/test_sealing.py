@@ -162,9 +162,14 @@ def test_live_rows_that_come_after_the_archives_are_compared_too(
 
 
 POINTS = [
-    (table, when)
-    for table in (LIVE_DIFFERENCE_LOG.name, LIVE_COMPARISON_LOG.name, FINE_OF["klines"])
-    for when in ("before", "after")
+    (LIVE_DIFFERENCE_LOG.name, "after"),
+    (LIVE_COMPARISON_LOG.name, "after"),
+    (FINE_OF["klines"], "after"),
+    # Just before a commit is just after the one before it.
+    *(
+        pytest.param(table, "before", marks=pytest.mark.slow)
+        for table in (LIVE_DIFFERENCE_LOG.name, LIVE_COMPARISON_LOG.name, FINE_OF["klines"])
+    ),
 ]
 
 

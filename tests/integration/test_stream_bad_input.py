@@ -50,6 +50,7 @@ def test_nonsense_of_all_kinds_is_told_and_costs_no_row(tmp_path: Path) -> None:
             found = gaps(home)
             return bool(found) and all(gap["state"] == "filled" for gap in found)
 
+        exchange.wait_for_last_trade(home)
         wait_for(settled, "gaps that are filled")
         planted = exchange.exchange.streams.planted()
         process.send_signal(signal.SIGTERM)

@@ -147,9 +147,15 @@ def test_another_server_goes_on_with_the_next_event_of_one_that_stopped(lake: Ba
         # Notices say when they were told.
         return [(one["stream"], one["seq"], one["data"] | {"E": 0}) for one in found]
 
-    async def until_stopped(url: str, count: int, stop: Callable[[], None]) -> Any:
+    async def until_stopped(
+        url: str, count: int, stop: Callable[[], None], commit: Callable[[], None] | None = None
+    ) -> Any:
+        """commit: Once the first of so many messages is there."""
         async with connect(url) as client:
-            found = [json.loads(await client.recv()) for _ in range(count)]
+            found = [json.loads(await client.recv())]
+            if commit is not None:
+                await asyncio.to_thread(commit)
+            found += [json.loads(await client.recv()) for _ in range(count - 1)]
             await asyncio.to_thread(stop)
             found += await rest(client)
             return found, client.close_code
@@ -174,12 +180,11 @@ def test_another_server_goes_on_with_the_next_event_of_one_that_stopped(lake: Ba
         resumed = address(staying, f"{replayed}&resume={found[-1]['resume']}")
         assert same(found + told(lambda: replay(resumed))) == same(everything)
 
-        def commit_and_stop() -> None:
+        def commit() -> None:
             lake.put(bars("BTCUSDT", "2024-01-05", 0.2, holes=0))
-            time.sleep(1)
-            second.close()
 
-        found, code = told(lambda: until_stopped(address(staying, query), 1, commit_and_stop))
+        url = address(staying, query)
+        found, code = told(lambda: until_stopped(url, 6, second.close, commit))
         assert code == 1001
         assert [one["data"]["e"] for one in found] == ["live", *["kline"] * 5]
         lake.put(bars("ETHUSDT", "2024-01-05", 0.1, holes=0))

@@ -278,18 +278,19 @@ def test_what_is_new_is_told_from_what_was_corrected(lake: BarLake, served: Serv
         async with connect(full) as client, connect(plain) as exchange:
             found = [json.loads(await client.recv())]
             await ask(exchange, "LIST_SUBSCRIPTIONS", [])
-            for write in (
-                lambda: lake.rewrite(COARSE, lambda rows: rows),
-                lambda: lake.rewrite(COARSE, change),
-                lambda: lake.put(bars("BTCUSDT", "2023-12-31", 0.1, holes=0)),
-                compact,
-                lambda: lake.put(bars("BTCUSDT", "2024-01-06", 0.1, holes=0)),
-                compact,
+            # Seen one by one: what follows waits for what is told of each, or long enough to see nothing.
+            for write, count in (
+                (lambda: lake.rewrite(COARSE, lambda rows: rows), 0),
+                (lambda: lake.rewrite(COARSE, change), 2),
+                (lambda: lake.put(bars("BTCUSDT", "2023-12-31", 0.1, holes=0)), 2),
+                (compact, 0),
+                (lambda: lake.put(bars("BTCUSDT", "2024-01-06", 0.1, holes=0)), 2),
+                (compact, 0),
             ):
                 await asyncio.to_thread(write)
-                await asyncio.sleep(0.4)  # seen one by one
-            while len(found) < 7:
-                found.append(json.loads(await client.recv()))
+                found += [json.loads(await client.recv()) for _ in range(count)]
+                if not count:
+                    await asyncio.sleep(0.4)
             return found, [json.loads(await exchange.recv()) for _ in range(2)]
 
     found, plain = told(follow)

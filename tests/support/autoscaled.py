@@ -73,6 +73,11 @@ class Autoscaled:
     seen: list[tuple[float, list[str]]] = field(default_factory=list)
 
     @property
+    def auth(self) -> dict[str, str]:
+        """What of its environment a command needs that is told where the cluster is."""
+        return {k: v for k, v in self.environment.items() if k.startswith("RAY_AUTH_")}
+
+    @property
     def workers(self) -> list[str]:
         """Kinds of the nodes that live now, without the head."""
         return [kind for kind in (self.seen[-1][1] if self.seen else []) if kind != "head"]

@@ -6,7 +6,7 @@ import random
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from support.lakes import metadata_locations
 from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.model.datasets.klines import KLINES
 from lakehouse_ray.model.table import Table
+from lakehouse_ray.model.timespan import DAY_US
 from lakehouse_ray.settings import load_settings
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import PartitionKey, index_files
@@ -42,39 +43,41 @@ def bars(
 ) -> pl.DataFrame:
     """A random walk with some bars missing and some without trades."""
     rng = random.Random(f"{symbol} {start} {seed}")
-    first = datetime.fromisoformat(start).replace(tzinfo=UTC)
-    price = rng.uniform(1, 1000)
-    rows: list[dict[str, Any]] = []
-    step = timedelta(microseconds=INTERVAL_US[interval])
-    for number in range(round(timedelta(days=days) / step)):
+    price, step_us = rng.uniform(1, 1000), INTERVAL_US[interval]
+    drawn: list[tuple[int, float, float, float]] = []
+    for number in range(round(days * DAY_US / step_us)):
         if rng.random() < holes:
             continue
-        open_, close = price, price * (1 + rng.gauss(0, 0.002))
+        close = price * (1 + rng.gauss(0, 0.002))
         volume = 0.0 if rng.random() < 0.05 else rng.uniform(0, 50)
-        time = first + number * step
-        rows.append(
-            {
-                "market": market,
-                "symbol": symbol,
-                "interval": interval,
-                "open_time": time,
-                "open": open_,
-                "high": max(open_, close) * 1.001,
-                "low": min(open_, close) * 0.999,
-                "close": close,
-                "volume": volume,
-                "quote_volume": volume * (open_ + close) / 2,
-                "trades": int(volume * 10),
-                "taker_buy_volume": volume * 0.4,
-                "taker_buy_quote_volume": volume * 0.4 * close,
-                "close_time": time + step - timedelta(microseconds=1),
-                "source": "daily",
-                "source_key": f"{symbol}-{start}",
-                "source_version": str(seed),
-            }
-        )
+        drawn.append((number, price, close, volume))
         price = close
-    return pl.DataFrame(rows, schema=frame_schema(KLINES.table(interval)))
+    schema = frame_schema(KLINES.table(interval))
+    columns = {"number": pl.Int64, **dict.fromkeys(("open", "close", "volume"), pl.Float64)}
+    first, step = (
+        datetime.fromisoformat(start).replace(tzinfo=UTC),
+        pl.duration(microseconds=step_us),
+    )
+    open_, close_, volume_ = pl.col("open"), pl.col("close"), pl.col("volume")
+    made: dict[str, Any] = {
+        "market": pl.lit(market),
+        "symbol": pl.lit(symbol),
+        "interval": pl.lit(interval),
+        "open_time": first + pl.col("number") * step,
+        "high": pl.max_horizontal(open_, close_) * 1.001,
+        "low": pl.min_horizontal(open_, close_) * 0.999,
+        "quote_volume": volume_ * (open_ + close_) / 2,
+        "trades": (volume_ * 10).cast(pl.Int64),
+        "taker_buy_volume": volume_ * 0.4,
+        "taker_buy_quote_volume": volume_ * 0.4 * close_,
+        "close_time": first + (pl.col("number") + 1) * step - pl.duration(microseconds=1),
+        "source": pl.lit("daily"),
+        "source_key": pl.lit(f"{symbol}-{start}"),
+        "source_version": pl.lit(str(seed)),
+    }
+    found = pl.DataFrame(drawn, schema=columns, orient="row").with_columns(**made)
+    nothing = [pl.lit(None).alias(name) for name in schema if name not in found.columns]
+    return found.with_columns(nothing).select(list(schema)).cast(dict(schema))
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,17 @@ class Captured:
             lambda: self.exchange.streams.state()["opened"] >= opened + count, "new connections"
         )
 
+    def wait_for_last_trade(self, home: Path, timeout_s: float = 60) -> None:
+        """Return when the last aggregate trade that was due is in the table, of the first symbol.
+
+        What was sent is committed a little later, and until then nobody knows of its gaps: that no gap
+        is open may be said of the commit before.
+        """
+        symbol, now_ms = self.symbols[0], self.clock.now_us() // 1000
+        last = max(int(row[0]) for row in self.truth("aggTrades", symbol) if int(row[5]) <= now_ms)
+        query = f"select max(agg_trade_id) as last from silver.agg_trades where symbol = '{symbol}'"
+        wait_for(lambda: asked(home, query)[0]["last"] == last, f"trade {last}", timeout_s)
+
     def truth(self, dataset: str, symbol: str, days: int = 1) -> list[list[str]]:
         """The rows of the archive's files, as they are spelled there, of the days from `DAY` on."""
         folder = f"klines/{symbol}/1m" if dataset == "klines" else f"{dataset}/{symbol}"

@@ -70,6 +70,11 @@ class Cluster:
     dashboard: str
     environment: dict[str, str]
 
+    @property
+    def auth(self) -> dict[str, str]:
+        """What of its environment a command needs that is told where the cluster is."""
+        return {k: v for k, v in self.environment.items() if k.startswith("RAY_AUTH_")}
+
 
 @contextmanager
 def cluster(
@@ -89,9 +94,11 @@ def cluster(
         **(extra or {}),
     }
     # Nodes share this machine, and it perhaps with other clusters: each agent has a port of its own.
+    # Nobody is told what workers print.
     common = [
         "--block",
         "--dashboard-agent-listen-port=0",
+        "--include-log-monitor=false",
         f"--num-cpus={cpus}",
         "--object-store-memory=100000000",
     ]

@@ -23,8 +23,11 @@ from typing import Any
 from support.fork_server import STATUS
 
 LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
-# Of variables that nothing reads while it is loaded. pytest's names the test that runs.
-READ_LATE = ("LAKEHOUSE_", "AWS_", "PYTEST_CURRENT_TEST")
+# Of variables that nothing reads while it is loaded, or that are read again (Ray's token). pytest's names
+# the test that runs.
+READ_LATE = (
+    "LAKEHOUSE_", "AWS_", "RAY_AUTH_", "RAY_USAGE_STATS_ENABLED", "PYTEST_CURRENT_TEST",
+)  # fmt: skip
 
 
 class Forked(subprocess.Popen[Any]):
@@ -110,8 +113,7 @@ class _Server:
             self._process.wait(5)
 
 
-# By what their commands read early. Ray of this process leaves variables of its own to all that come
-# after; what is asked for once is not worth a server.
+# By what their commands read early; what is asked for once is not worth a server.
 _servers: dict[frozenset[tuple[str, str]], _Server | None] = {}
 _starting = threading.Lock()
 

@@ -44,13 +44,10 @@ def _logs_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     root.handlers[:] = []  # those it finds it would close
-    configured, config = structlog.is_configured(), structlog.get_config()
+    config = structlog.get_config()
     try:
         yield
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-        if configured:
-            structlog.configure(**config)
-        else:
-            structlog.reset_defaults()
+        structlog.configure(**config)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import kubernetes_validate
 import pytest
+from kubernetes_validate import utils
 from support import crds
 from support.manifests import RENDERED, Manifest, named, pods, rendered, title
 
 KUBERNETES = "1.37"
 with_crds = pytest.mark.skipif(not crds.CRDS.is_dir(), reason="no ../shared/kuberay-crds")
+
+
+# It would read them for each object again, which takes most of its time.
+contents_of = cache(utils.schema_contents)
+
+
+@pytest.fixture(autouse=True)
+def schemas_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utils, "schema_contents", contents_of)
 
 
 @with_crds

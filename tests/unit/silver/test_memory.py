@@ -14,6 +14,7 @@ CODE = """
 import sys, zipfile, importlib.util
 from datetime import date
 from pathlib import Path
+import polars as pl
 from lakehouse_ray.model.datasets.registry import DATASETS
 from lakehouse_ray.model.timespan import day_range
 from lakehouse_ray.telemetry.processes import rss_bytes_max
@@ -31,11 +32,13 @@ ms, total = day.start_us // 1000, 0
 with zipfile.ZipFile(root / "big.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
     with archive.open(name, "w") as member:
         for start in range(0, rows, block):
-            text = "".join(
-                f"{3_000_000_000 + i},{64000 + i % 977}.{i % 100:02d},0.{i % 1000:03d},"
-                f"{5_000_000_000 + i},{5_000_000_000 + i},{ms + i // 60},true\\n"
-                for i in range(start, start + block)
-            ).encode()
+            i = pl.int_range(start, start + block)
+            text = pl.select(
+                a=3_000_000_000 + i,
+                b=pl.format("{}.{}", 64000 + i % 977, (i % 100).cast(pl.String).str.zfill(2)),
+                c=pl.format("0.{}", (i % 1000).cast(pl.String).str.zfill(3)),
+                d=5_000_000_000 + i, e=5_000_000_000 + i, f=ms + i // 60, g=pl.lit("true"),
+            ).write_csv(include_header=False).encode()
             total += len(text)
             member.write(text)
 object.__setattr__(lake.objects[key], "zip", (root / "big.zip").read_bytes())
