@@ -6,7 +6,7 @@ Everything is read from the lake's tables and its ledger; the exchange is asked 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -35,12 +35,14 @@ from lakehouse_ray.model.venue import FREQS, Market, parse_market
 from lakehouse_ray.pipeline.asked_before import asked_of
 from lakehouse_ray.query.asked import Asked, wanted
 from lakehouse_ray.query.gaps import gaps_in
-from lakehouse_ray.query.pinned import Kind, Pinned
+from lakehouse_ray.query.pinned import Among, Kind, Pinned
+from lakehouse_ray.query.scan import quoted
 from lakehouse_ray.query.stream_gaps import stream_gaps
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.sources.binance.rest import REST_DATASETS
 from lakehouse_ray.sources.binance.rest_bars import SETTLED_US
 from lakehouse_ray.sources.binance.rest_contracts import metrics_from_us
+from lakehouse_ray.sources.binance.rest_requests import metrics_columns
 from lakehouse_ray.storage.ledger import read_object_log
 
 # Of what happens now the exchange's answers may lack some for so long.
@@ -200,6 +202,9 @@ def _plan_kind(
         holes = _without_files(writer, asked, kind, lives)
     else:
         holes = _holes(pinned, asked, kind, plan)
+    if kind.dataset.name == METRICS.name:
+        for symbol, span in _partial(pinned, asked, kind, now_us[market]):
+            holes.setdefault(symbol, []).append(span)
     before = _before(writer, kind, now_us[market])
     reach_us = _reach_us(kind)
     told: dict[str, list[TimeRange]] = {}
@@ -296,6 +301,30 @@ def _holes(pinned: Pinned, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str
         span = TimeRange(to_us(start) - reach_us, to_us(end) + reach_us)
         spans.setdefault(symbol, []).append(span)
     return spans
+
+
+def _partial(
+    pinned: Pinned, asked: Asked, kind: Kind, now_us: int
+) -> Iterator[tuple[str, TimeRange]]:
+    """Slots of metrics of which REST has told some cells and not yet others, as far back as it goes."""
+    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
+    assert isinstance(rhythm, Grid)
+    start_us = max(metrics_from_us(now_us), asked.start_us or 0)
+    end_us = _end_us(asked, now_us)
+    if start_us >= end_us:
+        return
+    where = Among(kind.equal, TimeRange(start_us, end_us), asked.symbols)
+    time = quoted(kind.dataset.time)
+    lacking = " OR ".join(
+        f"{quoted(name)} IS NULL" for name in metrics_columns(parse_market(kind.market))
+    )
+    query = (
+        f"SELECT DISTINCT symbol, epoch_us({time}) // {rhythm.step_us} AS slot "
+        f"FROM {kind.view.name} WHERE {where.sql(kind.table)} AND source = 'rest' AND ({lacking}) "
+        "ORDER BY ALL"
+    )
+    for symbol, slot in pinned.frame(query, kind.view, where).iter_rows():
+        yield symbol, TimeRange(slot * rhythm.step_us, (slot + 1) * rhythm.step_us)
 
 
 def _reach_us(kind: Kind) -> int:
