@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from support.live_lake import LiveLake
 
+from lakehouse_ray.cli.app import dispatch
 from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.pipeline.commits import open_committers
 from lakehouse_ray.pipeline.stream_commits import SegmentCommits, tables_of_capture
@@ -130,6 +131,38 @@ def test_series_without_numbers_and_those_never_heard_before_have_a_gap_as_long_
         {"dataset": "klines", **unknown, "a": first_us - 3_600_000_000},
         {"dataset": "trades", **unknown, "a": first_us},
     ]
+
+
+def test_gaps_of_captures_are_listed_with_what_became_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, folder = LiveLake(tmp_path / "home"), tmp_path / "spool"
+    spooled(folder, [*FIRST, trade(5), trade(900)])
+    take(lake, folder)
+
+    def gaps(*more: str) -> tuple[str, str]:
+        assert (
+            dispatch(["gaps", "--dataset", "trades", "--home", str(tmp_path / "home"), *more]) == 0
+        )
+        told = capsys.readouterr()
+        return told.out, told.err
+
+    (gap,) = json.loads(gaps("--captured", "--json")[0])["captured"]
+    assert (gap["symbol"], gap["interval"], gap["first_id"], gap["last_id"]) == (
+        "BTCUSDT", None, 2, 4,
+    )  # fmt: skip
+    assert (gap["missing"], gap["state"], gap["start"]) == (
+        3,
+        "open",
+        "2024-06-01T00:00:00.001000Z",
+    )
+    out, err = gaps("--captured", "--output", "csv")
+    assert len(out.splitlines()) == 2
+    assert "(captures of streams saw 1 gap: 1 open)" in err
+    # Trades of futures have no rhythm: who asks for their gaps is told where these are.
+    assert json.loads(gaps("--json")[0]) == {"gaps": [], "captured": {"open": 1}}
+    assert "saw 1 gap: 1 open; `lakehouse gaps --captured` lists them" in gaps()[1]
+    assert json.loads(gaps("--captured", "--json", "--symbols", "ETHUSDT")[0]) == {"captured": []}
 
 
 def test_segments_of_one_number_are_all_kept(tmp_path: Path) -> None:
