@@ -24,6 +24,7 @@ from lakehouse_ray.model.rhythm import Grid, Ids, Months, OwnHours, rhythm_of
 from lakehouse_ray.model.streams import StreamGap
 from lakehouse_ray.model.timespan import (
     DAY_US,
+    HOUR_US,
     SECOND_US,
     TimeRange,
     month_of,
@@ -47,6 +48,8 @@ from lakehouse_ray.storage.ledger import read_object_log
 
 # Of what happens now the exchange's answers may lack some for so long.
 _NOW_US = 5 * SECOND_US
+# On futures these are asked for an hour at a time until there is a row.
+_BY_HOUR = ("aggTrades", "trades")
 # Causes of gaps in which there is nothing to be had: nobody traded, or the symbol was not there.
 _NOTHING_THERE = ("no_trades", "not_listed", "delisted")
 # Reasons for which a series is left alone for a while.
@@ -108,12 +111,17 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
     plan.planned += plan_stream_gaps(due, now_us, writer.settings.update.unit_requests_max)
     for kind, lives in series:
         _plan_kind(writer, pinned, request, kind, wanted(lives, asked), now_us, plan, seen)
-    for market, dataset, interval, symbol in new:
+    spans: dict[tuple[Market, str], TimeRange] = {}
+    for market, _, _, symbol in new:
         assert asked.start_us is not None
         end_us = _end_us(asked, now_us[market] - _NOW_US)
-        plan.series += 1
         if asked.start_us < end_us:
-            span = TimeRange(asked.start_us, end_us)
+            spans[market, symbol] = TimeRange(asked.start_us, end_us)
+    if asked.dataset is not None and asked.dataset.name in _BY_HOUR:
+        spans = _since_the_first_bar(writer, account, spans)
+    for market, dataset, interval, symbol in new:
+        plan.series += 1
+        if (span := spans.get((market, symbol))) is not None:
             if (left := _still_had(dataset, span, now_us[market], plan)) is None:
                 continue
             fill = Fill(market, dataset.name, symbol, interval, left, now_us[market])
@@ -146,6 +154,30 @@ def exchange_times(
         try:
             rest = writer.rest(client, account)
             return {market: await rest.time_us(market) for market in sorted(markets)}
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
+def _since_the_first_bar(
+    writer: Writer, account: KeptBudget, spans: Mapping[tuple[Market, str], TimeRange]
+) -> dict[tuple[Market, str], TimeRange]:
+    """Ranges without what lies before a contract's first bar: futures are asked for trades hour by
+    hour, and years before the first one would be as many questions. As it was where nothing tells."""
+
+    async def ask() -> dict[tuple[Market, str], TimeRange]:
+        client = writer.rest_client()
+        found = dict(spans)
+        try:
+            rest = writer.rest(client, account)
+            for (market, symbol), span in spans.items():
+                if market == "spot" or span.end_us - span.start_us <= HOUR_US:
+                    continue
+                first_us = await rest.first_bar_us(market, symbol, span)
+                if first_us is not None and first_us < span.end_us:
+                    found[market, symbol] = TimeRange(first_us, span.end_us)
+            return found
         finally:
             await client.close()
 
