@@ -44,6 +44,8 @@ _LISTEN_S = 5.0
 _TELL_S = 60.0
 # The longest window, and time for whoever wrote to have ended.
 _USE_AGE_US = 10 * 60 * 1_000_000
+# A ban that is over is known for so long.
+_KEPT_AGE_US = 24 * 3600 * 1_000_000
 # A lake that is away is not tried at every request: the machine's own file knows all meanwhile.
 _AWAY_S = 30.0
 
@@ -208,6 +210,7 @@ class KeptBudget:
             "ended": ended,
             "spent": memory.spent,
             "blocked": memory.blocked,
+            "ahead_us": memory.ahead_us,
         }
 
     def _tell(self, document: dict[str, Any] | None) -> None:
@@ -229,12 +232,17 @@ class KeptBudget:
         now_us = self._clock.now_us()
         for path, document in self._others():
             memory = _memory(document)
-            if now_us - document["written_us"] <= _USE_AGE_US:
+            ahead_us = self._budget.ahead_us
+            shift_us = 0
+            if ahead_us is not None and memory.ahead_us is not None:
+                shift_us = ahead_us - memory.ahead_us
+            if now_us - document["written_us"] - shift_us <= _USE_AGE_US:
                 self._budget.remember(memory, 0.0 if document["ended"] else _SLACK_SHARE)
                 continue
             self._budget.remember(Memory({}, memory.blocked))
-            if all(until_us < now_us for until_us in memory.blocked.values()):
-                # It says nothing any more. Whoever it is of writes it again with its next grant.
+            if all(until_us + _KEPT_AGE_US < now_us for until_us in memory.blocked.values()):
+                # It says nothing any more, not even to a machine whose clock is far behind this one's.
+                # Whoever it is of writes it again with its next grant.
                 self._store.delete(path)
 
     def _heard(self) -> dict[str, int]:
@@ -254,7 +262,8 @@ class KeptBudget:
     def _blocks(self) -> dict[str, int]:
         blocked: dict[str, int] = {}
         for _, document in self._others():
-            for where, until_us in _memory(document).blocked.items():
+            memory = _memory(document).by_clock(self._budget.ahead_us)
+            for where, until_us in memory.blocked.items():
                 blocked[where] = max(until_us, blocked.get(where, 0))
         return blocked
 
@@ -336,4 +345,6 @@ def _memory(document: dict[str, Any]) -> Memory:
         }
         for market, names in document["spent"].items()
     }
-    return Memory(spent, {where: int(us) for where, us in document["blocked"].items()})
+    blocked = {where: int(us) for where, us in document["blocked"].items()}
+    ahead_us = document.get("ahead_us")
+    return Memory(spent, blocked, None if ahead_us is None else int(ahead_us))

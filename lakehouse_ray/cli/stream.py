@@ -136,6 +136,11 @@ def _lines(report: CaptureReport) -> list[str]:
     if tally.refused:
         lines.append(f"  refused      {tally.refused:,} frames; `lakehouse sql` says why:")
         lines.append('    lakehouse sql "select * from silver.quarantine"')
+    if tally.set_aside:
+        lines.append(
+            f"  SET ASIDE    {tally.set_aside:,} segments, of which no rows could be made; "
+            "docs/stream.md says what becomes of them"
+        )
     if status.lost:
         lines.append(f"  LOST         {status.lost:,} frames, because the spool had no room")
     return lines

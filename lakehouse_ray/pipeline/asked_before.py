@@ -18,9 +18,10 @@ def settled_part(fill: Fill, rows: Rows, again_us: int) -> Fill | None:
     """Return the part of an answered fill that is not to be asked for again; None: there is none.
 
     Of what has just happened an exchange may have nothing to tell yet, or for a while. So ranges
-    without a row are left that were younger than `again_us` when they were asked for.
+    without a row, or with one that lacks cells, are left that were younger than `again_us` when they
+    were asked for.
     """
-    silences = list(rows.absent)
+    silences = [*rows.absent, *rows.partial]
     if rows.silent_us is not None and rows.silent_us < fill.span.end_us:
         silences.append(TimeRange(rows.silent_us, fill.span.end_us))
     recent_us = fill.asked_us - again_us

@@ -148,13 +148,13 @@ def build_series(
     symbols: Empty: all. Those of which nothing is made are passed over; None where that leaves none.
     """
     scope = BuildScope(markets)
-    if symbols:
-        plans = plan_build(writer, BuildRequest(scope=scope))
-        known = {symbol for plan in plans for symbol in plan.symbols}
-        scope = BuildScope(markets, tuple(symbol for symbol in symbols if symbol in known))
-        if not scope.symbols:
-            return None
     try:
+        if symbols:
+            plans = plan_build(writer, BuildRequest(scope=scope))
+            known = {symbol for plan in plans for symbol in plan.symbols}
+            scope = BuildScope(markets, tuple(symbol for symbol in symbols if symbol in known))
+            if not scope.symbols:
+                return None
         return build(writer, BuildRequest(scope=scope), observer)
     except NotFoundError:
         return None

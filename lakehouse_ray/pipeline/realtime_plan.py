@@ -6,7 +6,7 @@ Everything is read from the lake's tables and its ledger; the exchange is asked 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -24,6 +24,7 @@ from lakehouse_ray.model.rhythm import Grid, Ids, Months, OwnHours, rhythm_of
 from lakehouse_ray.model.streams import StreamGap
 from lakehouse_ray.model.timespan import (
     DAY_US,
+    HOUR_US,
     SECOND_US,
     TimeRange,
     month_of,
@@ -35,16 +36,20 @@ from lakehouse_ray.model.venue import FREQS, Market, parse_market
 from lakehouse_ray.pipeline.asked_before import asked_of
 from lakehouse_ray.query.asked import Asked, wanted
 from lakehouse_ray.query.gaps import gaps_in
-from lakehouse_ray.query.pinned import Kind, Pinned
+from lakehouse_ray.query.pinned import Among, Kind, Pinned
+from lakehouse_ray.query.scan import quoted
 from lakehouse_ray.query.stream_gaps import stream_gaps
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.sources.binance.rest import REST_DATASETS
 from lakehouse_ray.sources.binance.rest_bars import SETTLED_US
 from lakehouse_ray.sources.binance.rest_contracts import metrics_from_us
+from lakehouse_ray.sources.binance.rest_requests import metrics_columns
 from lakehouse_ray.storage.ledger import read_object_log
 
 # Of what happens now the exchange's answers may lack some for so long.
 _NOW_US = 5 * SECOND_US
+# On futures these are asked for an hour at a time until there is a row.
+_BY_HOUR = ("aggTrades", "trades")
 # Causes of gaps in which there is nothing to be had: nobody traded, or the symbol was not there.
 _NOTHING_THERE = ("no_trades", "not_listed", "delisted")
 # Reasons for which a series is left alone for a while.
@@ -106,12 +111,17 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
     plan.planned += plan_stream_gaps(due, now_us, writer.settings.update.unit_requests_max)
     for kind, lives in series:
         _plan_kind(writer, pinned, request, kind, wanted(lives, asked), now_us, plan, seen)
-    for market, dataset, interval, symbol in new:
+    spans: dict[tuple[Market, str], TimeRange] = {}
+    for market, _, _, symbol in new:
         assert asked.start_us is not None
         end_us = _end_us(asked, now_us[market] - _NOW_US)
-        plan.series += 1
         if asked.start_us < end_us:
-            span = TimeRange(asked.start_us, end_us)
+            spans[market, symbol] = TimeRange(asked.start_us, end_us)
+    if asked.dataset is not None and asked.dataset.name in _BY_HOUR:
+        spans = _since_the_first_bar(writer, account, spans)
+    for market, dataset, interval, symbol in new:
+        plan.series += 1
+        if (span := spans.get((market, symbol))) is not None:
             if (left := _still_had(dataset, span, now_us[market], plan)) is None:
                 continue
             fill = Fill(market, dataset.name, symbol, interval, left, now_us[market])
@@ -144,6 +154,30 @@ def exchange_times(
         try:
             rest = writer.rest(client, account)
             return {market: await rest.time_us(market) for market in sorted(markets)}
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
+def _since_the_first_bar(
+    writer: Writer, account: KeptBudget, spans: Mapping[tuple[Market, str], TimeRange]
+) -> dict[tuple[Market, str], TimeRange]:
+    """Ranges without what lies before a contract's first bar: futures are asked for trades hour by
+    hour, and years before the first one would be as many questions. As it was where nothing tells."""
+
+    async def ask() -> dict[tuple[Market, str], TimeRange]:
+        client = writer.rest_client()
+        found = dict(spans)
+        try:
+            rest = writer.rest(client, account)
+            for (market, symbol), span in spans.items():
+                if market == "spot" or span.end_us - span.start_us <= HOUR_US:
+                    continue
+                first_us = await rest.first_bar_us(market, symbol, span)
+                if first_us is not None and first_us < span.end_us:
+                    found[market, symbol] = TimeRange(first_us, span.end_us)
+            return found
         finally:
             await client.close()
 
@@ -200,6 +234,9 @@ def _plan_kind(
         holes = _without_files(writer, asked, kind, lives)
     else:
         holes = _holes(pinned, asked, kind, plan)
+    if kind.dataset.name == METRICS.name:
+        for symbol, span in _partial(pinned, asked, kind, now_us[market]):
+            holes.setdefault(symbol, []).append(span)
     before = _before(writer, kind, now_us[market])
     reach_us = _reach_us(kind)
     told: dict[str, list[TimeRange]] = {}
@@ -296,6 +333,30 @@ def _holes(pinned: Pinned, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str
         span = TimeRange(to_us(start) - reach_us, to_us(end) + reach_us)
         spans.setdefault(symbol, []).append(span)
     return spans
+
+
+def _partial(
+    pinned: Pinned, asked: Asked, kind: Kind, now_us: int
+) -> Iterator[tuple[str, TimeRange]]:
+    """Slots of metrics of which REST has told some cells and not yet others, as far back as it goes."""
+    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
+    assert isinstance(rhythm, Grid)
+    start_us = max(metrics_from_us(now_us), asked.start_us or 0)
+    end_us = _end_us(asked, now_us)
+    if start_us >= end_us:
+        return
+    where = Among(kind.equal, TimeRange(start_us, end_us), asked.symbols)
+    time = quoted(kind.dataset.time)
+    lacking = " OR ".join(
+        f"{quoted(name)} IS NULL" for name in metrics_columns(parse_market(kind.market))
+    )
+    query = (
+        f"SELECT DISTINCT symbol, epoch_us({time}) // {rhythm.step_us} AS slot "
+        f"FROM {kind.view.name} WHERE {where.sql(kind.table)} AND source = 'rest' AND ({lacking}) "
+        "ORDER BY ALL"
+    )
+    for symbol, slot in pinned.frame(query, kind.view, where).iter_rows():
+        yield symbol, TimeRange(slot * rhythm.step_us, (slot + 1) * rhythm.step_us)
 
 
 def _reach_us(kind: Kind) -> int:

@@ -54,7 +54,8 @@ def new_run_id(clock: Clock) -> str:
 
 
 def dry_run(writer: Writer, request: UpdateRequest, account: KeptBudget | None = None) -> FillPlan:
-    """Say what is missing and what it takes. Asks the exchange for its time alone."""
+    """Say what is missing and what it takes. Asks the exchange for its time, and of futures whose trades
+    are new for their first bar."""
     if account is not None:
         return plan_update(writer, request, account)
     own = writer.budget()

@@ -26,6 +26,7 @@ from lakehouse_ray.model.venue import Market
 from lakehouse_ray.pipeline.commits import Committers
 from lakehouse_ray.pipeline.hot_rows import HotWriter, hot_tables_of
 from lakehouse_ray.pipeline.stream_state import WorkerState, save_state
+from lakehouse_ray.silver.stream_aside import REASON
 from lakehouse_ray.silver.stream_segment import CaptureState, SegmentWork
 from lakehouse_ray.sources.binance.streams.decode import VERSION
 from lakehouse_ray.sources.binance.streams.names import Stream
@@ -54,6 +55,7 @@ class CaptureTally:
     losses: int = 0
     bronze_bytes: int = 0
     last_received_us: int = 0
+    set_aside: int = 0
 
 
 def tables_of_capture(streams: Iterable[Stream]) -> tuple[Table, ...]:
@@ -166,7 +168,9 @@ class SegmentCommits:
                 "dataset": STREAMS,
                 "symbol": refusal.symbol,
                 "source": "stream",
-                "source_key": f"stream/{self._market}",
+                # The whole object is named as the ledger names it.
+                "source_key": f"stream/{self._market}"
+                + (f"/{STREAMS}" if refusal.line is None else ""),
                 "source_version": work.version,
                 "line": refusal.line,
                 "reason": refusal.reason,
@@ -198,7 +202,9 @@ class SegmentCommits:
             "sha256": work.sha256,
             "version": work.version,
             "path": path,
-            "state": "received",
+            "state": "quarantined" if work.set_aside else "received",
+            "reason": REASON if work.set_aside else None,
+            "detail": work.set_aside or None,
             "rows": rows,
             "rows_quarantined": work.refused,
             "decoder_version": VERSION,
@@ -233,6 +239,7 @@ class SegmentCommits:
         tally.losses += len(work.losses)
         tally.bronze_bytes += len(work.body)
         tally.last_received_us = work.received_us
+        tally.set_aside += bool(work.set_aside)
 
 
 def _named(work: SegmentWork) -> str:

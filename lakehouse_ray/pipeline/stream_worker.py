@@ -32,7 +32,7 @@ from lakehouse_ray.pipeline.stream_commits import (
     SegmentCommits,
     tables_of_capture,
 )
-from lakehouse_ray.pipeline.stream_committing import Committing
+from lakehouse_ray.pipeline.stream_committing import Committing, header_streams
 from lakehouse_ray.pipeline.stream_state import inherit_series, load_state
 from lakehouse_ray.runtime.collection import RareCollection
 from lakehouse_ray.silver.stream_frames import SNAPSHOT
@@ -148,7 +148,8 @@ def _recover(task: CaptureTask) -> CaptureTally:
     names: dict[str, None] = {}
     for _, path in found:
         try:
-            names |= dict.fromkeys(json.loads(read_segment(path).header)["streams"])
+            header = read_segment(path).header
+            names |= dict.fromkeys(stream.name for stream in header_streams(header))
         except BadDataError:
             continue
     if not found and not load_state(task.folder).unlogged:

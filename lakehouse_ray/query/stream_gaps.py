@@ -8,11 +8,18 @@ from itertools import groupby
 import polars as pl
 
 from lakehouse_ray.model.datasets.registry import DATASETS
-from lakehouse_ray.model.streams import FILLED_BY_REST, STREAM_GAP_STATES, GapState, StreamGap
+from lakehouse_ray.model.streams import (
+    FILLED_BY_REST,
+    GAP_STATES,
+    STREAM_GAP_STATES,
+    GapState,
+    StreamGap,
+)
 from lakehouse_ray.model.timespan import DAY_US, SECOND_US, TimeRange, to_us
 from lakehouse_ray.model.venue import parse_market
 from lakehouse_ray.query.asked import Asked
-from lakehouse_ray.query.pinned import SYMBOLS_MAX, Among, Kind, Pinned
+from lakehouse_ray.query.pinned import SYMBOLS_MAX, Among, Kind, Pinned, Readable
+from lakehouse_ray.query.pins import AsOf
 from lakehouse_ray.query.scan import Where, quoted, text, timestamp
 from lakehouse_ray.query.views import VIEWS
 
@@ -20,6 +27,10 @@ _VIEW = VIEWS["silver.stream_gaps"]
 # Gaps whose rows are counted together: their ranges lie within so long, so that few files are read.
 _TOGETHER_US = DAY_US
 _TOGETHER_MAX = 200
+_SHOWN = (
+    "market", "dataset", "symbol", "interval", "start_time", "end_time", "first_id", "last_id",
+    "missing", "state", "missing_left", "detail",
+)  # fmt: skip
 _COUNTS = pl.Schema({"number": pl.Int64(), "rows": pl.Int64(), "sources": pl.String()})
 
 
@@ -28,6 +39,15 @@ def stream_gaps(pinned: Pinned, asked: Asked, states: Sequence[GapState]) -> lis
 
     A range takes those that reach into it.
     """
+    return [_gap(row) for row in _found(pinned, asked, states, "*").iter_rows(named=True)]
+
+
+def captured_gaps(lake: Readable, asked: Asked, as_of: AsOf = None) -> pl.DataFrame:
+    """The same in any state, as rows for people: what captures have missed and what became of it."""
+    return _found(Pinned(lake, (_VIEW,), as_of), asked, GAP_STATES, ", ".join(map(quoted, _SHOWN)))
+
+
+def _found(pinned: Pinned, asked: Asked, states: Sequence[GapState], columns: str) -> pl.DataFrame:
     equal = {
         name: value
         for name, value in (
@@ -47,10 +67,10 @@ def stream_gaps(pinned: Pinned, asked: Asked, states: Sequence[GapState]) -> lis
     if asked.end_us is not None:
         conditions.append(f"start_time < {timestamp(asked.end_us)}")
     query = (
-        f"SELECT * FROM {_VIEW.name} WHERE {' AND '.join(conditions)} "
+        f"SELECT {columns} FROM {_VIEW.name} WHERE {' AND '.join(conditions)} "
         'ORDER BY market, dataset, symbol, "interval", start_time, first_id'
     )
-    return [_gap(row) for row in pinned.frame(query, _VIEW, Where(equal)).iter_rows(named=True)]
+    return pinned.frame(query, _VIEW, Where(equal))
 
 
 def states_told(pinned: Pinned, run_id: str) -> dict[GapState, int]:

@@ -41,7 +41,7 @@ class Books:
     levels: That are kept in rows. every_us: How often, by the time of the changes.
     """
 
-    def __init__(self, market: Market, *, levels: int, every_us: int) -> None:
+    def __init__(self, market: Market, levels: int, every_us: int) -> None:
         self._market = market
         self._levels = levels
         self._every_us = every_us

@@ -156,6 +156,9 @@ def _read(
             told = part.events["interval"] if kind == "kline" else None
             if told is None or told.equals(intervals.gather(codes[some])):
                 ahead = times_of(kind, part.events) > part.received_us + _AHEAD_MAX_US
+                if kind == "depth":
+                    # One that ends before it begins is refused by itself.
+                    ahead |= (part.events["before"] >= part.events["last"]).to_numpy()
                 others.append(some[ahead])
                 parts.append(part[~ahead] if ahead.any() else part)
                 return

@@ -63,11 +63,11 @@ class CaptureState:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A frame that was refused. line: Its record in the object, from 1."""
+    """A frame that was refused. line: Its record in the object, from 1; None: all of them."""
 
     symbol: str
     dataset: str
-    line: int
+    line: int | None
     reason: str
     detail: str
     raw: str
@@ -78,7 +78,7 @@ class SegmentWork:
     """What a segment says.
 
     body: What bronze keeps: gzip of all records as text. rows: By data set; all columns but flags.
-    counts: Rows of each data set, by its name. last_event_us: The latest time of any row.
+    set_aside: Why no rows could be made of it; empty: they could.
     """
 
     number: int
@@ -96,6 +96,7 @@ class SegmentWork:
     passed: int = 0
     losses: list[str] = field(default_factory=list)
     snapshots_wanted: list[str] = field(default_factory=list)
+    set_aside: str = ""
 
 
 def work_segment(

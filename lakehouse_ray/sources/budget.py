@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lakehouse_ray.clock import Clock
@@ -35,6 +35,10 @@ _POLL_S = 0.1
 _MINUTE_S = 60.0
 # An answer of just after the minute may still count the minute before it.
 _MINUTE_EDGE_S = 2.0
+# The exchange tells its time in whole seconds: machines that differ by less are taken for alike, and
+# one that differs by more waits so much longer. Of an answer that took longer nothing is learned.
+_CLOCK_US = 2_000_000
+_CLOCK_TRIP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,30 @@ class Memory:
 
     spent: Of each market and limit, when what ended.
     blocked: Until when a market, or everything, is to be left alone.
+    ahead_us: How far this machine's clock is ahead of the exchange's; None: not known.
     """
 
     spent: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]] = field(default_factory=dict)
     blocked: Mapping[str, int] = field(default_factory=dict)
+    ahead_us: int | None = None
+
+    def by_clock(self, ahead_us: int | None) -> Memory:
+        """The same in times of a machine whose clock is so far ahead; as far as that is known."""
+        if ahead_us is None or self.ahead_us is None or abs(ahead_us - self.ahead_us) < _CLOCK_US:
+            return self
+        shift_us = ahead_us - self.ahead_us + _CLOCK_US
+        return replace(
+            self,
+            spent={
+                market: {
+                    name: [(at_us + shift_us, amount) for at_us, amount in entries]
+                    for name, entries in names.items()
+                }
+                for market, names in self.spent.items()
+            },
+            blocked={where: until_us + shift_us for where, until_us in self.blocked.items()},
+            ahead_us=ahead_us,
+        )
 
 
 @dataclass(frozen=True)
@@ -180,6 +204,8 @@ class Budget:
         # Weight that was settled lately, from when to when it may have arrived.
         self._settled: dict[str, deque[tuple[float, float, int]]] = {m: deque() for m in limits}
         self._foreign: dict[str, deque[tuple[float, int]]] = {m: deque() for m in limits}
+        # How far this machine's clock is ahead of the exchange's, as its answers have told.
+        self.ahead_us: int | None = None
 
     def ask(self, ticket: str, market: Market, costs: Mapping[str, int]) -> Grant:
         """Ask to send one request.
@@ -236,6 +262,8 @@ class Budget:
         unknown = charge is None and bool(costs)
         if charge is not None:
             self._end(charge, now_s)
+            if seen.server_us is not None and now_s - charge.since_s < _CLOCK_TRIP_S:
+                self.ahead_us = self._clock.now_us() - seen.server_us
             if seen.used_weight is not None:
                 self._learn(charge, seen, now_s)
         elif costs:
@@ -279,7 +307,8 @@ class Budget:
                     found.append((now_us, window.under_way))
                 if found:
                     spent.setdefault(market, {})[name] = found
-        return Memory(spent, {where: wall(until_s) for where, until_s in self._blocked.items()})
+        blocked = {where: wall(until_s) for where, until_s in self._blocked.items()}
+        return Memory(spent, blocked, self.ahead_us)
 
     def remember(self, memory: Memory, slack_share: float = 0.0) -> None:
         """Take over what an earlier process knew.
@@ -288,6 +317,7 @@ class Budget:
 
         Times in the future, of a clock that was put back, count as now.
         """
+        memory = memory.by_clock(self.ahead_us)
         now_s = self._tidy()
         now_us = self._clock.now_us()
         for market, names in memory.spent.items():
@@ -333,6 +363,7 @@ class Budget:
             "blocked": dict(self._blocked),
             "settled": {market: list(found) for market, found in self._settled.items()},
             "foreign": {market: list(found) for market, found in self._foreign.items()},
+            "ahead_us": self.ahead_us,
         }
 
     def go_on_from(self, state: Mapping[str, Any]) -> None:
@@ -361,6 +392,8 @@ class Budget:
                 (at_s, amount) for at_s, amount in state["foreign"].get(market, ())
             )
         self._blocked = {where: float(until_s) for where, until_s in state["blocked"].items()}
+        ahead_us = state.get("ahead_us")
+        self.ahead_us = None if ahead_us is None else int(ahead_us)
 
     def _tidy(self) -> float:
         """Bring everything to now; return it."""

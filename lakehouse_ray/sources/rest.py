@@ -46,6 +46,7 @@ class Rows:
     bad: Records that were refused.
     left_open: Bars that were not over yet, and payments whose interval is not known yet.
     absent: Ranges of which the exchange said, asked twice, that it has nothing.
+    partial: Ranges of a row each of which the exchange told some cells and not others.
     silent_us: Of rows that come when something happens: since when, asked twice, it told of none to
         the end of the span. None: it told of one past the end.
     notes: What the exchange does not tell, in words.
@@ -56,6 +57,7 @@ class Rows:
     bad: list[BadRecord] = field(default_factory=list)
     left_open: int = 0
     absent: list[TimeRange] = field(default_factory=list)
+    partial: list[TimeRange] = field(default_factory=list)
     silent_us: int | None = None
     notes: list[str] = field(default_factory=list)
     holes_asked: int = 0

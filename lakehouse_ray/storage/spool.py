@@ -233,6 +233,29 @@ def read_segment(path: Path) -> Segment:
     return Segment(int(match[1]), header, _records(heads, bodies), len(data) - place)
 
 
+def keep_bad(path: Path) -> Path:
+    """Keep a segment beside the others as `<number>.bad`, which nobody reads or deletes.
+
+    Safe to repeat. Takes no room on the disk: it is another name of the same file.
+    """
+    kept, count = path.with_suffix(".bad"), 1
+    while True:
+        try:
+            os.link(path, kept)
+        except FileExistsError:
+            if not kept.samefile(path):
+                # Another one had this number: one that was unreadable, or the state was lost.
+                count += 1
+                kept = path.with_name(f"{path.stem}-{count}.bad")
+                continue
+        return kept
+
+
+def count_bad(folder: Path) -> int:
+    """How many segments are kept as bad in a folder."""
+    return len(list(folder.glob("*.bad")))
+
+
 def _spell(
     times: list[int], connections: list[int], kinds: list[int], frames: list[bytes]
 ) -> bytes:

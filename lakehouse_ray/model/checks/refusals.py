@@ -48,6 +48,10 @@ OBJECT_REFUSALS = (
     _reject(
         "SPOOL_CORRUPT", "A file of frames that wait for their commit is not what was written."
     ),
+    _reject(
+        "SEGMENT_SET_ASIDE",
+        "No rows could be made of a segment of captured frames, by a fault of this program; its bytes are kept.",
+    ),
     _reject("NOT_EXCHANGE_INFO", "The answer is no exchangeInfo: no JSON with a list of symbols."),
 )
 

@@ -82,8 +82,18 @@ def metrics_pages(fill: Fill, rows: Rows) -> Pages:
         frame, bad = read_rows(METRICS, MetricsRecord, list(samples.values()), fill.symbol, page)
         rows.bad += bad
         rows.frames.append(frame)
+        rows.partial += _partial(frame, ask.metrics_columns(fill.market))
         if not samples:
             rows.absent.append(page)
+
+
+def _partial(frame: pl.DataFrame, columns: tuple[str, ...]) -> list[TimeRange]:
+    """The slots of samples that lack a cell."""
+    lacking = frame.filter(pl.any_horizontal(pl.col(columns).is_null()))
+    return [
+        TimeRange(us // _SAMPLE_US * _SAMPLE_US, (us // _SAMPLE_US + 1) * _SAMPLE_US)
+        for us in lacking["create_time"].dt.epoch("us").to_list()
+    ]
 
 
 def metrics_from_us(now_us: int) -> int:

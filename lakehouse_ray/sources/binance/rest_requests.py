@@ -43,6 +43,10 @@ METRICS_ROUTES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("globalLongShortAccountRatio", (("longShortRatio", "count_long_short_ratio"),)),
     ("takerlongshortRatio", (("buySellRatio", "sum_taker_long_short_vol_ratio"),)),
 )  # fmt: skip
+# Columns of cells that stay as the exchange spells them until they are read.
+_SPELLED = {
+    "sumOpenInterest": "sum_open_interest", "sumOpenInterestValue": "sum_open_interest_value",
+}  # fmt: skip
 # COIN-M tells takers' volumes, not their ratio as the files have it.
 _NOT_OF_CM = ("takerlongshortRatio",)
 
@@ -139,6 +143,13 @@ def metrics(market: Market, route: str, symbol: str, start_us: int, end_us: int)
     )  # fmt: skip
     costs = {STATISTICS: 1} if market == "um" else {STATISTICS: 1, WEIGHT: 1}
     return Request(market, f"futures/data/{route}", _texts(params), costs)
+
+
+def metrics_columns(market: Market) -> tuple[str, ...]:
+    """Columns of metrics that a market tells."""
+    told = (cells for route, cells in METRICS_ROUTES if market != "cm" or route not in _NOT_OF_CM)
+    names = (column for cells in told for _, column in cells)
+    return tuple(_SPELLED.get(name, name) for name in names)
 
 
 def book(market: Market, symbol: str, levels: int) -> Request:

@@ -73,6 +73,44 @@ def test_a_ban_is_heard_of_by_processes_that_run(tmp_path: Path, clock: TickingC
     assert other.ask("c", "spot", {"weight": 1}).granted
 
 
+@pytest.mark.parametrize("minutes", [7, -7])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_machine_whose_clock_is_wrong_honours_a_ban_that_another_was_told(
+    tmp_path: Path, minutes: int, restarted: bool
+) -> None:
+    """As the exchange counts it: both know by its answers how far their own clocks are off."""
+    right = TickingClock(1_700_000_000_000_000)
+    wrong = TickingClock(1_700_000_000_000_000 + minutes * 60_000_000)
+    home = tmp_path / "wrong"
+    store = LocalStore(tmp_path / "lake")
+    banned = shared(tmp_path / "right", right, store)
+    other = shared(home, wrong, store)
+    assert other.ask("a", "um", {"weight": 1}).granted
+    other.settle("a", "um", Seen(server_us=right.now))
+    assert banned.ask("b", "um", {"weight": 1}).granted
+    banned.settle("b", "um", Seen(server_us=right.now, quiet_s=300.0, banned=True))
+    if restarted:
+        other.close()
+        other = shared(home, wrong, store)
+    for clock in (right, wrong):
+        clock.sleep(290.0)
+    assert not other.ask("c", "spot", {"weight": 1}).granted
+    for clock in (right, wrong):
+        clock.sleep(13.0)
+    assert other.ask("d", "spot", {"weight": 1}).granted
+
+
+def test_a_clock_that_is_ahead_takes_no_ban_from_the_others(tmp_path: Path) -> None:
+    right = TickingClock(1_700_000_000_000_000)
+    banned = account(tmp_path, right)
+    assert banned.ask("a", "um", {"weight": 1}).granted
+    banned.settle("a", "um", Seen(quiet_s=300.0, banned=True))
+    # It has never asked the exchange: nobody can tell it how wrong it is.
+    account(tmp_path, TickingClock(right.now + 3_600_000_000))
+    right.sleep(10.0)
+    assert not account(tmp_path, right).ask("b", "um", {"weight": 1}).granted
+
+
 def test_a_successor_grants_nothing_twice_within_the_minute(
     tmp_path: Path, clock: TickingClock
 ) -> None:

@@ -74,6 +74,12 @@ def test_what_is_absent_is_settled_once_it_is_a_day_old() -> None:
     assert settled("aggTrades", None, Rows(absent=[whole])) == span(
         "2026-04-01", "2026-04-19T12:34:56"
     )
+    # As are cells that a row lacks.
+    lacking = span("2026-04-20T11:00", "2026-04-20T11:05")
+    assert settled("metrics", None, Rows(partial=[old])) == whole
+    assert settled("metrics", None, Rows(partial=[old, lacking])) == TimeRange(
+        whole.start_us, lacking.start_us
+    )
     silent_us = parse_time("2026-04-20T11:59")
     assert settled("aggTrades", None, Rows(silent_us=silent_us)) == TimeRange(
         whole.start_us, silent_us

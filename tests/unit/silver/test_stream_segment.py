@@ -234,6 +234,25 @@ def test_malformed_frames_are_refused_with_their_record_and_the_rest_flows_on() 
     assert work.refusals[0].raw == "<html>�"
 
 
+def test_a_change_of_a_book_that_ends_before_it_begins_is_refused() -> None:
+    """Also as the last message of all, with nothing behind it that could end the gap before it."""
+    frame = (
+        b'{"stream":"ethusdt@depth@0ms","data":{"e":"depthUpdate","E":1700000000000,'
+        b'"T":1700000000000,"s":"ETHUSDT","U":%d,"u":%d,"pu":%d,"b":[],"a":[]}}'
+    )
+    numbers = [(11, 20, 10), (31, 20, 30), (21, 30, 20), (51, 40, 50), (51, 50, 50)]
+    records = [
+        Record(1_700_000_000_000_000 + n, 0, FRAME, frame % told) for n, told in enumerate(numbers)
+    ]
+    (work,), state = capture("um", ["ethusdt@depth@0ms"], [ending(records)])
+    assert [(one.line, one.reason) for one in work.refusals] == [
+        (2, "UNTYPED_CELL"),
+        (4, "UNTYPED_CELL"),
+        (5, "UNTYPED_CELL"),
+    ]
+    assert (work.gaps, state.series["ethusdt@depth@0ms"].last) == ([], 30)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_few_bad_frames_among_thousands_cost_no_other_its_row(seed: int) -> None:
     """Wherever they stand: frames are read many at once, and looked at singly where that fails."""

@@ -299,6 +299,7 @@ def test_metrics_are_joined_from_their_routes() -> None:
     assert row["sum_open_interest"] == 10.5
     assert row["count_long_short_ratio"] == 1.25
     assert row["sum_taker_long_short_vol_ratio"] is None
+    assert [one.start_us // 1000 for one in rows.partial] == [at_ms - at_ms % 300_000]
     assert rows.notes  # it goes back 30 days
     assert all(
         int(dict(r.params)["startTime"]) > (NOW_US - 30 * 24 * HOUR_US) // 1000 for r in asked

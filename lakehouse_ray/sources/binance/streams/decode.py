@@ -236,6 +236,11 @@ def _checked(stream: Stream, event: Event) -> Message:
         raise BadDataError("WRONG_SYMBOL", f"{stream.name} says it is of {event.s!r}")
     if isinstance(event, Kline) and _interval(event) != stream.interval:
         raise BadDataError("WRONG_SYMBOL", f"{stream.name} says its interval is {event.k.i!r}")
+    if isinstance(event, Depth):
+        before = event.U - 1 if event.pu is None else event.pu
+        if before >= event.u:
+            said = f"changes up to {event.u} that follow {before}"
+            raise BadDataError("UNTYPED_CELL", f"{stream.name} says it has {said}")
     return Message(stream, event)
 
 
