@@ -13,6 +13,7 @@ from lakehouse_ray.cli import endings
 from lakehouse_ray.cli.again import DONE, run_again
 from lakehouse_ray.cli.options import DebugOption, HomeOption, JsonOption, QuietOption, settings_of
 from lakehouse_ray.cli.quality_words import count
+from lakehouse_ray.pipeline.refetching import Refetched
 from lakehouse_ray.pipeline.repairing import Repair, RepairReport
 from lakehouse_ray.pipeline.repairing import repair as repair_lake
 
@@ -23,6 +24,13 @@ def repair(
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    from_archive: Annotated[
+        bool,
+        typer.Option(
+            "--from-archive",
+            help="First fetch raw objects that bronze has lost, where the archive still has the same.",
+        ),
     ] = False,
     home: HomeOption = "",
     json_: JsonOption = False,
@@ -37,7 +45,7 @@ def repair(
     Example: lakehouse repair --dry-run
     """
     writer = Writer(settings_of(home=home))
-    report = repair_lake(writer, deep=deep, dry_run=dry_run)
+    report = repair_lake(writer, deep=deep, dry_run=dry_run, from_archive=from_archive)
     if not json_:
         typer.echo("\n".join(_lines(report)))
     codes: dict[str, int] = {}
@@ -48,6 +56,7 @@ def repair(
     elif codes:
         typer.echo("\n".join(_ended(command, code) for command, code in codes.items()))
     whole = all(one.mended for one in report.repairs) and not (dry_run and report.repairs)
+    whole = whole and (report.raw is None or report.raw.lost == report.raw.fetched)
     return endings.OK if whole and set(codes.values()) <= set(DONE) else endings.PARTIAL
 
 
@@ -59,11 +68,24 @@ def _ended(command: str, code: int) -> str:
 
 def _lines(report: RepairReport) -> list[str]:
     lines = [f"looked at {count(report.tables, 'table')}"]
+    if report.raw is not None:
+        lines += _raw(report.raw, report.dry_run)
     for one in report.repairs:
         lines += _told(one, report.dry_run)
     if not report.repairs:
         lines.append("no data file is lost")
     return lines
+
+
+def _raw(raw: Refetched, dry_run: bool) -> list[str]:
+    if not raw.lost:
+        return ["no raw object of the archive is lost"]
+    lines = [f"bronze: {count(len(raw.lost), 'raw object')} lost"]
+    lines += [f"    {path}" for path in raw.lost[:5]]
+    if dry_run:
+        return [*lines, "  would be fetched again from the archive"]
+    lines.append(f"  {len(raw.fetched):,} fetched again from the archive")
+    return lines + [f"  NOT FETCHED: {path}: {why}" for path, why in [*raw.refused.items()][:5]]
 
 
 def _told(one: Repair, dry_run: bool) -> list[str]:

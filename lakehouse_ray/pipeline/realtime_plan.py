@@ -200,8 +200,7 @@ def _not_stored(
     new = [symbol for symbol in asked.symbols if symbol not in known]
     if not new:
         return []
-    told = asked.market is not None and asked.dataset is not None and asked.start_us is not None
-    if not told or (asked.dataset is not None and asked.dataset.bars and not asked.interval):
+    if not _told(asked):
         raise NotFoundError(
             f"there is no {new[0]} in {str(asked) or 'the lake'}",
             "to fill a symbol that is not stored, give --market, --dataset, --interval and --start",
@@ -256,6 +255,8 @@ def _plan_kind(
         rows_a_day = rows / max(1 / 24, (last_us - first_us) / DAY_US)
         gaps = list(joined(holes.get(symbol, ()), kind.interval))
         wanted_spans = [("gap", span) for span in gaps]
+        if (head := _head(kind, first_us, asked)) is not None:
+            wanted_spans.append(("gap", head))
         if tail is not None:
             # Gaps go on to the end of what is asked for, where that is told.
             wanted_spans += [("tail", span) for span in minus(tail, gaps)]
@@ -319,6 +320,8 @@ def _holes(pinned: Pinned, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str
     except NotFoundError:  # none of the symbols asked for is of this kind
         return {}
     known = known_outages(found, kind.market).select("start_time", "end_time").unique()
+    if _headed(asked):
+        found = found.filter(pl.col("cause") != "not_listed")
     nothing = found.filter(pl.col("cause").is_in(_NOTHING_THERE))
     left = found.filter(~pl.col("cause").is_in(_NOTHING_THERE))
     outages = left.join(known, on=["start_time", "end_time"], how="semi")
@@ -387,6 +390,33 @@ def _before(writer: Writer, kind: Kind, now_us: int) -> dict[str, _Before]:
 def _lasts(told_us: int, now_us: int, lasting_us: float) -> bool:
     """Whether a refusal still holds. One of far in the future is of a clock that was ahead."""
     return abs(now_us - told_us) < lasting_us
+
+
+def _head(kind: Kind, first_us: int, asked: Asked) -> TimeRange | None:
+    """From where a series was asked for by name to its first row.
+
+    A run that fills a symbol from --start on may have ended before it had the first ranges, while it
+    has later ones: the same command has to go on with them.
+    """
+    if not _headed(asked):
+        return None
+    assert asked.start_us is not None
+    end_us = first_us + _reach_us(kind)
+    if asked.end_us is not None:
+        end_us = min(end_us, asked.end_us)
+    return TimeRange(asked.start_us, end_us) if asked.start_us < first_us else None
+
+
+def _headed(asked: Asked) -> bool:
+    """Whether the rows before the first stored one are asked for."""
+    return bool(asked.symbols) and _told(asked)
+
+
+def _told(asked: Asked) -> bool:
+    """Whether it says enough of a series to fill it from nothing."""
+    if asked.market is None or asked.dataset is None or asked.start_us is None:
+        return False
+    return not asked.dataset.bars or asked.interval is not None
 
 
 def _tail(kind: Kind, last_us: int, asked: Asked, now_us: int) -> TimeRange | None:

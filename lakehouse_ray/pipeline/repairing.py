@@ -26,6 +26,7 @@ from lakehouse_ray.model.timespan import format_time
 from lakehouse_ray.pipeline.commits import open_committers
 from lakehouse_ray.pipeline.realtime_report import UpdateReport
 from lakehouse_ray.pipeline.realtime_update import resume_answers
+from lakehouse_ray.pipeline.refetching import Refetched, refetch
 from lakehouse_ray.pipeline.remaking import (
     CLOCKS_APART_US,
     DATASET_OF,
@@ -37,7 +38,7 @@ from lakehouse_ray.pipeline.remaking import (
 )
 from lakehouse_ray.pipeline.repair_marks import Marks
 from lakehouse_ray.query.asked import Asked
-from lakehouse_ray.query.verify_advice import remake
+from lakehouse_ray.query.verify_advice import FETCH_AGAIN, remake
 from lakehouse_ray.query.views import TABLES
 from lakehouse_ray.storage.committer import CommitRequest
 from lakehouse_ray.storage.files import FileEntry, data_files, index_files
@@ -79,13 +80,14 @@ class Repair:
 
 @dataclass
 class RepairReport:
-    """All tables of which something is lost."""
+    """All tables of which something is lost. raw: Objects that bronze has lost, where they were looked for."""
 
     dry_run: bool = False
     run_id: str = ""
     seconds: float = 0.0
     tables: int = 0
     repairs: list[Repair] = field(default_factory=list)
+    raw: Refetched | None = None
 
     @property
     def then(self) -> list[str]:
@@ -102,13 +104,17 @@ class RepairReport:
             "seconds": round(self.seconds, 3),
             "tables": self.tables,
             "repairs": [vars(repair) for repair in self.repairs],
+            "raw": None if self.raw is None else vars(self.raw),
         }
 
 
-def repair(writer: Writer, *, deep: bool = False, dry_run: bool = False) -> RepairReport:
+def repair(
+    writer: Writer, *, deep: bool = False, dry_run: bool = False, from_archive: bool = False
+) -> RepairReport:
     """Take lost files out of their tables, where their rows can be made anew. Safe to repeat.
 
     deep: Also read every byte of every file.
+    from_archive: First fetch raw objects that bronze has lost, where the archive still has them.
 
     Raises LakehouseError where catalog or store do not answer.
     """
@@ -116,6 +122,8 @@ def repair(writer: Writer, *, deep: bool = False, dry_run: bool = False) -> Repa
     report = RepairReport(dry_run, f"{writer.clock.now_us():x}-{uuid.uuid4().hex[:8]}")
     path = writer.access.sqlite_path
     if path is None or path.is_file():
+        if from_archive:
+            report.raw = refetch(writer, deep=deep, dry_run=dry_run)
         for name in sorted(TABLES):
             _table(writer, TABLES[name], report, deep)
     if not dry_run:
@@ -181,7 +189,7 @@ def _dataset(
     if missing:
         told.refused = (
             f"{len(missing):,} raw objects of these rows are not in bronze, such as {missing[0]}; "
-            "restore them from a backup"
+            f"restore them from a backup; {FETCH_AGAIN}"
         )
     elif not (marks.objects or marks.answers or told.frames):
         told.refused = "nothing in bronze says its rows; restore it from a backup"

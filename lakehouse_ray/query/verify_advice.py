@@ -16,6 +16,8 @@ _ASSESSED = {table.name for table in LOGS}
 _COMPARED = {table.name for table in LIVE_LOGS}
 _INGESTED = {table.name for dataset in DATASETS.values() for table in dataset.tables}
 _PRODUCTS = {product.table.name: product.name for product in PRODUCTS.values()}
+# Of raw objects that bronze has lost.
+FETCH_AGAIN = "`lakehouse repair --from-archive` fetches what the archive has still"
 # While the catalog knows it, what it lost is missed, not made again.
 _DROP = "take the table out of the catalog"
 

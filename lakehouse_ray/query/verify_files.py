@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lakehouse_ray.errors import LakehouseError
 from lakehouse_ray.query.scan import plan_files, text
 from lakehouse_ray.query.verification import EXAMPLES_MAX, Workbench
-from lakehouse_ray.query.verify_advice import by_remedy
+from lakehouse_ray.query.verify_advice import FETCH_AGAIN, by_remedy
 from lakehouse_ray.storage.files import data_files
 from lakehouse_ray.storage.paths import BRONZE, TABLES
 
@@ -100,8 +100,8 @@ def verify_objects(bench: Workbench) -> None:
         "FROM bronze.object_log WHERE path IS NOT NULL GROUP BY path"
     )
     mend = (
-        "its rows in silver stay right, but cannot be built anew: restore the file from a backup, "
-        "or fetch it from the archive again"
+        "its rows in silver stay right, but cannot be built anew: restore the file from a backup; "
+        f"{FETCH_AGAIN}"
     )
     bench.report(
         "object_missing",

@@ -112,8 +112,8 @@ def _verify_complete(bench: Workbench, dataset: Dataset) -> None:
         f"AND r.t >= s.period_start AND r.t < s.period_end + {slack} "
         "GROUP BY s.key HAVING count(r.t) < any_value(s.rows)",
         f"objects of {dataset.name} were built, but silver has fewer rows in their period",
-        "another engine removed rows, or a file was lost: move the table's folder and its ledger "
-        "away and ingest again",
+        "where a file is lost or damaged, `lakehouse repair --deep`; where another engine removed rows, move "
+        "the table's folder and its ledger away and ingest again",
     )
 
 

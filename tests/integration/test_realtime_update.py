@@ -228,6 +228,35 @@ def test_a_symbol_that_is_not_stored_comes_from_its_start_on(
     assert found.drop(SOURCES).equals(expected.drop(SOURCES))
 
 
+def test_a_symbol_whose_first_range_was_not_answered_is_gone_on_with(
+    roots: tuple[Path, Path], truth: Writer, tmp_path: Path
+) -> None:
+    """Later ranges are stored by then, and no row tells that there were earlier ones."""
+    start_us, end_us = parse_time("2026-04-10"), parse_time("2026-04-12")
+    request = UpdateRequest(ask_for("um", "klines", "1m", "BSVUSDT", start_us, end_us), build=False)
+    spoiled = Rule(f"fapi/v1/klines?symbol=BSVUSDT&*startTime={start_us // 1000}&*", "html_page")
+    archives = FolderArchive(roots[1]), FolderArchive(roots[0])
+    few = {"attempts_max": 2, "unit_requests_max": 2}
+    name, time = "silver.klines_fine", pl.col("open_time").dt.epoch("us")
+    with ReplicaExchange(
+        archives[0], Faults((spoiled,)), rest_archive=archives[1], clock=Then()
+    ) as exchange:
+        lake = writer(exchange.url, tmp_path / "home", update=few)
+        assert update(lake, request).partial
+        assert table(lake, name)["open_time"].dt.epoch("us").min() > start_us  # type: ignore[operator]
+    with ReplicaExchange(archives[0], rest_archive=archives[1], clock=Then()) as exchange:
+        lake = writer(exchange.url, tmp_path / "home", update=few)
+        later = update(lake, request)
+        assert (later.partial, later.skipped) == (False, {})
+        asked = sum(exchange.requests().values())
+        update(lake, request)
+        assert sum(exchange.requests().values()) == asked + 1, "the time alone"
+    expected = table(truth, name).filter(
+        pl.col("symbol") == "BSVUSDT", time.is_between(start_us, end_us - 1)
+    )
+    assert table(lake, name).drop(SOURCES).equals(expected.drop(SOURCES))
+
+
 def test_spoiled_answers_of_one_series_keep_no_other_from_coming(
     roots: tuple[Path, Path], truth: Writer, tmp_path: Path
 ) -> None:

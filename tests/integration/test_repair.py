@@ -167,6 +167,36 @@ def test_what_bronze_has_lost_too_is_refused_and_nothing_changes(
     }
 
 
+def test_what_bronze_has_lost_comes_from_the_archive_where_it_is_the_same(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    before = ingested(env, tmp_path)
+    data_files(tmp_path, FINE)[0].unlink()
+    objects = sorted((tmp_path / "data/bronze").rglob("*.zip"))
+    first, second, *_ = objects
+    bytes_before = {path: path.read_bytes() for path in objects}
+    for path in objects[2:]:
+        path.unlink()
+    first.write_bytes(bytes_before[first][:-1])
+    second.write_bytes(bytes([bytes_before[second][0] ^ 1]) + bytes_before[second][1:])
+    elsewhere = env | {
+        "LAKEHOUSE_BINANCE__ARCHIVE_URL": f"{env['LAKEHOUSE_BINANCE__ARCHIVE_URL']}/none"
+    }
+    done = run_here("repair", "--from-archive", "--json", env=elsewhere)
+    assert done.returncode == 3
+    raw = json.loads(done.stdout)["raw"]
+    assert (raw["fetched"], set(raw["refused"])) == ([], set(raw["lost"]))
+    assert len(raw["lost"]) == len(objects) - 1, "the flipped bit is seen by --deep alone"
+    done = run_here("repair", "--from-archive", "--deep", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    raw = json.loads(done.stdout)["raw"]
+    names = [str(path.relative_to(tmp_path / "data")) for path in objects]
+    assert raw == {"lost": names, "fetched": names, "refused": {}}
+    assert {path: path.read_bytes() for path in objects} == bytes_before
+    same_rows(read_lake(tmp_path), before, FINE)
+    assert checks(env) == {"old_file_missing"}
+
+
 def snapshots(home: Path) -> dict[str, list[int]]:
     return {
         name: [s.snapshot_id for s in StaticTable.from_metadata(location).metadata.snapshots]

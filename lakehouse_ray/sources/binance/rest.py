@@ -31,7 +31,7 @@ from lakehouse_ray.telemetry.metrics import EXCHANGE_REQUESTS, EXCHANGE_SECONDS
 log = structlog.get_logger()
 
 # Raised whenever the same answers could be read differently.
-REST_READER_VERSION = 2
+REST_READER_VERSION = 3
 # Beyond this it is no page of records.
 _BODY_BYTES_MAX = 32 << 20
 _PAGES: dict[str, Callable[[Fill, Rows], Pages]] = {

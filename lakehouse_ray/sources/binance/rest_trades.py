@@ -156,19 +156,31 @@ def _page(kind: _Numbered, fill: Fill, rows: Rows, first_id: int) -> Asking[pl.D
 def _holes(kind: _Numbered, fill: Fill, rows: Rows, frame: pl.DataFrame, before_id: int) -> Pages:
     """Ask again for ids that are missing in a page, and between it and the one before."""
     ids = frame[kind.id].sort()
-    starts = (
-        pl.DataFrame({"id": ids, "before": ids.shift(1, fill_value=before_id)})
+    holes = (
+        pl.DataFrame({"before": ids.shift(1, fill_value=before_id), "id": ids})
         .filter(pl.col("id") - pl.col("before") > 1)
-        .get_column("before")
-        .to_list()
+        .rows()
     )
-    for start in starts:
+    for start, next_id in holes:
         if rows.holes_asked >= _HOLES_MAX:
             rows.notes.append(f"ids are missing after {start} too, and were not asked for again")
             return
         rows.holes_asked += 1
-        again = yield from _page(kind, fill, rows, start + 1)
-        rows.frames.append(_wanted(again, kind.dataset, fill))
+        last_id = start
+        # More than a page of rows may be there.
+        while last_id + 1 < next_id:
+            again = yield from _page(kind, fill, rows, last_id + 1)
+            rows.frames.append(_wanted(again, kind.dataset, fill))
+            if again.is_empty() or _behind(again, kind, fill):
+                break
+            last_id = int(again[kind.id].max())  # type: ignore[arg-type]
+
+
+def _behind(frame: pl.DataFrame, kind: _Numbered, fill: Fill) -> bool:
+    """Whether a page reaches the end of what the fill is for."""
+    if fill.ids is None:
+        return _past(frame, kind.dataset, fill.span)
+    return bool((frame[kind.id] >= fill.ids[1]).any())
 
 
 def _wanted(frame: pl.DataFrame, dataset: Dataset, fill: Fill) -> pl.DataFrame:

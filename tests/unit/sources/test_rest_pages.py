@@ -220,6 +220,41 @@ def test_of_ids_that_are_asked_for_all_that_exist_come_and_no_others(
 
 @settings(max_examples=25, deadline=None)
 @given(
+    st.integers(1, 4),
+    st.integers(0, 900),
+    st.integers(1, 6_000),
+    st.booleans(),
+)
+def test_rows_that_one_answer_leaves_out_are_had_however_many(
+    spoiled: int, kept: int, leap: int, by_ids: bool
+) -> None:
+    """One answer of several begins as it should, and then leaps, by more than a page."""
+    span = TimeRange(START_US, START_US + 3_000 * 1_000_000)
+    ids = (0, 2_999) if by_ids else None
+    fill = Fill("um", "aggTrades", "BTCUSDT", None, span, NOW_US, ids)
+    asked = 0
+
+    def exchange(request: Request) -> list[Any]:
+        nonlocal asked
+        params = dict(request.params)
+        if "fromId" not in params:
+            return [trade(n, START_US + n * 1_000_000) for n in range(1000)]
+        asked += 1
+        first = int(params["fromId"])
+        found = list(range(first, min(first + 1000, 5_000)))
+        if asked == spoiled and found:
+            found = [*found[:kept], first + kept + leap]
+        return [trade(n, START_US + n * 1_000_000) for n in found]
+
+    rows, _ = drive(fill, exchange)
+    found = {n for frame in rows.frames for n in frame["agg_trade_id"]}
+    assert set(range(3_000)) <= found
+    # Each page once, and what was left out once more.
+    assert asked <= 10
+
+
+@settings(max_examples=25, deadline=None)
+@given(
     st.lists(st.integers(0, 3_000), min_size=1, max_size=30),
     st.integers(0, 2_999),
     st.integers(1, 3_000),
