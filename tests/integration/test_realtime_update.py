@@ -37,7 +37,13 @@ from lakehouse_ray.query.verify import verify
 from lakehouse_ray.runtime.shared import NAMESPACE
 from lakehouse_ray.settings import Settings
 from lakehouse_ray.sources.source import Selection
-from lakehouse_ray.testing.exchange import Faults, FolderArchive, ReplicaExchange, Rule
+from lakehouse_ray.testing.exchange import (
+    Faults,
+    FolderArchive,
+    RateLimits,
+    ReplicaExchange,
+    Rule,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -61,6 +67,9 @@ SERIES = (
 TABLES = ("silver.klines_fine", "silver.klines_coarse", "silver.agg_trades")
 KEYS = ("market", "symbol", "interval", "open_time", "transact_time", "agg_trade_id")
 SOURCES = ("source", "source_key", "source_version")
+# Where hours of ten days are asked for twice and it is not about limits: it would wait for minutes.
+MUCH = 1_000_000
+LIMITS = RateLimits(weight_per_minute=dict.fromkeys(("spot", "um", "cm"), MUCH))
 
 
 class Then(SystemClock):
@@ -292,15 +301,20 @@ def test_rows_that_the_exchange_could_not_tell_for_a_while_are_asked_for_again(
     archives = FolderArchive(roots[1]), FolderArchive(roots[0])
     faults = Faults((Rule("fapi/v1/*", "empty_list"),))
     asked = ask_for("um", end_us=parse_time("2026-04-20"))
-    with ReplicaExchange(archives[0], faults, rest_archive=archives[1], clock=Then()) as exchange:
-        lake = writer(exchange.url, tmp_path / "home")
+    more: Any = {"update": {"um_weight_max": MUCH}}
+    with ReplicaExchange(
+        archives[0], faults, rest_archive=archives[1], clock=Then(), limits=LIMITS
+    ) as exchange:
+        lake = writer(exchange.url, tmp_path / "home", **more)
         for dataset, interval in (("klines", "1m"), ("aggTrades", None)):
             ingest(lake, IngestRequest(Selection(DATASETS[dataset], "um", interval)))
         empty = update(lake, UpdateRequest(asked, build=False))
     assert (empty.rows, empty.partial) == (0, False)
     assert empty.absent_seconds > 0
-    with ReplicaExchange(archives[0], rest_archive=archives[1], clock=Then()) as exchange:
-        lake = writer(exchange.url, tmp_path / "home")
+    with ReplicaExchange(
+        archives[0], rest_archive=archives[1], clock=Then(), limits=LIMITS
+    ) as exchange:
+        lake = writer(exchange.url, tmp_path / "home", **more)
         later = update(lake, UpdateRequest(asked, build=False))
         assert not later.partial
         asked_us = exchange.clock.now_us()
