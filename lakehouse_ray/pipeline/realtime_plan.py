@@ -1,12 +1,12 @@
 """What the lake lacks and REST may have: gaps between its rows, and what came after the last one.
 
-Everything is read from the lake's tables and its ledger; the exchange is asked for its time alone.
+Everything is read from the lake's tables and its ledger; the exchange is asked for its time, and of
+futures whose trades begin somewhere for their first bar.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -16,42 +16,44 @@ from lakehouse_ray.assembly.writer import Writer
 from lakehouse_ray.bronze.budget import KeptBudget
 from lakehouse_ray.bronze.fill_plan import FillPlan, joined, minus, plan_fill, plan_stream_gaps
 from lakehouse_ray.errors import InvalidError, NotFoundError
-from lakehouse_ray.kernels.causes import known_outages
 from lakehouse_ray.model.dataset import Dataset
 from lakehouse_ray.model.datasets.metrics import METRICS
 from lakehouse_ray.model.fills import Fill
-from lakehouse_ray.model.rhythm import Grid, Ids, Months, OwnHours, rhythm_of
+from lakehouse_ray.model.rhythm import Grid, Months, OwnHours, rhythm_of
 from lakehouse_ray.model.streams import StreamGap
 from lakehouse_ray.model.timespan import (
     DAY_US,
-    HOUR_US,
     SECOND_US,
     TimeRange,
     month_of,
     month_ordinal,
-    parse_time,
     to_us,
 )
-from lakehouse_ray.model.venue import FREQS, Market, parse_market
+from lakehouse_ray.model.venue import Market, parse_market
 from lakehouse_ray.pipeline.asked_before import asked_of
+from lakehouse_ray.pipeline.exchange_told import exchange_times, since_the_first_bar
+from lakehouse_ray.pipeline.realtime_holes import (
+    end_of,
+    head_of,
+    holes_between,
+    partial_slots,
+    reach_of,
+    tells_all,
+    without_files,
+)
 from lakehouse_ray.query.asked import Asked, wanted
-from lakehouse_ray.query.gaps import gaps_in
-from lakehouse_ray.query.pinned import Among, Kind, Pinned
-from lakehouse_ray.query.scan import quoted
+from lakehouse_ray.query.pinned import Kind, Pinned
 from lakehouse_ray.query.stream_gaps import stream_gaps
 from lakehouse_ray.query.views import VIEWS
 from lakehouse_ray.sources.binance.rest import REST_DATASETS
 from lakehouse_ray.sources.binance.rest_bars import SETTLED_US
 from lakehouse_ray.sources.binance.rest_contracts import metrics_from_us
-from lakehouse_ray.sources.binance.rest_requests import metrics_columns
 from lakehouse_ray.storage.ledger import read_object_log
 
 # Of what happens now the exchange's answers may lack some for so long.
 _NOW_US = 5 * SECOND_US
 # On futures these are asked for an hour at a time until there is a row.
 _BY_HOUR = ("aggTrades", "trades")
-# Causes of gaps in which there is nothing to be had: nobody traded, or the symbol was not there.
-_NOTHING_THERE = ("no_trades", "not_listed", "delisted")
 # Reasons for which a series is left alone for a while.
 LASTING = ("INVALID_SYMBOL", "KEY_NEEDED", "REQUEST_REFUSED")
 
@@ -110,15 +112,16 @@ def plan_update(writer: Writer, request: UpdateRequest, account: KeptBudget) -> 
     now_us = exchange_times(writer, account, markets)
     plan.planned += plan_stream_gaps(due, now_us, writer.settings.update.unit_requests_max)
     for kind, lives in series:
-        _plan_kind(writer, pinned, request, kind, wanted(lives, asked), now_us, plan, seen)
+        mine = wanted(lives, asked)
+        _plan_kind(writer, account, pinned, request, kind, mine, now_us, plan, seen)
     spans: dict[tuple[Market, str], TimeRange] = {}
     for market, _, _, symbol in new:
         assert asked.start_us is not None
-        end_us = _end_us(asked, now_us[market] - _NOW_US)
+        end_us = end_of(asked, now_us[market] - _NOW_US)
         if asked.start_us < end_us:
             spans[market, symbol] = TimeRange(asked.start_us, end_us)
     if asked.dataset is not None and asked.dataset.name in _BY_HOUR:
-        spans = _since_the_first_bar(writer, account, spans)
+        spans = since_the_first_bar(writer, account, spans)
     for market, dataset, interval, symbol in new:
         plan.series += 1
         if (span := spans.get((market, symbol))) is not None:
@@ -144,46 +147,6 @@ def _due(
     return due
 
 
-def exchange_times(
-    writer: Writer, account: KeptBudget, markets: Iterable[Market]
-) -> dict[Market, int]:
-    """The exchange's own clock, market by market. Raises DeniedError and UnavailableError."""
-
-    async def ask() -> dict[Market, int]:
-        client = writer.rest_client()
-        try:
-            rest = writer.rest(client, account)
-            return {market: await rest.time_us(market) for market in sorted(markets)}
-        finally:
-            await client.close()
-
-    return asyncio.run(ask())
-
-
-def _since_the_first_bar(
-    writer: Writer, account: KeptBudget, spans: Mapping[tuple[Market, str], TimeRange]
-) -> dict[tuple[Market, str], TimeRange]:
-    """Ranges without what lies before a contract's first bar: futures are asked for trades hour by
-    hour, and years before the first one would be as many questions. As it was where nothing tells."""
-
-    async def ask() -> dict[tuple[Market, str], TimeRange]:
-        client = writer.rest_client()
-        found = dict(spans)
-        try:
-            rest = writer.rest(client, account)
-            for (market, symbol), span in spans.items():
-                if market == "spot" or span.end_us - span.start_us <= HOUR_US:
-                    continue
-                first_us = await rest.first_bar_us(market, symbol, span)
-                if first_us is not None and first_us < span.end_us:
-                    found[market, symbol] = TimeRange(first_us, span.end_us)
-            return found
-        finally:
-            await client.close()
-
-    return asyncio.run(ask())
-
-
 def _kinds(pinned: Pinned, asked: Asked) -> list[Kind]:
     return [
         kind
@@ -200,7 +163,7 @@ def _not_stored(
     new = [symbol for symbol in asked.symbols if symbol not in known]
     if not new:
         return []
-    if not _told(asked):
+    if not tells_all(asked):
         raise NotFoundError(
             f"there is no {new[0]} in {str(asked) or 'the lake'}",
             "to fill a symbol that is not stored, give --market, --dataset, --interval and --start",
@@ -217,6 +180,7 @@ def _not_stored(
 
 def _plan_kind(
     writer: Writer,
+    account: KeptBudget,
     pinned: Pinned,
     request: UpdateRequest,
     kind: Kind,
@@ -230,14 +194,14 @@ def _plan_kind(
         return
     asked, market = request.asked, parse_market(kind.market)
     if rhythm_of(kind.dataset, kind.market, kind.interval) is None:
-        holes = _without_files(writer, asked, kind, lives)
+        holes = without_files(writer, asked, kind, lives)
     else:
-        holes = _holes(pinned, asked, kind, plan)
+        holes = holes_between(pinned, asked, kind, plan)
     if kind.dataset.name == METRICS.name:
-        for symbol, span in _partial(pinned, asked, kind, now_us[market]):
+        for symbol, span in partial_slots(pinned, asked, kind, now_us[market]):
             holes.setdefault(symbol, []).append(span)
     before = _before(writer, kind, now_us[market])
-    reach_us = _reach_us(kind)
+    reach_us = reach_of(kind)
     told: dict[str, list[TimeRange]] = {}
     for gap in seen:
         if (gap.market, gap.dataset, gap.interval) == (market, kind.dataset.name, kind.interval):
@@ -255,7 +219,11 @@ def _plan_kind(
         rows_a_day = rows / max(1 / 24, (last_us - first_us) / DAY_US)
         gaps = list(joined(holes.get(symbol, ()), kind.interval))
         wanted_spans = [("gap", span) for span in gaps]
-        if (head := _head(kind, first_us, asked)) is not None:
+        if (head := head_of(kind, first_us, asked)) is not None:
+            if kind.dataset.name in _BY_HOUR and any(minus(head, known.asked)):
+                head = since_the_first_bar(writer, account, {(market, symbol): head})[
+                    market, symbol
+                ]
             wanted_spans.append(("gap", head))
         if tail is not None:
             # Gaps go on to the end of what is asked for, where that is told.
@@ -283,91 +251,6 @@ def _still_had(dataset: Dataset, span: TimeRange, now_us: int, plan: FillPlan) -
     return TimeRange(oldest_us, span.end_us) if oldest_us < span.end_us else None
 
 
-def _without_files(
-    writer: Writer, asked: Asked, kind: Kind, lives: pl.DataFrame
-) -> dict[str, list[TimeRange]]:
-    """Ranges between the first and the last row that no file covers, by symbol.
-
-    Of rows that come when something happens nothing else tells that some are missing.
-    """
-    columns = ("symbol", "freq", "period_start", "days_short", "state", "seen_at")
-    log = read_object_log(writer.catalog, kind.market, kind.dataset.name, columns=columns)
-    files: dict[str, list[TimeRange]] = {}
-    built = log.filter(pl.col("freq").is_in(FREQS), state="built").unique()
-    for symbol, freq, start, short, *_ in built.iter_rows():
-        period = _day(to_us(start)) if freq == "daily" else month_of(month_ordinal(to_us(start)))
-        days = [_day(parse_time(day)) for day in (short or "").split(",") if day]
-        files.setdefault(symbol, []).extend(minus(period, days))
-    spans: dict[str, list[TimeRange]] = {}
-    for symbol, first, last in lives.select("symbol", "first_time", "last_time").iter_rows():
-        start_us = max(to_us(first), asked.start_us or 0)
-        end_us = _end_us(asked, to_us(last))
-        if start_us < end_us:
-            covered = files.get(symbol, ())
-            spans[symbol] = list(minus(TimeRange(start_us, end_us), covered))
-    return spans
-
-
-def _day(start_us: int) -> TimeRange:
-    return TimeRange(start_us, start_us + DAY_US)
-
-
-def _holes(pinned: Pinned, asked: Asked, kind: Kind, plan: FillPlan) -> dict[str, list[TimeRange]]:
-    """Ranges between stored rows that REST may have, by symbol."""
-    own = replace(asked, market=kind.market, dataset=kind.dataset, interval=kind.interval)
-    try:
-        found = gaps_in(pinned, own).rows
-    except NotFoundError:  # none of the symbols asked for is of this kind
-        return {}
-    known = known_outages(found, kind.market).select("start_time", "end_time").unique()
-    if _headed(asked):
-        found = found.filter(pl.col("cause") != "not_listed")
-    nothing = found.filter(pl.col("cause").is_in(_NOTHING_THERE))
-    left = found.filter(~pl.col("cause").is_in(_NOTHING_THERE))
-    outages = left.join(known, on=["start_time", "end_time"], how="semi")
-    left = left.join(known, on=["start_time", "end_time"], how="anti")
-    if outages.height:
-        plan.skipped["outage"] += outages.height
-    for cause, count in nothing.group_by("cause").len().iter_rows():
-        plan.skipped[cause] += count
-    spans: dict[str, list[TimeRange]] = {}
-    reach_us = _reach_us(kind)
-    for symbol, start, end in left.select("symbol", "start_time", "end_time").iter_rows():
-        span = TimeRange(to_us(start) - reach_us, to_us(end) + reach_us)
-        spans.setdefault(symbol, []).append(span)
-    return spans
-
-
-def _partial(
-    pinned: Pinned, asked: Asked, kind: Kind, now_us: int
-) -> Iterator[tuple[str, TimeRange]]:
-    """Slots of metrics of which REST has told some cells and not yet others, as far back as it goes."""
-    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
-    assert isinstance(rhythm, Grid)
-    start_us = max(metrics_from_us(now_us), asked.start_us or 0)
-    end_us = _end_us(asked, now_us)
-    if start_us >= end_us:
-        return
-    where = Among(kind.equal, TimeRange(start_us, end_us), asked.symbols)
-    time = quoted(kind.dataset.time)
-    lacking = " OR ".join(
-        f"{quoted(name)} IS NULL" for name in metrics_columns(parse_market(kind.market))
-    )
-    query = (
-        f"SELECT DISTINCT symbol, epoch_us({time}) // {rhythm.step_us} AS slot "
-        f"FROM {kind.view.name} WHERE {where.sql(kind.table)} AND source = 'rest' AND ({lacking}) "
-        "ORDER BY ALL"
-    )
-    for symbol, slot in pinned.frame(query, kind.view, where).iter_rows():
-        yield symbol, TimeRange(slot * rhythm.step_us, (slot + 1) * rhythm.step_us)
-
-
-def _reach_us(kind: Kind) -> int:
-    """Ids that are missing may be of the very moments of the rows beside them."""
-    rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
-    return SECOND_US if isinstance(rhythm, Ids) else 0
-
-
 def _before(writer: Writer, kind: Kind, now_us: int) -> dict[str, _Before]:
     """What the ledger says of earlier fills, by symbol."""
     columns = ("symbol", "state", "reason", "detail", "seen_at")
@@ -392,37 +275,10 @@ def _lasts(told_us: int, now_us: int, lasting_us: float) -> bool:
     return abs(now_us - told_us) < lasting_us
 
 
-def _head(kind: Kind, first_us: int, asked: Asked) -> TimeRange | None:
-    """From where a series was asked for by name to its first row.
-
-    A run that fills a symbol from --start on may have ended before it had the first ranges, while it
-    has later ones: the same command has to go on with them.
-    """
-    if not _headed(asked):
-        return None
-    assert asked.start_us is not None
-    end_us = first_us + _reach_us(kind)
-    if asked.end_us is not None:
-        end_us = min(end_us, asked.end_us)
-    return TimeRange(asked.start_us, end_us) if asked.start_us < first_us else None
-
-
-def _headed(asked: Asked) -> bool:
-    """Whether the rows before the first stored one are asked for."""
-    return bool(asked.symbols) and _told(asked)
-
-
-def _told(asked: Asked) -> bool:
-    """Whether it says enough of a series to fill it from nothing."""
-    if asked.market is None or asked.dataset is None or asked.start_us is None:
-        return False
-    return not asked.dataset.bars or asked.interval is not None
-
-
 def _tail(kind: Kind, last_us: int, asked: Asked, now_us: int) -> TimeRange | None:
     """From after the last row to now, as far as rows of it are whole."""
     rhythm = rhythm_of(kind.dataset, kind.market, kind.interval)
-    end_us = _end_us(asked, now_us - _NOW_US)
+    end_us = end_of(asked, now_us - _NOW_US)
     if isinstance(rhythm, Grid):
         step = rhythm.step_us
         anchor_us = last_us if rhythm.anchor_us is None else rhythm.anchor_us
@@ -441,7 +297,3 @@ def _tail(kind: Kind, last_us: int, asked: Asked, now_us: int) -> TimeRange | No
     if asked.start_us is not None:
         start_us = max(start_us, asked.start_us)
     return TimeRange(start_us, end_us) if start_us < end_us else None
-
-
-def _end_us(asked: Asked, now_us: int) -> int:
-    return now_us if asked.end_us is None else min(asked.end_us, now_us)

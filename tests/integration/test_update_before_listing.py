@@ -37,6 +37,9 @@ def test_nobody_asks_hour_by_hour_for_what_was_before_the_first_trade(
         report = update(exchange, home, dataset)
         sent = exchange.exchange.told_limits()["um"]["requests"] - before
         rows = assert_whole(home, exchange, (dataset,))
+        before += sent
+        again = update(exchange, home, dataset)
+        sent_again = exchange.exchange.told_limits()["um"]["requests"] - before
     assert report["rows"] == rows
     assert rows > 500
     # The exchange's time and the first bar beside what the rows take.
@@ -45,3 +48,6 @@ def test_nobody_asks_hour_by_hour_for_what_was_before_the_first_trade(
     # How many rows a day it has, nobody knows before; since when, the plan says.
     assert planned["fills"][0]["start"] == "2024-05-01T00:00:00Z"
     assert planned["requests"] < 300
+    # Nor once it is stored, although the days before its first row were never asked for.
+    assert again["rows"] == 0
+    assert sent_again < 10
