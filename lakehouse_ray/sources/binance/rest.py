@@ -250,15 +250,22 @@ def read_again(fill: Fill, answers: Sequence[RawAnswer]) -> Rows:
     rows = Rows()
     pages = pages_of(fill, rows)
     answer: Answer | None = None
-    left = iter(answers)
+    number = 0
+    earlier: dict[str, RawAnswer] = {}
     try:
         while True:
             request = next(pages) if answer is None else pages.send(answer)
-            raw = next(left, None)
-            if raw is None:
-                return rows
             asked = url_of("", request).lstrip("/")
-            if not raw.url.endswith(asked):
+            raw = answers[number] if number < len(answers) else None
+            if raw is not None and raw.url.endswith(asked):
+                number += 1
+                earlier[asked] = raw
+            elif asked in earlier:
+                # Asked again by now, which it was not when this was had: it says what it said.
+                raw = earlier.pop(asked)
+            elif raw is None:
+                return rows
+            else:
                 raise _OtherAnswerError(f"{raw.url} is kept where {asked} is asked for")
             answer = Answer(read_list(200, raw.body), raw.server_us)
     except StopIteration:

@@ -341,6 +341,59 @@ def test_metrics_are_joined_from_their_routes() -> None:
     )
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.integers(0, 8), min_size=1, max_size=7), st.integers(0, 4))
+def test_payments_and_samples_that_one_answer_leaves_out_are_had(out: set[int], route: int) -> None:
+    """A list with rows missing is no less a list."""
+    payments = [START_US + hours * HOUR_US for hours in range(-24, 48, 8)]
+    samples = [NOW_US - 12 * HOUR_US + n * 5 * MINUTE_US for n in range(9)]
+    answers = 0
+
+    def exchange(request: Request) -> list[Any]:
+        nonlocal answers
+        params = dict(request.params)
+        name = "fundingTime" if request.path.endswith("fundingRate") else "timestamp"
+        cells = {"fundingRate": "0.1", "sumOpenInterest": "2", "sumOpenInterestValue": "3",
+                 "longShortRatio": "4", "buySellRatio": "5"}  # fmt: skip
+        found = [
+            {"symbol": "BTCUSDT", name: us // 1000, **cells}
+            for us in (payments if name == "fundingTime" else samples)
+            if int(params["startTime"]) <= us // 1000 <= int(params["endTime"])
+        ]
+        answers += 1
+        spoiled = answers == (1 if name == "fundingTime" else route + 1)
+        return [one for n, one in enumerate(found) if not (spoiled and n in out)]
+
+    span = TimeRange(START_US, START_US + 48 * HOUR_US)
+    fill = Fill("um", "fundingRate", "BTCUSDT", None, span, NOW_US)
+    rows, asked = drive(fill, exchange)
+    found = pl.concat(rows.frames)
+    assert found["calc_time"].dt.epoch("us").to_list() == payments[3:]
+    assert set(found["funding_interval_hours"]) == {8}
+    assert len(asked) <= 6
+    answers = 0
+    span = TimeRange(samples[0], samples[-1] + 5 * MINUTE_US)
+    rows, asked = drive(Fill("um", "metrics", "BTCUSDT", None, span, NOW_US), exchange)
+    found = pl.concat(rows.frames)
+    assert found.height == len(samples)
+    assert not any(found[c].null_count() for c in found.columns if c.startswith(("sum_", "count_")))
+    assert len(asked) <= 5 + 1
+
+
+def test_answers_kept_before_rows_were_asked_for_again_are_still_read() -> None:
+    """An earlier reader asked each route once, whatever was missing."""
+    span = TimeRange(NOW_US - HOUR_US, NOW_US)
+    fill = Fill("um", "metrics", "BTCUSDT", None, span, NOW_US)
+    at_ms = (NOW_US - HOUR_US) // 1000
+    one = f'[{{"symbol":"BTCUSDT","timestamp":{at_ms},"sumOpenInterest":"2","longShortRatio":"4"}}]'
+    _, asked = drive(fill, lambda _: [])
+    urls = dict.fromkeys(url_of("http://x", request) for request in asked)
+    kept = [RawAnswer(url, 1, NOW_US, one.encode()) for url in urls]
+    assert len(kept) == 5
+    [row] = pl.concat(read_again(fill, kept).frames).rows(named=True)
+    assert (row["sum_open_interest"], row["count_long_short_ratio"]) == (2.0, 4.0)
+
+
 def test_answers_of_another_question_are_not_read_again() -> None:
     span = TimeRange(START_US, START_US + 10 * MINUTE_US)
     fill = Fill("um", "klines", "BTCUSDT", "1m", span, NOW_US)
