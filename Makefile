@@ -38,12 +38,10 @@ compiled: setup
 demo: setup ## the main job, offline: replica exchange, archive -> bronze -> silver, an answer
 	$(BIN)/lakehouse demo
 
-# Integration tests wait now and then. Unit tests take what they leave, and none of what they want.
-test: check compiled $(BIN)/kubectl ## all checks, unit and integration tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line integration unit UNIT="nice -n 19"
+test: check unit integration ## all checks, unit and integration tests
 
 unit: compiled $(BIN)/kubectl ## tests without Ray and network
-	$(UNIT) $(BIN)/python -m pytest --numprocesses auto tests/unit
+	$(BIN)/python -m pytest --numprocesses auto tests/unit
 
 check: setup ## format, lint, types, imports, documentation
 	$(BIN)/ruff format --check .
