@@ -28,7 +28,7 @@ def test_a_capture_that_never_connects_fails_and_says_why(tmp_path: Path) -> Non
             "LAKEHOUSE_STREAM__CONNECT_SPACING_S": "0.1",
         }
         process = popen(
-            "stream", *OPTIONS, "--duration", "3s", "--json", env=environment, stdout=-1,
+            "stream", *OPTIONS, "--duration", "8s", "--json", env=environment, stdout=-1,
             stderr=-1, text=True,
         )  # fmt: skip
         out, err = process.communicate(timeout=120)
@@ -43,7 +43,7 @@ def test_a_capture_that_never_connects_fails_and_says_why(tmp_path: Path) -> Non
 
 def test_a_capture_that_loses_its_connection_for_good_ends_as_others_do(tmp_path: Path) -> None:
     with captured() as exchange:
-        process = exchange.run(tmp_path, "stream", *OPTIONS, "--duration", "8s")
+        process = exchange.run(tmp_path, "stream", *OPTIONS, "--duration", "15s")
         wait_for(lambda: exchange.exchange.streams.state()["opened"] > 0, "a connection")
         exchange.play(5.0, 5.0)
     report = ended(process, 0)
