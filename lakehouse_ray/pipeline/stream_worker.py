@@ -34,7 +34,7 @@ from lakehouse_ray.pipeline.stream_commits import (
 )
 from lakehouse_ray.pipeline.stream_committing import Committing, header_streams
 from lakehouse_ray.pipeline.stream_state import inherit_series, load_state
-from lakehouse_ray.runtime.collection import RareCollection
+from lakehouse_ray.runtime.memory import RareCollection, keep_freed_memory
 from lakehouse_ray.silver.stream_frames import SNAPSHOT
 from lakehouse_ray.silver.stream_segment import (
     spell_unheard,
@@ -112,6 +112,7 @@ def capture(
     Raises LakehouseError for what another try would not mend.
     """
     configure_logs(task.writer.settings, run_id=task.run_id, worker=task.name)
+    keep_freed_memory()
     streams = streams_of(task.market, task.names)
     tables = tables_of_capture(streams)
     with (

@@ -1,11 +1,32 @@
-"""When a worker that holds many objects for moments looks for circles among them."""
+"""How a worker that holds many objects for moments treats memory: what it frees stays at hand, and
+circles of objects are looked for at moments of its own choice."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from types import TracebackType
 
 from lakehouse_ray.clock import Clock
+
+# Of glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> bool:
+    """Keep what this process frees instead of giving it back to the kernel at once. False: it cannot.
+
+    Buffers of some MiB that come and go each second would be unmapped each time, and cleared and
+    faulted in anew, page by page. What is kept is no more than was in use at once. As
+    `pool.default_worker_env`, for processes that are not started with an environment. Needs glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    wanted = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 1 << 30, _TOP_PAD: 64 << 20}
+    taken = [mallopt(what, value) == 1 for what, value in wanted.items()]
+    return all(taken)
 
 
 class RareCollection:
